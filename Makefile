@@ -1,0 +1,45 @@
+# Everything runs in .venv, set up from nothing by constraints.txt (the versions that were tested).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench test-gpu generate picture clean
+
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PIP) -e '.[train,dev]'
+	touch $@ $(VENV)/.train
+
+demo: $(VENV)/.train          ## run the shipped study `quick` for real, on this machine
+	$(BIN)/vitscale run quick
+
+test: $(VENV)/.dev            ## every test that this machine can run
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev            ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.dev           ## the figures of docs/log.md
+	$(BIN)/python -m benchmarks
+
+test-gpu: $(VENV)/.dev        ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+generate: $(VENV)/.dev        ## the files made from code: model and key tables, reference pages, JSON Schema
+	$(BIN)/python -m tools
+
+picture: $(VENV)/.dev         ## README's picture, from the report in results/quick
+	$(BIN)/python tools/picture.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

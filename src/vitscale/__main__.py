@@ -1,0 +1,5 @@
+"""`python -m vitscale` is `vitscale`."""
+
+from vitscale.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""What is asked: the study file, its resolved runs, the batch identity, DeepSpeed JSON intake."""

@@ -1,0 +1,1 @@
+"""Closed forms: parameters, FLOP, bytes per rank, bytes per collective, step time. Pure functions."""

@@ -1,0 +1,1 @@
+"""What it runs on, as data: the device catalog, the topology, the probe of this machine."""

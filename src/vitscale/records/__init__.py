@@ -1,0 +1,1 @@
+"""What was seen: the schema, the writer and the reader of records, the contract on disk."""

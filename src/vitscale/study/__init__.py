@@ -1,0 +1,1 @@
+"""One study: the grid of runs, the plan, and its execution."""
