@@ -1,0 +1,59 @@
+"""`key=value` on the command line: values read as TOML reads them, a comma makes a list."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from vitscale.config.keys import FREE, full_path, is_axis, set_path
+from vitscale.errors import UsageError
+
+
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Write `key=value` words into the study's tree. A list for a key that is no axis becomes one, by its dotted path.
+
+    Raises:
+        UsageError: a word without `=`, an unknown or ambiguous key, an empty value, or a key given twice.
+    """
+    seen: dict[str, str] = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"`{word}` is not an override", "write key=value, for example world_size=1,2,4")
+        path = full_path(key.strip())
+        if path in seen:
+            raise UsageError(f"`{path}` is given twice: `{seen[path]}` and `{word}`")
+        seen[path] = word
+        value = parse_value(text, word)
+        if isinstance(value, list) and not is_axis(path) and path.split(".")[0] not in FREE:
+            set_path(tree, "axes.swept", {**tree.get("axes", {}).get("swept", {}), path: value})
+        else:
+            # One value ends what the file let vary.
+            tree.get("axes", {}).get("swept", {}).pop(path, None)
+            set_path(tree, path, value)
+
+
+def parse_value(text: str, word: str) -> Any:
+    """One value: a TOML number, boolean, array or quoted string; a bare word is a string; commas make a list."""
+    text = text.strip()
+    if not text:
+        raise UsageError(f"`{word}` has no value", "to leave a key out, delete it from the study file")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        if "," in text and text[0] not in "[{\"'":
+            return [parse_value(item, word) for item in text.split(",")]
+        return _bare(text)
+    # TOML reads `2026-11-24` as a date and a line break as a second key; here both are just text.
+    return value if isinstance(value, bool | int | float | str | list | dict) and "\n" not in text else text
+
+
+def _bare(text: str) -> Any:
+    """What TOML does not read: `.5` is a number, `True` is a boolean, everything else is a word."""
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return float(text) if text[0] in "+-.0123456789" else text
+    except ValueError:
+        return text

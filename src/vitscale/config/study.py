@@ -1,0 +1,204 @@
+"""The study file as frozen data: every key with its unit and what "off" means.
+
+The docstring under a field is its documentation: the reference page and the JSON Schema are generated from it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+SCHEMA_VERSION = 1
+
+Protocol = Literal["strong", "strong_fixed_micro", "weak"]
+EngineName = Literal["deepspeed"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
+ZeroStage = Literal[0, 1, 2, 3]
+OptimizerName = Literal["adamw", "sgd"]
+
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
+
+class Frozen(BaseModel):
+    """Frozen configuration data that refuses unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """One value is a list of one: `world_size = 2` and `world_size = [2]` mean the same."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not values:
+        raise ValueError("an empty list varies nothing; leave the key out")
+    if len({repr(item) for item in values}) < len(values):
+        raise ValueError(f"the same value twice in {list(values)}")
+    return values
+
+
+T = TypeVar("T")
+Varying = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+
+
+class ModelSection(Frozen):
+    """`[model]`: a plain timm Vision Transformer. The head follows the data set."""
+
+    name: str
+    """timm's model name, for example `vit_base_patch16_224`."""
+    img_size: PositiveInt | None = None
+    """Side of the square input in pixels; off: the model's own. Images are resized to it on the device."""
+    patch_size: PositiveInt | None = None
+    """Side of a square patch in pixels; must divide `img_size`. Off: the model's own."""
+
+
+class DataSection(Frozen):
+    """`[data]`: what is learnt from. Prepared once on this machine before anything starts; workers only read."""
+
+    name: str
+    """`digits`, `synthetic`, `cifar10`, `cifar100`, `imagefolder` or `imagenet100`."""
+    path: str | None = None
+    """Archive or folder to prepare the data set from; off: what `vitscale data` has prepared already."""
+    images: PositiveInt | None = None
+    """Training images in all (a stratified, nested subset); off: the whole training set. Not read by `weak`."""
+    images_per_device: PositiveInt | None = None
+    """Training images per device, read by `weak`, whose data grows with the world size. Off: an equal share of the
+    training set at the study's largest world size."""
+
+
+class Axes(Frozen):
+    """`[axes]`: what varies. A list varies, the grid is the product. Any other key may vary by its dotted path."""
+
+    world_size: Varying[PositiveInt] = (1,)
+    """Ranks (processes, one per device) in all."""
+    nodes: Varying[PositiveInt] | None = None
+    """Hosts the ranks are spread over evenly. Off: as few as the launcher needs."""
+    engine: Varying[EngineName] = ("deepspeed",)
+    """Who owns parallelism."""
+    zero_stage: Varying[ZeroStage] = (0,)
+    """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
+    precision: Varying[Precision] = ("fp32",)
+    """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA)."""
+    global_batch: Varying[PositiveInt] | None = None
+    """Images per optimizer step over all ranks. Read by `strong`, which needs it."""
+    micro_batch: Varying[PositiveInt] | None = None
+    """Images per rank and forward pass. Read by `weak` and `strong_fixed_micro`, which need it, and by `strong` where
+    it is the only protocol and `grad_accum` is not given."""
+    grad_accum: Varying[PositiveInt] | None = None
+    """Micro-steps per optimizer step. Off: 1, or solved by `strong` from `micro_batch`."""
+    device: Varying[Device] = ("auto",)
+    """`cuda`, `cpu`, or `auto`: CUDA where there is a GPU, else CPU; the choice is printed and recorded."""
+    swept: dict[str, Varying[Any]] = Field(default_factory=dict)
+    """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
+
+
+class OptimizerSection(Frozen):
+    """`[optimizer]`: the update rule, from torch."""
+
+    name: OptimizerName = "adamw"
+    """`adamw` or `sgd`."""
+    lr: PositiveFloat = 1e-3
+    """Learning rate."""
+    weight_decay: NonNegativeFloat = 0.05
+    """Decoupled weight decay for `adamw`, L2 for `sgd`; 0 is off."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of `sgd`; 0 is off. Not read by `adamw`."""
+    clip: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 is off. Always passed on: DeepSpeed clips at 1.0 where it is told nothing."""
+
+
+class MeasureSection(Frozen):
+    """`[measure]`: how much is measured. Durations are seconds of wall time."""
+
+    launches: PositiveInt = 3
+    """Fresh process starts per run, the unit of replication. Three give a first interval, five are for publishing."""
+    warmup_steps: NonNegativeInt = 3
+    """Optimizer steps before the steady window; recorded, never counted."""
+    steps: PositiveInt | None = None
+    """Optimizer steps in the steady window. Off: as many as fit in `seconds`."""
+    seconds: PositiveFloat | None = None
+    """Length of the steady window; its number of steps is agreed by all ranks after the warm-up, 5 at least and 1,000
+    at most. Off: 10 s where `steps` is off too."""
+    target_interval: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest half width of the 95 % interval of a run's step time, relative to its median: launches are added until
+    every run has it or `budget_s` is spent. Off: `launches` and no more."""
+    budget_s: PositiveFloat | None = None
+    """Wall time after which no further launch beyond `launches` is started. Off: none."""
+    baseline: PositiveInt | None = None
+    """World size the others are compared with. Off: the smallest valid one of each series."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights and of the data order, the same at every world size."""
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> MeasureSection:
+        if self.steps is not None and self.seconds is not None:
+            raise ValueError(f"steps = {self.steps} and seconds = {self.seconds:g} are both given; give one of them")
+        if self.target_interval is not None and self.budget_s is None:
+            raise ValueError("target_interval adds launches without end unless budget_s is given too")
+        return self
+
+
+class HardwareSection(Frozen):
+    """`[hardware]`: the machine to assume where none is measured (`--launcher simulate`, `plan`)."""
+
+    name: str | None = None
+    """Device of the catalog, for example `h100`. Off: this machine."""
+
+
+class LaunchSection(Frozen):
+    """`[launch]`: limits on starting and running processes."""
+
+    start_timeout_s: PositiveFloat = 300.0
+    """Longest wait from process start to the end of the first step (imports, compilation). Then the round is ended."""
+    step_timeout_s: PositiveFloat = 120.0
+    """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATH_LIKE = re.compile(r"^/|(^|/)\.\.(/|$)")
+
+
+class Study(Frozen):
+    """A question, and what is varied to answer it."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
+    name: Annotated[str, Field(min_length=1, max_length=120)]
+    """Short name; the results folder is `results/<name>` unless `--out` says otherwise."""
+    question: str = ""
+    """What the study answers; the report's title."""
+    protocol: Varying[Protocol]
+    """`strong`: same global batch at every world size. `strong_fixed_micro`: same data and micro-batch, so the global
+    batch grows. `weak`: same work per device, so data and global batch grow."""
+    model: ModelSection
+    data: DataSection
+    axes: Axes = Axes()
+    optimizer: OptimizerSection = OptimizerSection()
+    measure: MeasureSection = MeasureSection()
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """`[deepspeed]`: any DeepSpeed keys, or `file = "ds_config.json"`; what they share with the study must agree."""
+    hardware: HardwareSection = HardwareSection()
+    launch: LaunchSection = LaunchSection()
+
+    @field_validator("name")
+    @classmethod
+    def _printable(cls, name: str) -> str:
+        if _CONTROL.search(name):
+            raise ValueError("a study's name has no control characters")
+        if _PATH_LIKE.search(name):
+            raise ValueError(f"`{name}` is a path, not a name; `--out` says where results go")
+        return name
