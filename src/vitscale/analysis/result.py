@@ -1,0 +1,177 @@
+"""What a study found, as data: `analysis.json` is `Analysis`, stable and documented; the report draws from `StudyResult`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from vitscale.records.schema import Manifest, Source, Status
+
+SCHEMA_VERSION: Literal[1] = 1
+
+Severity = Literal["note", "warning", "error"]
+
+
+class Frozen(BaseModel):
+    """Frozen result."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Interval(Frozen):
+    """A median with its 95 % interval."""
+
+    median: float
+    """Median across launches."""
+    low: float | None = None
+    """Lower end; null where there are too few launches for an interval."""
+    high: float | None = None
+    """Upper end; null where there are too few launches for an interval."""
+
+
+class Shares(Frozen):
+    """The split of a step: each part's share of the step time, of the slowest rank, median across launches; null is not measured.
+
+    The parts that are measured sum to 1.
+    """
+
+    data: float | None = None
+    """Images: read, copied to the device, resized and normalised there."""
+    forward: float | None = None
+    """Forward passes."""
+    backward: float | None = None
+    """Backward passes (with the engine's communication inside them where it was not timed apart)."""
+    optimizer: float | None = None
+    """Update (with the engine's communication inside it where it was not timed apart)."""
+    comm_exposed: float | None = None
+    """Communication that no computation hides."""
+    wait: float | None = None
+    """Waiting for slower ranks."""
+    launch_gap: float | None = None
+    """The device waiting for the host to launch work."""
+    other: float | None = None
+    """The rest."""
+
+
+class RunResult(Frozen):
+    """One run, over its launches."""
+
+    run_id: str
+    series: str
+    protocol: str | None
+    model: str | None
+    dataset: str | None
+    optimizer: str | None
+    world_size: int
+    nodes: int | None
+    engine: str | None
+    zero_stage: int | None
+    micro_batch: int | None
+    grad_accum: int | None
+    global_batch: int | None
+    precision: str | None
+    device: str | None
+    axes: dict[str, Any]
+    """The keys in which the runs of this study differ, world size aside, with this run's values."""
+    source: Source
+    launches: int
+    """Launches with status `ok`, the ones the figures rest on."""
+    step_s: Interval | None
+    """Time of an optimizer step: per launch the median over the steady window of the slowest rank's step."""
+    images_per_s: Interval | None
+    """`global_batch / step_s`."""
+    speedup: Interval | None
+    """`images_per_s / images_per_s(baseline)`; null without a baseline."""
+    efficiency: Interval | None
+    """`speedup * N_baseline / N`."""
+    shares: Shares
+    memory_peak_bytes: int | None
+    """Highest over ranks and launches."""
+    test_accuracy: float | None = None
+    """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
+    valid: bool
+    """Whether the figures may be read as a measurement of scaling."""
+    invalid_reasons: tuple[str, ...] = ()
+
+
+class Finding(Frozen):
+    """A conclusion, with what it rests on."""
+
+    kind: str
+    severity: Severity
+    evidence: str
+    """One sentence with the figures, for a reader who sees nothing else."""
+    hint: str | None = None
+    """What to do about it."""
+    runs: tuple[str, ...] = ()
+    """The run_ids it is about."""
+
+
+class Analysis(Frozen):
+    """`analysis.json`."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    study: str
+    """The study's name."""
+    question: str
+    """The study's question."""
+    answer: str
+    """The verdict in one sentence."""
+    runs: tuple[RunResult, ...]
+    baselines: dict[str, str]
+    """series -> run_id of its baseline."""
+    findings: tuple[Finding, ...]
+
+
+class LaunchResult(Frozen):
+    """One launch, finished or not, as the report's table of launches shows it."""
+
+    run_id: str
+    launch: int
+    status: Status | Literal["unfinished"]
+    reason: str | None
+    started: str | None
+    """UTC, ISO 8601."""
+    step_s: float | None
+    """Median steady step of the slowest rank."""
+    steps: int
+    """Steady steps."""
+    outlier: bool = False
+    """Modified z-score above 3.5 among the run's launches: flagged and kept."""
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Training loss of a run's first `ok` launch, mean over ranks; warm-up included."""
+
+    run_id: str
+    step: list[int]
+    images: list[int]
+    """Images seen at the end of the step."""
+    loss: list[float | None]
+
+
+@dataclass(frozen=True)
+class SkippedRun:
+    """A combination of the plan that was not run."""
+
+    label: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything the report draws."""
+
+    analysis: Analysis
+    launches: tuple[LaunchResult, ...]
+    losses: tuple[LossCurve, ...]
+    skipped: tuple[SkippedRun, ...]
+    manifests: tuple[Manifest, ...]
+    """Of every finished launch: versions, devices, layouts."""
+    resolved: dict[str, Any]
+    """`resolved.json`: the study after overrides."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """run_id and series -> short readable label, unique within the study."""

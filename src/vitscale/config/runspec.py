@@ -1,0 +1,138 @@
+"""RunSpec: one resolved configuration, the worker's whole input and the identity of a run.
+
+It holds values only: no path, host or user name, so that the same question has the same `run_id` on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+
+from vitscale.config.study import EngineName, Frozen, OptimizerSection, Precision, Protocol, ZeroStage
+
+SCHEMA_VERSION: Literal[1] = 1
+
+# What differs between the runs of one series: the world size, and what the batch identity solves from it.
+_PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed")
+
+
+class ModelSpec(Frozen):
+    """The model as built: every value resolved."""
+
+    name: str
+    """timm's model name."""
+    img_size: PositiveInt
+    """Side of the square input, pixels."""
+    patch_size: PositiveInt
+    """Side of a patch, pixels."""
+    num_classes: PositiveInt
+    """Outputs of the head."""
+
+
+class DataSpec(Frozen):
+    """The training images of the run."""
+
+    name: str
+    """Data set."""
+    fingerprint: str
+    """First 16 hex digits of the prepared data set's sha256, or `generated`."""
+    images: PositiveInt
+    """Training images in all."""
+    images_per_device: PositiveInt | None = None
+    """Training images per device where the protocol is `weak`; else null."""
+
+
+class MeasureSpec(Frozen):
+    """How a launch of the run is measured."""
+
+    warmup_steps: NonNegativeInt
+    """Optimizer steps before the steady window."""
+    steps: PositiveInt | None
+    """Optimizer steps in the steady window, or null where `seconds` decides."""
+    seconds: PositiveFloat | None
+    """Length of the steady window in seconds, or null where `steps` decides."""
+    seed: NonNegativeInt
+    """Seed of weights and data order."""
+
+
+class RunSpec(Frozen):
+    """One run: everything that decides what its ranks do."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """Version of this format."""
+    protocol: Protocol
+    """Scaling protocol."""
+    model: ModelSpec
+    data: DataSpec
+    world_size: PositiveInt
+    """Ranks in all."""
+    nodes: PositiveInt = 1
+    """Hosts."""
+    ranks_per_node: PositiveInt
+    """Ranks on each host."""
+    data_parallel: PositiveInt
+    """Ranks that each take their own images."""
+    engine: EngineName
+    """Owner of parallelism."""
+    zero_stage: ZeroStage | None
+    """ZeRO stage, or null where the engine has none."""
+    precision: Precision
+    """Number format of weights and arithmetic."""
+    device: Literal["cpu", "cuda"]
+    """Kind of device."""
+    micro_batch: PositiveInt
+    """Images per rank and forward pass."""
+    grad_accum: PositiveInt
+    """Micro-steps per optimizer step."""
+    global_batch: PositiveInt
+    """Images per optimizer step over all ranks."""
+    solved: Literal["micro_batch", "grad_accum", "global_batch"]
+    """The member of the batch identity that was solved, not given."""
+    optimizer: OptimizerSection
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed keys of the user's own, passed through."""
+    measure: MeasureSpec
+    threads_per_rank: PositiveInt | None
+    """CPU threads of a rank, the same at every world size; null on CUDA."""
+    oversubscribed: bool = False
+    """More ranks than cores: runs, but is not valid as a measurement of scaling."""
+    simulated_device: str | None = None
+    """Catalog name of the device that is simulated; null where the run is real."""
+
+    @property
+    def run_id(self) -> str:
+        """Readable slug and 8 hex digits of the hash of everything above."""
+        return f"{self._slug()}-w{self.world_size}-{_digest(self.canonical())}"
+
+    @property
+    def series(self) -> str:
+        """Identity of the series: equal for runs that differ in nothing but the world size and what it solves."""
+        tree = json.loads(self.canonical())
+        for key in (*_PLACEMENT, self.solved):
+            del tree[key]
+        if self.protocol == "weak":
+            del tree["data"]["images"]
+        return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and no free whitespace."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def _slug(self) -> str:
+        parts = [self.protocol, self.model.name, self.data.name, self.engine]
+        parts += [] if self.zero_stage is None else [f"z{self.zero_stage}"]
+        parts += [self.precision, self.simulated_device or self.device]
+        return slug("-".join(parts))
+
+
+def slug(text: str, limit: int = 100) -> str:
+    """A file name from any text: lower-case letters, digits, `_` and `-` only, at most `limit` long, never empty."""
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")[:limit].strip("-") or "unnamed"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

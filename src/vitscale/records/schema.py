@@ -1,0 +1,142 @@
+"""The contract on disk: what a launch folder holds, field by field. The reference page is generated from here.
+
+    runs/<run_id>/launch<k>/
+      run.json              the RunSpec received
+      steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+      manifest.json         `Manifest`, written last; without it the launch is not finished
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "timeout", "failed", "killed", "skipped"]
+Source = Literal["measured", "imported", "simulated"]
+
+# A run with one of these has its outcome: the same command does not try it again.
+FINAL: tuple[Status, ...] = ("ok", "oom", "skipped")
+
+
+class StepRecord(NamedTuple):
+    """One optimizer step as one rank saw it. Times are seconds of this rank's clock; `null` is not measured."""
+
+    step: int
+    """Number of the step in this launch, from 0, warm-up included."""
+    window: str
+    """`warmup` or `steady`. Only `steady` is counted."""
+    rank: int
+    """Rank."""
+    loss: float | None
+    """Mean loss of this rank's images, before the update."""
+    images: int
+    """Images this rank took."""
+    step_s: float
+    """From the end of the step before to the end of this one; the first from the start of the loop."""
+    data_s: float | None
+    """Images: read, copied to the device, resized and normalised there."""
+    forward_s: float | None
+    """Forward passes, all micro-steps."""
+    backward_s: float | None
+    """Backward passes, all micro-steps, with the communication that the engine does inside them."""
+    optimizer_s: float | None
+    """Clipping and update, with the communication that the engine does inside them."""
+    comm_exposed_s: float | None
+    """Communication that no computation hides. Null where the engine's communication was not timed apart."""
+    wait_s: float | None
+    """Waiting for slower ranks inside collectives. Null where the engine's communication was not timed apart."""
+
+
+class Frozen(BaseModel):
+    """Frozen record that keeps fields it does not know, so that a newer writer's files can be read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Device(Frozen):
+    """What one rank ran on."""
+
+    rank: int
+    """Rank."""
+    node: int
+    """Number of the host, from 0."""
+    local_rank: int
+    """Rank on this host."""
+    kind: Literal["cpu", "cuda"]
+    """Kind of device."""
+    name: str
+    """Device name as the driver or the kernel gives it."""
+    memory_bytes: int | None = None
+    """Memory of the device (CPU: of the host, or of the control group)."""
+    cores: tuple[int, ...] = ()
+    """CPU cores this rank was bound to; empty is not bound."""
+    threads: int | None = None
+    """CPU threads of torch's operators."""
+    memory_peak_bytes: int | None = None
+    """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
+
+
+class Layout(Frozen):
+    """Where the ranks were."""
+
+    world_size: int
+    """Ranks in all."""
+    nodes: int
+    """Hosts."""
+    ranks_per_node: int
+    """Ranks on each host."""
+    backend: str
+    """`nccl`, `gloo`, or `none` where nothing was started."""
+
+
+class Times(Frozen):
+    """Wall time of a launch, seconds."""
+
+    process_start_s: float | None = None
+    """From the start of the process to the end of the imports; null for a run that was not first in its round."""
+    setup_s: float | None = None
+    """Model, engine and data."""
+    first_step_s: float | None = None
+    """The first optimizer step, in which kernels are chosen and buffers made."""
+    warmup_s: float | None = None
+    """All warm-up steps."""
+    steady_s: float | None = None
+    """The steady window."""
+
+
+class Manifest(Frozen):
+    """How a launch ended, and what it ran on."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this format."""
+    run_id: str
+    """The run."""
+    launch: int
+    """Number of the launch of this run, from 0."""
+    round: str
+    """Folder of the round that served it."""
+    status: Status
+    """`ok`, `oom`, `timeout`, `failed`, `killed` or `skipped`. `ok`, `oom` and `skipped` are final."""
+    reason: str | None = None
+    """Why, where the status is not `ok`."""
+    source: Source
+    """`measured`, `imported` or `simulated`."""
+    started: str
+    """UTC, ISO 8601."""
+    versions: dict[str, str] = {}
+    """Package versions, and those of CUDA, NCCL and the driver where there are any."""
+    devices: tuple[Device, ...] = ()
+    """One per rank."""
+    layout: Layout
+    times: Times = Times()
+    steps: int = 0
+    """Optimizer steps recorded per rank, warm-up included."""
+    parameters: int | None = None
+    """Parameters of the model."""
+    files: dict[str, str] = {}
+    """sha256 of every other file of the launch."""
+    notes: dict[str, Any] = {}
+    """Why a field is null, by the field's name."""

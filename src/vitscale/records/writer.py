@@ -1,0 +1,111 @@
+"""Writing records so that a crash at any moment leaves either a whole launch or an unfinished one.
+
+Step lines are buffered and written at flushes; `manifest.json` comes last, by `os.replace` after fsync.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vitscale.errors import ResultsError
+from vitscale.records.schema import Manifest, StepRecord
+
+MANIFEST = "manifest.json"
+RUN = "run.json"
+
+
+def steps_name(rank: int) -> str:
+    """File name of a rank's step lines."""
+    return f"steps.rank{rank:03d}.jsonl"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`, on disk before the name changes: readers see the old file or the new one, never a part.
+
+    Raises:
+        ResultsError: the disk is full, the folder is read-only or gone.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResultsError(f"cannot write `{path}`: {error.strerror}", _hint(error)) from None
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Replace `path` by a JSON document, one key per line; see `write_whole`."""
+    write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder and its parents, readable by the owner only.
+
+    Raises:
+        ResultsError: it cannot be made.
+    """
+    try:
+        for folder in [*reversed(path.parents), path]:
+            if not folder.exists():
+                folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ResultsError(f"cannot make folder `{path}`: {error.strerror}", _hint(error)) from None
+    return path
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Finish a launch: the manifest with the sha256 of every other file, the last thing ever written there."""
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class StepWriter:
+    """Appends step lines of one rank. Nothing reaches the disk between flushes, so a step is not slowed by it."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._path = folder / steps_name(rank)
+        self._file: BinaryIO = self._path.open("ab")
+
+    def write(self, records: Iterable[StepRecord]) -> None:
+        """Append lines and hand them to the kernel."""
+        self._file.write("".join(_line(record) for record in records).encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        """fsync and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _line(record: StepRecord) -> str:
+    return json.dumps(record._asdict(), separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hint(error: OSError) -> str:
+    if error.errno == 28:
+        return "free some disk space; the same command goes on with what is missing"
+    return "`--out` names another folder"
