@@ -1,4 +1,4 @@
-"""What a study found, as data: `analysis.json` is `Analysis`, stable and documented; the report draws from `StudyResult`."""
+"""What a study found, as data: `analysis.json` is `Analysis`, stable and documented; the report draws `StudyResult`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Interval(Frozen):
 
 
 class Shares(Frozen):
-    """The split of a step: each part's share of the step time, of the slowest rank, median across launches; null is not measured.
+    """The split of a step: each part's share of the step time, of the slowest rank, median across launches.
 
-    The parts that are measured sum to 1.
+    Null is not measured. The parts that are measured sum to 1.
     """
 
     data: float | None = None

@@ -1,0 +1,117 @@
+"""From a results folder to `StudyResult`, and `analysis.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from vitscale.analysis.answer import answer
+from vitscale.analysis.findings import find, outliers
+from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
+from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
+from vitscale.analysis.scaling import run_results
+from vitscale.records.reader import Results
+from vitscale.records.writer import write_json
+
+ANALYSIS = "analysis.json"
+
+
+def analyse(folder: Path) -> StudyResult:
+    """Everything a results folder says. Reads only.
+
+    Raises:
+        ResultsError: it is no results folder, or a record in it is damaged or of a newer format.
+    """
+    study = load(folder)
+    results = study.results
+    runs, baselines = run_results(study)
+    question = str(results.resolved.get("question") or "")
+    analysis = Analysis(
+        study=str(results.resolved.get("name") or folder.resolve().name),
+        question=question,
+        answer=answer(study, runs, baselines, question),
+        runs=runs,
+        baselines=baselines,
+        findings=find(study, runs, baselines),
+    )
+    return StudyResult(
+        analysis=analysis,
+        launches=tuple(launch for run in study.runs for launch in _launch_results(run)),
+        losses=_losses(study),
+        skipped=_skipped(study),
+        manifests=tuple(launch.manifest for launch in results.launches if launch.manifest is not None),
+        resolved=results.resolved,
+        labels=study.labels,
+    )
+
+
+def write_analysis(folder: Path, result: StudyResult) -> None:
+    """Write `analysis.json` into a results folder, whole or not at all.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
+    write_json(folder / ANALYSIS, result.analysis.model_dump(mode="json"))
+
+
+def _launch_results(run: Run) -> list[LaunchResult]:
+    flagged = outliers(run)
+    return [_launch_result(run, one, one.record.launch in flagged) for one in run.launches]
+
+
+def _launch_result(run: Run, one: LaunchFigures, outlier: bool) -> LaunchResult:
+    manifest = one.record.manifest
+    return LaunchResult(
+        run_id=run.run_id,
+        launch=one.record.launch,
+        status=manifest.status if manifest else "unfinished",
+        reason=manifest.reason if manifest else None,
+        started=manifest.started if manifest else None,
+        step_s=one.figures.step_s if one.figures else None,
+        steps=one.figures.steps if one.figures else 0,
+        outlier=outlier,
+    )
+
+
+def _losses(study: StudyData) -> tuple[LossCurve, ...]:
+    """Of each run's first launch that counts; runs without a loss (simulated ones) have no curve."""
+    first = {run.counted[0].index: run.run_id for run in study.runs if run.counted}
+    curves = loss_table(study.results, list(first))
+    found = []
+    for index, run_id in first.items():
+        curve = curves.get(index)
+        if curve is not None and curve["loss"].null_count() < curve.height:
+            found.append(LossCurve(run_id, curve["step"].to_list(), curve["seen"].to_list(), curve["loss"].to_list()))
+    return tuple(found)
+
+
+def loss_table(results: Results, indices: list[int]) -> dict[int, pl.DataFrame]:
+    """By `launch_index`: per step the images seen so far and the loss, ranks weighted by the images they took."""
+    told = pl.col("loss").is_not_null()
+    weighted = (pl.col("loss") * pl.col("images")).sum() / pl.col("images").filter(told).sum()
+    table = (
+        results.steps.filter(pl.col("launch_index").is_in(indices))
+        .group_by("launch_index", "step")
+        .agg(
+            pl.col("images").sum(),
+            pl.when(told.any() & (pl.col("images").filter(told).sum() > 0)).then(weighted).alias("loss"),
+        )
+        .sort("launch_index", "step")
+        .with_columns(pl.col("images").cum_sum().over("launch_index").alias("seen"))
+    )
+    return {int(key[0]): frame for key, frame in table.partition_by("launch_index", as_dict=True).items()}
+
+
+def _skipped(study: StudyData) -> tuple[SkippedRun, ...]:
+    """Combinations the plan left out, and launches that ended as skipped."""
+    found = [
+        SkippedRun(str(one.get("label", "")), str(one.get("reason", "")))
+        for one in study.results.plan.get("skipped", ())
+        if isinstance(one, dict)
+    ]
+    for run in study.runs:
+        manifests = [one.record.manifest for one in run.launches]
+        reasons = [one.reason or "no reason recorded" for one in manifests if one and one.status == "skipped"]
+        found += [SkippedRun(study.labels[run.run_id], reason) for reason in reasons[:1]]
+    return tuple(found)

@@ -1,0 +1,197 @@
+"""The verdict in one sentence, for a reader who sees only this line.
+
+It states what was measured at the largest valid world size of each series, with intervals, and what keeps it from
+saying more. `Yes` or `No` comes first only where it can be meant: a question whether more processes help, asked of a
+study whose series differ in nothing but the protocol. Runs whose throughput intervals overlap are never ranked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from vitscale.analysis import text
+from vitscale.analysis.axes import ranks
+from vitscale.analysis.findings import neighbours
+from vitscale.analysis.load import Run, StudyData
+from vitscale.analysis.result import Interval, RunResult
+from vitscale.statistics import differ
+from vitscale.units import percent
+
+Outcome = Literal["faster", "slower", "same", "unknown"]
+
+_YES_NO = re.compile(r"\s*(does|do|did|is|are|can|could|will|would|has|have)\b", re.IGNORECASE)
+_HELPS = re.compile(r"\b(help|faster|quicker|speed|scal|pay|worth|gain|benefit|improve)", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(not|no|stop|without|slower|less|worse|fail|lose)\b|n't\b", re.IGNORECASE)
+_SPELT_OUT = 3
+
+
+def answer(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str, str], question: str) -> str:
+    """One sentence about every series, honest about intervals, failures and simulated records."""
+    valid = [result for result in results if result.valid]
+    if not valid:
+        return f"Not answered: {_why_nothing(results)}."
+    scaled = [run for run in _largest(study, valid) if run.series in baselines and run.run_id != baselines[run.series]]
+    by_id = {result.run_id: result for result in results}
+    body = _scaling(study, by_id, baselines, scaled, question) if scaled else _levels(study, valid)
+    missing = len(results) - len(valid)
+    gap = f"; {missing} of {text.count(len(results), 'run')} without a valid result" if missing else ""
+    return f"{_source(valid)}{body}{gap}."
+
+
+def outcome(result: RunResult, reference: RunResult) -> Outcome:
+    """What the throughput intervals of two runs tell."""
+    new, old = result.images_per_s, reference.images_per_s
+    if new is None or old is None or new.low is None or old.low is None:
+        return "unknown"
+    if not differ(new, old):
+        return "same"
+    return "faster" if new.median > old.median else "slower"
+
+
+def _why_nothing(results: Sequence[RunResult]) -> str:
+    if not results:
+        return "there is no run"
+    reasons: dict[str, int] = {}
+    for result in results:
+        for reason in result.invalid_reasons[:1]:
+            reasons[reason] = reasons.get(reason, 0) + 1
+    told = ", ".join(f"{reason} ({count} of {len(results)})" for reason, count in reasons.items())
+    return f"no run has a valid result: {told}"
+
+
+def _source(valid: Sequence[RunResult]) -> str:
+    others = sorted({result.source for result in valid} - {"measured"})
+    if not others:
+        return ""
+    some = "" if all(result.source != "measured" for result in valid) else "partly "
+    return f"{some}{' and '.join(others)}, not measured: ".capitalize()
+
+
+def _largest(study: StudyData, valid: Sequence[RunResult]) -> list[Run]:
+    """Of each series the valid run of the largest world size (of several, the one on fewest nodes)."""
+    known = {result.run_id for result in valid}
+    largest: dict[str, Run] = {}
+    for run in study.runs:
+        held = largest.get(run.series)
+        if run.run_id in known and (held is None or run.spec.world_size > held.spec.world_size):
+            largest[run.series] = run
+    return list(largest.values())
+
+
+def _scaling(
+    study: StudyData, results: Mapping[str, RunResult], baselines: Mapping[str, str], runs: list[Run], question: str
+) -> str:
+    outcomes = [outcome(results[run.run_id], results[baselines[run.series]]) for run in runs]
+    if len(runs) > _SPELT_OUT:
+        return _summary(study, [results[run.run_id] for run in runs], outcomes)
+    before = {larger.run_id: results[smaller.run_id] for smaller, larger, _ in neighbours(study, results)}
+    clauses = [
+        _clause(study, results[run.run_id], results[baselines[run.series]], run, before.get(run.run_id)) for run in runs
+    ]
+    plain = len(clauses) == len({run.spec.protocol for run in study.runs})
+    body = "; ".join(clauses)
+    word = _word(outcomes) if plain and _about_scaling(question) else ""
+    return f"{word}{body}" if word else f"{body[0].upper()}{body[1:]}"
+
+
+def _clause(study: StudyData, result: RunResult, base: RunResult, run: Run, before: RunResult | None) -> str:
+    many, few = ranks(result.world_size, run.spec.device), str(base.world_size)
+    gain = _gain(result)
+    about = study.labels[run.series]
+    efficiency = f"efficiency {text.share(result.efficiency)}" if result.efficiency else ""
+    match outcome(result, base):
+        case "faster":
+            said = f"{many} train {text.ratio(gain)} as fast as {few} ({about}, {efficiency})"
+        case "slower":
+            said = f"{many} train slower than {few}, at {text.ratio(gain)} its speed ({about}, {efficiency})"
+        case "same":
+            said = f"no difference detected between {many} and {few} ({about}, {text.ratio(gain)})"
+        case _:
+            said = (
+                f"{many} trained {text.ratio(gain)} as fast as {few} ({about}), too few launches to tell it from noise"
+            )
+    return said + _plateau(result, before, base)
+
+
+def _plateau(result: RunResult, before: RunResult | None, base: RunResult) -> str:
+    """What the last step up in world size gave, where it is not plainly a gain."""
+    if before is None or before.run_id == base.run_id:
+        return ""
+    last = outcome(result, before)
+    size = before.world_size
+    if last == "same":
+        return f", with no difference detected from {size}"
+    return f", slower than {size}" if last == "slower" else ""
+
+
+def _summary(study: StudyData, results: list[RunResult], outcomes: list[Outcome]) -> str:
+    """Many series: how many gain, and the range of their efficiencies."""
+    told = [result for result in results if result.efficiency is not None]
+    told.sort(key=lambda result: result.efficiency.median if result.efficiency else 0.0)
+    lowest, highest = (f"{percent(_median(one))} ({study.labels[one.series]})" for one in (told[0], told[-1]))
+    words: dict[Outcome, str] = {
+        "faster": "faster",
+        "slower": "slower",
+        "same": "no difference detected",
+        "unknown": "too few launches to tell",
+    }
+    counts = ", ".join(f"{outcomes.count(key)} {said}" for key, said in words.items() if key in outcomes)
+    return (
+        f"Of {len(results)} series, each at its largest world size against its smallest: {counts}; "
+        f"efficiency from {lowest} to {highest}"
+    )
+
+
+def _levels(study: StudyData, valid: list[RunResult]) -> str:
+    """No series has two world sizes to compare: throughputs, and whether the highest can be told from the rest."""
+    ordered = sorted(valid, key=lambda result: -(result.images_per_s.median if result.images_per_s else 0.0))
+    top = ordered[0]
+    told = "; ".join(f"{study.labels[one.run_id]} {_level(one)}" for one in ordered[:_SPELT_OUT])
+    more = f"; and {len(ordered) - _SPELT_OUT} more" if len(ordered) > _SPELT_OUT else ""
+    if len(ordered) == 1:
+        return f"Nothing to compare with: {told}"
+    assert top.images_per_s is not None
+    level = [one for one in ordered[1:] if one.images_per_s and not differ(top.images_per_s, one.images_per_s)]
+    if top.images_per_s.low is None:
+        verdict = "too few launches to tell a difference from noise"
+    elif level:
+        verdict = f"no difference detected between {study.labels[top.run_id]} and {text.names(_labels(study, level))}"
+    else:
+        verdict = f"fastest is {study.labels[top.run_id]}"
+    return f"{verdict[0].upper()}{verdict[1:]}: {told}{more}"
+
+
+def _level(result: RunResult) -> str:
+    assert result.images_per_s is not None
+    accuracy = "" if result.test_accuracy is None else f", test accuracy {percent(result.test_accuracy)}"
+    return f"{text.rate(result.images_per_s)}{accuracy}"
+
+
+def _labels(study: StudyData, results: list[RunResult]) -> list[str]:
+    return [study.labels[result.run_id] for result in results]
+
+
+def _about_scaling(question: str) -> bool:
+    return bool(_YES_NO.match(question) and _HELPS.search(question) and not _NEGATED.search(question))
+
+
+def _word(outcomes: list[Outcome]) -> str:
+    if "unknown" in outcomes:
+        return "Not settled: "
+    if set(outcomes) == {"faster"}:
+        return "Yes: "
+    if "faster" in outcomes:
+        return "In part: "
+    return "No: " if set(outcomes) == {"slower"} else "Not detectably: "
+
+
+def _gain(result: RunResult) -> Interval:
+    assert result.speedup is not None
+    return result.speedup
+
+
+def _median(result: RunResult) -> float:
+    assert result.efficiency is not None
+    return result.efficiency.median

@@ -1,0 +1,274 @@
+"""The time of one optimizer step from closed forms, before anything was measured.
+
+It is an estimate from data sheets and labelled assumptions, each named in the result; fitted figures (`predict`) go
+in by the same arguments.
+
+1. compute = A · micro-batch · training FLOP / rate; rate = `flop_per_s` if measured, else peak · utilisation.
+2. optimizer = bytes it must move / memory bandwidth, see `optimizer_seconds`.
+3. communication = the sum of `collective_seconds`; exposed, see `exposed_seconds`.
+4. wait = expected maximum of N Gaussian deviations of `jitter_ratio` · compute.
+5. step = compute + data + optimizer + exposed + wait; images/s = micro-batch · A · N / step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
+from vitscale.cost.models import ViTShape
+from vitscale.cost.stragglers import expected_maximum as expected_maximum
+from vitscale.cost.vit import parameter_tensors, training_flop
+
+UTILISATION = {"fp32": 0.36, "bf16": 0.46, "fp16": 0.46}
+"""Assumed share of the dense peak that training reaches, from measured throughput and `training_flop`.
+
+bf16, fp16: median of 161 timm ViT rows on an RTX 3090, AMP (pytorch-image-models, results/; 10 % to 90 %: 0.24 to
+0.61). fp32: median of ViT-B/16 steps on T4 and RTX 3070 at micro-batch 16 and 64 (logs beside arXiv 2602.21081; 0.35
+to 0.39).
+"""
+
+_BACKWARD_SHARE = 2 / 3  # of forward + backward: cost.vit.training_flop, step 1
+
+
+class DeviceFigures(Protocol):
+    """What an estimate needs of a device; the catalog's `DeviceSpec` is such."""
+
+    @property
+    def peak_flop_per_s(self) -> Mapping[str, float]:
+        """Dense peaks by precision."""
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        """Memory bandwidth."""
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """One optimizer step of the slowest rank; None where a figure is missing (see `assumptions` for which)."""
+
+    compute_s: float | None
+    """Forward and backward of all micro-steps."""
+    data_s: float | None
+    """Time the step waits for images."""
+    optimizer_s: float | None
+    communication_s: float | None
+    """All collectives, hidden or not."""
+    exposed_comm_s: float | None
+    """The part of them that compute does not hide."""
+    wait_s: float | None
+    """Expected wait for the slowest rank."""
+    step_s: float | None
+    """compute + data + optimizer + exposed communication + wait."""
+    images_per_s: float | None
+    """Of all ranks together."""
+    assumptions: tuple[str, ...] = ()
+
+
+def estimate_step(
+    shape: ViTShape,
+    *,
+    micro_batch: int,
+    grad_accum: int,
+    data_parallel: int,
+    engine: str,
+    zero_stage: int | None,
+    precision: str,
+    device: DeviceFigures | None,
+    links: LinkPair,
+    ranks_per_node: int,
+    optimizer: str = "adamw",
+    efficiency: float | None = None,
+    flop_per_s: float | None = None,
+    overlap_comm: bool | None = None,
+    data_s: float = 0.0,
+    jitter_ratio: float = 0.0,
+) -> StepEstimate:
+    """Estimate one optimizer step, by the derivation at the top of this file.
+
+    Args:
+        shape: the model. `micro_batch`, `grad_accum` and `data_parallel` are the batch identity's factors; `engine`,
+            `zero_stage`, `precision` and `optimizer` as in `memory.model_state_bytes`.
+        device, links: its figures, None (a CPU) estimates only with `flop_per_s`; `device.links(ranks_per_node)`.
+        efficiency: share of the peak reached; None takes `UTILISATION`.
+        flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
+        overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
+        data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
+    """
+    tensors = parameter_tensors(shape)
+    assumptions: list[str] = []
+    rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
+    compute_s = None if rate is None else grad_accum * micro_batch * training_flop(shape) / rate
+    bandwidth = device.memory_bytes_per_s if device else None
+    shards = data_parallel if engine == "deepspeed" and (zero_stage or 0) >= 1 else 1
+    optimizer_s = optimizer_seconds(sum(tensors), memory_bytes_per_s=bandwidth, shards=shards, optimizer=optimizer)
+    collectives = step_collectives(
+        tensors,
+        engine=engine,
+        zero_stage=zero_stage,
+        precision=precision,
+        data_parallel=data_parallel,
+        grad_accum=grad_accum,
+    )
+    communication_s, exposed_s = _communication(
+        collectives,
+        [_seconds(one, data_parallel, ranks_per_node, links) for one in collectives],
+        compute_s=compute_s,
+        grad_accum=grad_accum,
+        zero_stage=zero_stage if engine == "deepspeed" else None,
+        overlap=_overlaps(engine, zero_stage, overlap_comm, on_cpu=device is None),
+        assumptions=assumptions,
+    )
+    wait_s = None if compute_s is None else expected_maximum(data_parallel, jitter_ratio * compute_s)
+    if jitter_ratio == 0 and data_parallel > 1:
+        assumptions.append("wait: no jitter between ranks given, so none")
+    images = micro_batch * grad_accum * data_parallel
+    return _total(compute_s, data_s, optimizer_s, communication_s, exposed_s, wait_s, images, assumptions)
+
+
+def _total(
+    compute_s: float | None,
+    data_s: float,
+    optimizer_s: float | None,
+    communication_s: float | None,
+    exposed_s: float | None,
+    wait_s: float | None,
+    images: int,
+    assumptions: list[str],
+) -> StepEstimate:
+    if data_s == 0:
+        assumptions.append("data: images are there when the step asks for them")
+    step_s = None
+    if compute_s is not None and exposed_s is not None and wait_s is not None:
+        if optimizer_s is None:
+            assumptions.append("optimizer: no memory bandwidth known; taken as part of the measured rate")
+        step_s = compute_s + data_s + (optimizer_s or 0.0) + exposed_s + wait_s
+    return StepEstimate(
+        compute_s=compute_s,
+        data_s=data_s,
+        optimizer_s=optimizer_s,
+        communication_s=communication_s,
+        exposed_comm_s=exposed_s,
+        wait_s=wait_s,
+        step_s=step_s,
+        images_per_s=images / step_s if step_s else None,
+        assumptions=tuple(assumptions),
+    )
+
+
+def _communication(
+    collectives: Sequence[Collective],
+    times_s: Sequence[float | None],
+    *,
+    compute_s: float | None,
+    grad_accum: int,
+    zero_stage: int | None,
+    overlap: bool,
+    assumptions: list[str],
+) -> tuple[float | None, float | None]:
+    known_s = [time_s for time_s in times_s if time_s is not None]
+    if len(known_s) < len(times_s):
+        assumptions.append("communication: a link's bandwidth or latency is not known; give a measured one")
+        return None, None
+    if compute_s is None:
+        return sum(known_s), None
+    if collectives:
+        beside = "runs beside compute as far as it fits" if overlap else "nothing hides it"
+        assumptions.append(f"communication: {beside}")
+    exposed_s = exposed_seconds(
+        collectives, known_s, compute_s=compute_s, grad_accum=grad_accum, zero_stage=zero_stage, overlap=overlap
+    )
+    return sum(known_s), exposed_s
+
+
+def _assumed_rate(
+    device: DeviceFigures | None, precision: str, efficiency: float | None, assumptions: list[str]
+) -> float | None:
+    peak = device.peak_flop_per_s.get(precision) if device else None
+    if peak is None:
+        assumptions.append(f"compute: no {precision} peak known for this device; give a measured rate")
+        return None
+    share = UTILISATION[precision] if efficiency is None else efficiency
+    if efficiency is None:
+        assumptions.append(f"compute: {share:.0%} of the dense {precision} peak, the median of published ViT runs")
+    return peak * share
+
+
+def _seconds(collective: Collective, ranks: int, ranks_per_node: int, links: LinkPair) -> float | None:
+    return collective_seconds(
+        collective.operation,
+        collective.bytes,
+        collective.calls,
+        ranks=ranks,
+        ranks_per_node=ranks_per_node,
+        links=links,
+    )
+
+
+def optimizer_seconds(
+    parameters: int, *, memory_bytes_per_s: float | None, shards: int = 1, optimizer: str = "adamw"
+) -> float | None:
+    """Return the least time of the optimizer's pass over memory, or None without a bandwidth.
+
+    1. AdamW in fp32 reads weight, gradient and 2 moments and writes weight and moments: 7 · 4 = 28 bytes a parameter.
+    2. In 16 bits: gradient 2, master weight and 2 moments read and written 24, weight written 2: 28 as well.
+    3. SGD with momentum, likewise: 5 · 4 = 20, and 2 + 16 + 2 = 20.
+    4. ZeRO-1 to 3 update 1/N of it on each rank. Assumed: one fused pass at full bandwidth, so this is a lower bound.
+    """
+    if memory_bytes_per_s is None:
+        return None
+    per_parameter = {"adamw": 28, "sgd": 20}[optimizer]
+    return per_parameter * parameters / shards / memory_bytes_per_s
+
+
+def _overlaps(engine: str, zero_stage: int | None, overlap_comm: bool | None, *, on_cpu: bool) -> bool:
+    """Say whether collectives run beside compute.
+
+    DDP does, also on gloo (measured: 35 of 156 ms hidden). DeepSpeed never does on a CPU (measured), never at ZeRO-0
+    (measured
+    logs: the all-reduce follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by default on
+        (cited: zero/config.py).
+    """
+    if engine != "deepspeed":
+        return True
+    if on_cpu or (zero_stage or 0) == 0:
+        return False
+    return zero_stage == 3 if overlap_comm is None else overlap_comm
+
+
+def exposed_seconds(
+    collectives: Sequence[Collective],
+    times_s: Sequence[float],
+    *,
+    compute_s: float,
+    grad_accum: int,
+    zero_stage: int | None,
+    overlap: bool,
+) -> float:
+    """Return the communication time that compute does not hide, at best.
+
+    1. Without overlap, all of it.
+    2. Gradients can travel while backward runs: 2/3 of compute; of the last micro-step only, except at ZeRO-2, which
+       reduces in every one. ZeRO-3's gathers run beside forward too: all of compute.
+    3. The last bucket (and ZeRO-3's first gather) has nothing left to hide behind: at least one call's share stays.
+    4. The all-gather of updated weights (ZeRO-1 and 2) follows the optimizer and is never hidden.
+
+    Args:
+        collectives: of one step.
+        times_s: seconds of each of them.
+        compute_s: forward and backward of all micro-steps.
+        grad_accum: micro-steps.
+        zero_stage: DeepSpeed's, None for another engine.
+        overlap: whether anything runs beside compute.
+    """
+    total_s = sum(times_s)
+    if not overlap or not collectives:
+        return total_s
+    pairs = list(zip(collectives, times_s, strict=True))
+    hideable = pairs if zero_stage == 3 else [pair for pair in pairs if pair[0].operation == "all_reduce"]
+    hideable_s = sum(time_s for _, time_s in hideable)
+    least_s = sum(time_s / one.calls for one, time_s in hideable)
+    micro_s = compute_s / grad_accum
+    window_s = {2: _BACKWARD_SHARE * compute_s, 3: compute_s}.get(zero_stage or 0, _BACKWARD_SHARE * micro_s)
+    return total_s - hideable_s + max(hideable_s - window_s, least_s)

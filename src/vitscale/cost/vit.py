@@ -1,0 +1,156 @@
+"""Parameters, FLOP and saved activations of a ViT, in closed form from its shape.
+
+Symbols in the derivations: T tokens, D width, M MLP width, H heads, N patches, p patch size, C classes, L depth.
+"""
+
+from __future__ import annotations
+
+from vitscale.cost.models import ViTShape
+
+CHANNELS = 3
+PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one weight or activation. bf16 and fp16 mean 16-bit weights, as DeepSpeed runs them, not autocast."""
+
+_STATISTIC_BYTES = 4  # mean, reciprocal deviation and log-sum-exp stay in fp32
+
+
+def parameters(shape: ViTShape) -> int:
+    """Return the number of trainable parameters, exactly timm's."""
+    return sum(parameter_tensors(shape))
+
+
+def parameter_tensors(shape: ViTShape) -> tuple[int, ...]:
+    """Return the elements of each parameter tensor, in the order of timm's `model.parameters()`."""
+    width = shape.width
+    sizes = [width] if shape.class_token else []
+    if shape.reg_tokens:
+        sizes.append(shape.reg_tokens * width)
+    sizes.append((shape.patches + (shape.prefix_tokens if shape.pos_embed_prefix else 0)) * width)
+    sizes += _linear(CHANNELS * shape.patch_size**2, width, shape.patch_bias)
+    sizes += _norm(width, shape) * (int(shape.patch_norm) + int(shape.pre_norm))
+    sizes += _block_tensors(shape) * shape.depth
+    if shape.final_norm:
+        sizes += _norm(width, shape)
+    if shape.global_pool == "map":
+        sizes += _pool_tensors(shape)
+    if shape.fc_norm:
+        sizes += _norm(width, shape)
+    sizes += _linear(width, shape.num_classes, bias=True)
+    return tuple(sizes)
+
+
+def _linear(inputs: int, outputs: int, bias: bool) -> list[int]:
+    return [inputs * outputs, outputs] if bias else [inputs * outputs]
+
+
+def _norm(width: int, shape: ViTShape) -> list[int]:
+    return [width, width] if shape.norm_bias else [width]
+
+
+def _block_tensors(shape: ViTShape) -> list[int]:
+    width, hidden = shape.width, shape.mlp_width
+    scale = [width] if shape.layer_scale else []
+    sizes = [*_norm(width, shape), *_linear(width, 3 * width, shape.qkv_bias)]
+    if shape.qk_norm:
+        sizes += _norm(shape.head_width, shape) * 2
+    if shape.attn_norm:
+        sizes += _norm(width, shape)
+    sizes += [*_linear(width, width, shape.proj_bias), *scale, *_norm(width, shape)]
+    match shape.mlp:
+        case "mlp":
+            sizes += _linear(width, hidden, shape.proj_bias)
+        case "glu":
+            sizes += _linear(width, 2 * hidden, shape.proj_bias)
+        case "swiglu":
+            sizes += _linear(width, hidden, shape.proj_bias) * 2
+    if shape.mlp_norm:
+        sizes += _norm(hidden, shape)
+    return [*sizes, *_linear(hidden, width, shape.proj_bias), *scale]
+
+
+def _pool_tensors(shape: ViTShape) -> list[int]:
+    """Attention pooling: a latent query, q, kv, output projection, norm and a plain MLP, all with biases."""
+    width, hidden = shape.width, shape.pool_mlp_width
+    sizes = [width, *_linear(width, width, True), *_linear(width, 2 * width, True), *_linear(width, width, True)]
+    return [*sizes, *_norm(width, shape), *_linear(width, hidden, True), *_linear(hidden, width, True)]
+
+
+def forward_flop(shape: ViTShape) -> int:
+    """Return the matrix-multiplication FLOP of one image's forward pass, a multiply-add counted as 2.
+
+    1. A product (a × b)(b × c) costs 2abc.
+    2. Patch embedding: 2·N·3p²·D.
+    3. Block: qkv 2·T·D·3D, scores and their product with v 2·T²·D each, output projection 2·T·D², first MLP
+       projection 2·T·D·M (twice that when gated), last one 2·T·M·D.
+    4. Attention pooling has one query: q and output projection 2·D² each, kv 2·T·D·2D, scores and product
+       2·T·D each, MLP 2·2·D·M.
+    5. Head: 2·D·C. Norms, softmax, GELU and additions are left out: they are bound by memory, not by arithmetic.
+    """
+    tokens, width = shape.tokens, shape.width
+    projections = 2 if shape.mlp == "mlp" else 3
+    attention = 8 * tokens * width**2 + 4 * tokens**2 * width
+    block = attention + projections * 2 * tokens * width * shape.mlp_width
+    total = _patch_flop(shape) + shape.depth * block + 2 * width * shape.num_classes
+    if shape.global_pool == "map":
+        total += 4 * width**2 + 4 * tokens * width**2 + 4 * tokens * width + 4 * width * shape.pool_mlp_width
+    return total
+
+
+def training_flop(shape: ViTShape) -> int:
+    """Return the matrix-multiplication FLOP of one image's forward and backward pass.
+
+    1. The backward of a product of A and B makes two products of the same size, for A's and for B's gradient
+       (both operands of the attention's products need one as well), so forward + backward = 3 × forward.
+    2. The image needs no gradient: the patch embedding's input product is left out once.
+    3. What fused attention computes again in backward is work of the kernel, not of the model: left out, as
+       in `torch.utils.flop_counter`, which a test compares (ViT-B/16 at 224: 105.15 GFLOP).
+    """
+    return 3 * forward_flop(shape) - _patch_flop(shape)
+
+
+def _patch_flop(shape: ViTShape) -> int:
+    return 2 * shape.patches * CHANNELS * shape.patch_size**2 * shape.width
+
+
+def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
+    """Return the bytes that autograd keeps between forward and backward, for one micro-batch on one rank.
+
+    Per image, each saved tensor once, with fused attention, so that nothing grows with T²:
+
+    1. Block: input of norm 1 (TD), its output (TD), q, k and v (3TD), attention output (TD), input of norm 2 (TD)
+       and its output (TD): 8TD; MLP: input of GELU and of the last projection 2TM; gated 4TM (gate, its
+       activation, the other half, the product).
+    2. Options: qk norm 2TD; attention norm TD; MLP norm TM; layer scale 2TD (what is scaled).
+    3. In fp32: mean and reciprocal deviation of each norm 2T (reciprocal only without bias: T), the attention's
+       log-sum-exp TH, per-head statistics of the qk norm.
+    4. Around the blocks: the image 3·img², input and output of the final norm 2TD (T·D where no norm stands there
+       but the pooling reads it), patch norm and pre-norm TD each.
+    5. Attention pooling: kv 2TD and a few vectors. The head's input and the loss are a few vectors as well: 2D + 2C.
+
+    Checked against `saved_tensors_hooks` on timm models by a test. Memory of the allocator, temporary buffers and of
+    kernels is not in it.
+    """
+    row = shape.tokens * shape.width
+    elements = (
+        CHANNELS * shape.img_size**2 + shape.depth * _block_elements(shape) + 2 * shape.width + 2 * shape.num_classes
+    )
+    elements += row * (int(shape.patch_norm) + int(shape.pre_norm) + 2 * int(shape.final_norm))
+    if shape.global_pool == "map":
+        elements += 2 * row + 6 * shape.width + 2 * shape.pool_mlp_width
+    per_image = elements * PRECISION_BYTES[precision] + _statistics(shape) * _STATISTIC_BYTES
+    return micro_batch * per_image
+
+
+def _block_elements(shape: ViTShape) -> int:
+    row, hidden = shape.tokens * shape.width, shape.tokens * shape.mlp_width
+    rows = 8 + 2 * int(shape.qk_norm) + int(shape.attn_norm) + 2 * int(shape.layer_scale)
+    hiddens = (2 if shape.mlp == "mlp" else 4) + int(shape.mlp_norm)
+    return rows * row + hiddens * hidden
+
+
+def _statistics(shape: ViTShape) -> int:
+    per_norm = 2 if shape.norm_bias else 1
+    norms = 2 + int(shape.attn_norm) + int(shape.mlp_norm) + 2 * shape.heads * int(shape.qk_norm)
+    block = norms * per_norm + shape.heads
+    around = int(shape.patch_norm) + int(shape.pre_norm) + int(shape.final_norm)
+    return shape.tokens * (shape.depth * block + per_norm * around)

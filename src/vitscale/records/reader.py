@@ -1,0 +1,127 @@
+"""Reading a results folder whole: what every launch received, how it ended, and its step lines as one table.
+
+A launch that was cut off is read as far as it goes and flagged; a record that is damaged where no crash can damage it
+is an error that names the line, because figures made from the rest would be figures of something else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from vitscale.config.runspec import RunSpec
+from vitscale.errors import ResultsError
+from vitscale.records.launches import LaunchFolder, read_document, read_launches
+from vitscale.records.schema import Manifest
+from vitscale.records.steps import StepFile, examine, parse_lines, read_steps
+from vitscale.records.writer import RUN, file_digest
+
+RESOLVED = "resolved.json"
+PLAN = "plan.json"
+EVALUATIONS = "eval.jsonl"
+
+_DOCUMENT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch, finished or not."""
+
+    run_id: str
+    launch: int
+    spec: RunSpec | None
+    """None where the launch ended before `run.json` was written."""
+    manifest: Manifest | None
+    """None: the launch is not finished."""
+    test_accuracy: float | None
+    """Fraction, of the last evaluation; None where nothing was evaluated."""
+    torn: tuple[str, ...] = ()
+    """Files whose last line was cut off and is not counted."""
+    altered: tuple[str, ...] = ()
+    """Files that are not, or no longer, what the manifest's sha256 says."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the launch counts for figures."""
+        return self.manifest is not None and self.manifest.status == "ok"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results folder."""
+
+    folder: Path
+    launches: tuple[Launch, ...]
+    """By run_id and number."""
+    steps: pl.DataFrame
+    """Every step line: the fields of `StepRecord` and `launch_index`, the position in `launches`."""
+    resolved: dict[str, Any]
+    """`resolved.json`, the study after overrides; empty where there is none."""
+    plan: dict[str, Any]
+    """`plan.json`: `runs`, `skipped`, `notes`; empty where there is none."""
+
+
+def read_results(folder: Path) -> Results:
+    """Read a results folder.
+
+    Raises:
+        ResultsError: it is no results folder, or a record in it is damaged or of a newer format.
+    """
+    if not (folder / RESOLVED).is_file() and not (folder / "runs").is_dir():
+        raise ResultsError(
+            f"`{folder}` is not a results folder: it has neither `{RESOLVED}` nor `runs/`",
+            "give the folder that `vitscale run` wrote, by default results/<study name>",
+        )
+    resolved = read_document(folder, folder / RESOLVED, _DOCUMENT_VERSION) or {}
+    plan = read_document(folder, folder / PLAN, _DOCUMENT_VERSION) or {}
+    folders = read_launches(folder)
+    files = [examine(path, index) for index, launch in enumerate(folders) for path in _step_paths(launch.path)]
+    steps = read_steps(files, folder)
+    by_launch: dict[int, list[StepFile]] = {}
+    for file in files:
+        by_launch.setdefault(file.launch_index, []).append(file)
+    launches = tuple(_launch(folder, launch, by_launch.get(index, [])) for index, launch in enumerate(folders))
+    return Results(folder, launches, steps, resolved, plan)
+
+
+def _step_paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob("steps.*.jsonl"))
+
+
+def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
+    return Launch(
+        launch.run_id,
+        launch.launch,
+        launch.spec,
+        launch.manifest,
+        _test_accuracy(root, launch.path / EVALUATIONS),
+        torn=tuple(file.path.name for file in files if file.torn),
+        altered=_altered(launch, {file.path.name: file.sha256 for file in files}),
+    )
+
+
+def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
+    """Files figures come from whose digest is not the manifest's. Traces are large and are not checked here."""
+    if launch.manifest is None:
+        return ()
+    digests = dict(digests)
+    for name in (RUN, EVALUATIONS):
+        if (launch.path / name).is_file():
+            digests[name] = file_digest(launch.path / name)
+    told = launch.manifest.files
+    checked = [name for name in told if name in (RUN, EVALUATIONS) or name.startswith("steps.")]
+    return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
+
+
+def _test_accuracy(root: Path, path: Path) -> float | None:
+    if not path.is_file():
+        return None
+    last = None
+    for number, document in parse_lines(path.read_bytes(), str(path.relative_to(root))):
+        last = document.get("test_accuracy")
+        if last is not None and not (type(last) in (int, float) and 0 <= last <= 1):
+            raise ResultsError(f"`{path.relative_to(root)}:{number}` is damaged: `test_accuracy` is {last!r}")
+    return None if last is None else float(last)

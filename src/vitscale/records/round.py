@@ -1,0 +1,112 @@
+"""`round.json`: what one process start has to do, and the heartbeat by which it says how far it is.
+
+A round is one process start at one world size that serves one launch of each of several runs, in order.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vitscale.errors import ResultsError
+
+ROUND = "round.json"
+
+
+class Entry(BaseModel):
+    """One launch of the round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    """Launch folder, relative to the results folder."""
+    run_id: str
+    """The run."""
+    launch: int
+    """Number of the launch, from 0."""
+    spec: dict[str, Any]
+    """The RunSpec."""
+
+
+class Round(BaseModel):
+    """One process start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    name: str
+    """Name of the round's folder."""
+    world_size: int
+    """Ranks in all."""
+    nodes: int
+    """Hosts."""
+    ranks_per_node: int
+    """Ranks on each host."""
+    device: Literal["cpu", "cuda"]
+    """Kind of device."""
+    cores: tuple[tuple[int, ...], ...]
+    """CPU cores of each local rank; empty is not bound."""
+    entries: tuple[Entry, ...]
+    """Launches, in order."""
+
+    @classmethod
+    def read(cls, path: Path) -> Round:
+        """Read `round.json`.
+
+        Raises:
+            ResultsError: it is not there or not a round.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ResultsError(f"cannot read round `{path}`: {error}") from None
+
+
+class Beat(NamedTuple):
+    """Where a rank is."""
+
+    entry: int
+    """Number of the launch in the round."""
+    phase: str
+    """`import`, `setup`, `warmup`, `steady`, `done`."""
+    step: int
+    """Optimizer steps finished in this launch."""
+    steps: int
+    """Optimizer steps planned in this launch; 0 is not known yet."""
+    loss: float | None
+    """Last loss read back."""
+
+
+_WIDTH = 96
+
+
+class Heartbeat:
+    """One fixed-width line per rank, overwritten in place: a write of 96 bytes per step, no flush, no sync."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._file = os.open(heartbeat_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
+
+    def beat(self, beat: Beat) -> None:
+        """Say where this rank is."""
+        loss = "-" if beat.loss is None else f"{beat.loss:.6g}"
+        text = f"{beat.entry} {beat.phase} {beat.step} {beat.steps} {loss}"
+        os.pwrite(self._file, text.ljust(_WIDTH - 1)[: _WIDTH - 1].encode() + b"\n", 0)
+
+
+def heartbeat_path(folder: Path, rank: int) -> Path:
+    """Where a rank's heartbeat lies in its round's folder."""
+    return folder / f"heartbeat.rank{rank:03d}"
+
+
+def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
+    """A rank's last heartbeat and the time it was written (seconds since the epoch), or None before the first."""
+    path = heartbeat_path(folder, rank)
+    try:
+        entry, phase, step, steps, loss = path.read_text().split()
+        return Beat(int(entry), phase, int(step), int(steps), None if loss == "-" else float(loss)), path.stat().st_mtime
+    except (OSError, ValueError):
+        return None

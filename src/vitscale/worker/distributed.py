@@ -1,0 +1,69 @@
+"""The ranks of a round: who this process is, how it meets the others, and the few things they agree on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others, in torchrun's words."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    ranks_per_node: int
+    device: torch.device
+
+    @property
+    def node(self) -> int:
+        """Number of this host, from 0."""
+        return self.rank // self.ranks_per_node
+
+
+def connect(kind: str) -> Ranks:
+    """Join the process group that the environment describes: NCCL for CUDA, gloo for CPU.
+
+    `VITSCALE_STORE` names a file to meet at (one host: no listening socket at all); without it, `MASTER_ADDR` and
+    `MASTER_PORT` as torchrun sets them.
+    """
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank, per_node = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    path = os.environ.get("VITSCALE_STORE")
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        store=dist.FileStore(path, world_size) if path else None,  # type: ignore[no-untyped-call]
+        rank=rank if path else -1,
+        world_size=world_size if path else -1,
+        timeout=datetime.timedelta(minutes=30),  # the parent's time limits are shorter and save the stacks first
+        device_id=device if kind == "cuda" else None,
+    )
+    return Ranks(rank, local_rank, world_size, per_node, device)
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    dist.barrier()
+
+
+def largest(value: float, device: torch.device) -> float:
+    """The largest `value` of any rank."""
+    tensor = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return float(tensor)
+
+
+def gathered(value: Any, world_size: int) -> list[Any]:
+    """Every rank's `value` (any picklable object of our own), in rank order, on every rank."""
+    values: list[Any] = [None] * world_size
+    dist.all_gather_object(values, value)
+    return values

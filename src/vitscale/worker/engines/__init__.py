@@ -1,0 +1,45 @@
+"""Engines: who owns parallelism. One file each, one small protocol; the loop knows nothing else of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vitscale.config.runspec import RunSpec
+
+
+class Engine(Protocol):
+    """A model wrapped for training on all ranks."""
+
+    dtype: torch.dtype
+    """What the model's inputs have to be."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [n, classes] of images [n, 3, height, width]."""
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of one micro-step; `loss` is the mean over its images. `last`: the optimizer step follows."""
+
+    def step(self) -> None:
+        """Clip, update, and clear the gradients."""
+
+    def close(self) -> None:
+        """Free what the engine holds, so that the next run of the round starts from an empty device."""
+
+
+def build(spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
+    """Wrap a model, already on its device, with the engine the run asks for."""
+    # Each engine's packages are imported by its own file, and only when it is used.
+    from vitscale.worker.engines.deepspeed import DeepSpeedEngine
+
+    return {"deepspeed": DeepSpeedEngine}[spec.engine](spec, model, optimizer)
+
+
+def prepare(name: str, device: str) -> None:
+    """What an engine has to do once per process, before any model is built."""
+    from vitscale.worker.engines import deepspeed
+
+    assert name == "deepspeed"
+    deepspeed.prepare(device)

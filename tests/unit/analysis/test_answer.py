@@ -1,0 +1,132 @@
+"""The one sentence that everybody reads."""
+
+import pytest
+
+from vitscale.analysis.analyse import analyse
+
+ONE = [0.1000, 0.1001, 0.1002]
+QUESTION = "Does a second process help a tiny ViT?"
+
+
+def study(make, folder, runs, question=QUESTION, **options):
+    root = make.write_study(folder / "study", question)
+    for spec, times in runs:
+        for launch, step_s in enumerate(times):
+            make.write_launch(root, spec, launch, step_s, **options)
+    return analyse(root).analysis.answer
+
+
+def over(factor, times=ONE):
+    return [value / factor for value in times]
+
+
+def test_yes_for_each_protocol_with_intervals(make, tmp_path):
+    runs = [
+        (make.make_spec(1), ONE),
+        (make.make_spec(2), over(1.9)),
+        (make.make_spec(1, "weak"), ONE),
+        (make.make_spec(2, "weak"), over(0.9)),
+    ]
+    assert study(make, tmp_path, runs) == (
+        "Yes: 2 processes train 1.90x [1.90, 1.90] as fast as 1 (strong, efficiency 95.0 % [94.8, 95.2]); "
+        "2 processes train 1.80x [1.80, 1.80] as fast as 1 (weak, efficiency 90.0 % [89.8, 90.2])."
+    )
+
+
+def test_overlap_is_no_difference_detected(make, tmp_path):
+    answer = study(make, tmp_path, [(make.make_spec(1), [0.1, 0.11, 0.12]), (make.make_spec(2), [0.1, 0.11, 0.121])])
+    assert answer.startswith("Not detectably: no difference detected between 2 processes and 1 (strong, 1.00x [")
+
+
+def test_slower_is_no(make, tmp_path):
+    answer = study(make, tmp_path, [(make.make_spec(1), ONE), (make.make_spec(2), over(0.5))])
+    assert answer.startswith("No: 2 processes train slower than 1, at 0.500x [")
+
+
+def test_faster_in_one_protocol_only_is_in_part(make, tmp_path):
+    runs = [
+        (make.make_spec(1), ONE),
+        (make.make_spec(2), over(0.9)),
+        (make.make_spec(1, "weak"), ONE),
+        (make.make_spec(2, "weak"), over(0.9)),
+    ]
+    assert study(make, tmp_path, runs).startswith("In part: 2 processes train slower")
+
+
+def test_single_launches_settle_nothing(make, tmp_path):
+    answer = study(make, tmp_path, [(make.make_spec(1), [0.1]), (make.make_spec(2), [0.05])])
+    assert answer == (
+        "Not settled: 2 processes trained 2.00x as fast as 1 (strong), too few launches to tell it from noise."
+    )
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "",
+        "How far does it scale?",
+        "Does scaling stop at 2?",
+        "Is communication the bottleneck?",
+        "Is it not worth it?",
+        "Does it get slower, or scale?",
+    ],
+)
+def test_no_yes_to_a_question_that_was_not_that_one(make, tmp_path, question):
+    answer = study(make, tmp_path, [(make.make_spec(1), ONE), (make.make_spec(2), over(1.9))], question)
+    assert answer.startswith("2 processes train 1.90x")
+
+
+def test_a_plateau_is_told(make, tmp_path):
+    runs = [(make.make_spec(1), ONE), (make.make_spec(2), over(1.9)), (make.make_spec(4), over(1.901))]
+    assert "4 processes train 1.90x" in study(make, tmp_path, runs)
+    assert ", with no difference detected from 2." in study(make, tmp_path, runs)
+
+
+def test_a_decline_is_told(make, tmp_path):
+    runs = [(make.make_spec(1), ONE), (make.make_spec(2), over(1.9)), (make.make_spec(4), over(1.5))]
+    assert study(make, tmp_path, runs).endswith(", slower than 2.")
+
+
+def test_simulated_figures_are_called_that(make, tmp_path):
+    runs = [(make.make_spec(size, simulated_device="h100"), over(size)) for size in (1, 2)]
+    answer = study(make, tmp_path, runs, source="simulated")
+    assert answer.startswith("Simulated, not measured: Yes: 2 processes train 2.00x")
+
+
+def test_a_run_without_a_result_is_mentioned(make, tmp_path):
+    runs = [(make.make_spec(1), ONE), (make.make_spec(2), over(1.9)), (make.make_spec(4, oversubscribed=True), ONE)]
+    assert study(make, tmp_path, runs).endswith("; 1 of 3 runs without a valid result.")
+
+
+def test_no_valid_data_is_not_answered(make, tmp_path):
+    assert study(make, tmp_path / "a", []) == "Not answered: there is no run."
+    runs = [(make.make_spec(1), ONE), (make.make_spec(2), ONE)]
+    assert study(make, tmp_path / "b", runs, status="oom") == (
+        "Not answered: no run has a valid result: no launch with status ok (2 of 2)."
+    )
+
+
+def test_one_run_alone_gives_its_throughput_and_accuracy(make, tmp_path):
+    answer = study(make, tmp_path, [(make.make_spec(1), ONE)], accuracy=0.97)
+    assert answer == ("Nothing to compare with: strong, 1 process 639 images/s [638, 641], test accuracy 97.0 %.")
+
+
+def test_one_size_compares_series_without_ranking_what_overlaps(make, tmp_path):
+    specs = [make.make_spec(1, zero_stage=stage) for stage in (0, 1, 2)]
+    answer = study(make, tmp_path / "a", [(specs[0], ONE), (specs[1], over(1.0001)), (specs[2], over(0.5))], "")
+    assert answer.startswith("No difference detected between zero_stage 1, 1 process and zero_stage 0, 1 process: ")
+    answer = study(make, tmp_path / "b", [(specs[0], ONE), (specs[1], over(2))], "")
+    assert answer.startswith("Fastest is zero_stage 1, 1 process: zero_stage 1, 1 process 1,279 images/s [")
+
+
+def test_many_series_are_summed_up(make, tmp_path):
+    runs = []
+    for stage in range(4):
+        runs += [
+            (make.make_spec(1, zero_stage=stage), ONE),
+            (make.make_spec(2, zero_stage=stage), over(1.9 - stage / 4)),
+        ]
+    assert study(make, tmp_path, runs) == (
+        "Of 4 series, each at its largest world size against its smallest: 4 faster; "
+        "efficiency from 57.5 % (zero_stage 3) to 95.0 % (zero_stage 0)."
+    )
