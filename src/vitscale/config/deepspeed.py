@@ -101,7 +101,11 @@ def check_keys(document: dict[str, Any], where: str) -> None:
         if key in _REFUSED and value not in (False, {}) and get_path(document, f"{key}.enabled") is not False:
             raise UsageError(f"DeepSpeed key `{key}` in {where} cannot be used here: {_REFUSED[key]}")
         if isinstance(value, str) and value in ("True", "False", "auto"):
-            kind = "a word, not a boolean: JSON has true and false" if value != "auto" else "Hugging Face's, not DeepSpeed's"
+            kind = (
+                "a word, not a boolean: JSON has true and false"
+                if value != "auto"
+                else "Hugging Face's, not DeepSpeed's"
+            )
             raise UsageError(f"DeepSpeed key `{key}` in {where} is `{value}`, which is {kind}")
     for section, names in known["sections"].items():
         value = get_path(document, section)

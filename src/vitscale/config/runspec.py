@@ -42,6 +42,8 @@ class DataSpec(Frozen):
     """First 16 hex digits of the prepared data set's sha256, or `generated`."""
     images: PositiveInt
     """Training images in all."""
+    flip: bool = False
+    """Whether images are mirrored at random."""
     images_per_device: PositiveInt | None = None
     """Training images per device where the protocol is `weak`; else null."""
 

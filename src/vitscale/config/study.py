@@ -73,6 +73,8 @@ class DataSection(Frozen):
     """`digits`, `synthetic`, `cifar10`, `cifar100`, `imagefolder` or `imagenet100`."""
     path: str | None = None
     """Archive or folder to prepare the data set from; off: what `vitscale data` has prepared already."""
+    flip: bool | None = None
+    """Mirror training images left to right at random. Off: true for photographs (CIFAR, image folders), else false."""
     images: PositiveInt | None = None
     """Training images in all (a stratified, nested subset); off: the whole training set. Not read by `weak`."""
     images_per_device: PositiveInt | None = None
@@ -147,6 +149,8 @@ class MeasureSection(Frozen):
     def _one_duration(self) -> MeasureSection:
         if self.steps is not None and self.seconds is not None:
             raise ValueError(f"steps = {self.steps} and seconds = {self.seconds:g} are both given; give one of them")
+        if self.steps is None and self.warmup_steps == 0:
+            raise ValueError("without warm-up steps nothing tells how many steps fit in `seconds`; give `steps`")
         if self.target_interval is not None and self.budget_s is None:
             raise ValueError("target_interval adds launches without end unless budget_s is given too")
         return self

@@ -5,6 +5,7 @@ A round is one process start at one world size that serves one launch of each of
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -107,6 +108,33 @@ def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
     path = heartbeat_path(folder, rank)
     try:
         entry, phase, step, steps, loss = path.read_text().split()
-        return Beat(int(entry), phase, int(step), int(steps), None if loss == "-" else float(loss)), path.stat().st_mtime
+        return Beat(
+            int(entry), phase, int(step), int(steps), None if loss == "-" else float(loss)
+        ), path.stat().st_mtime
     except (OSError, ValueError):
         return None
+
+
+def failure_path(folder: Path, rank: int) -> Path:
+    """Where a rank says why it ended: `kind` (`oom`, `diverged`, `exception`) and `message`."""
+    return folder / f"failure.rank{rank:03d}.json"
+
+
+class Failure(NamedTuple):
+    """Why a rank ended."""
+
+    rank: int
+    kind: str
+    message: str
+
+
+def read_failures(folder: Path, world_size: int) -> list[Failure]:
+    """What the ranks of a round left about their ends, by rank; a rank killed from outside leaves nothing."""
+    found = []
+    for rank in range(world_size):
+        try:
+            document = json.loads(failure_path(folder, rank).read_text())
+            found.append(Failure(rank, str(document["kind"]), str(document["message"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found

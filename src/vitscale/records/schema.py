@@ -1,9 +1,9 @@
 """The contract on disk: what a launch folder holds, field by field. The reference page is generated from here.
 
-    runs/<run_id>/launch<k>/
-      run.json              the RunSpec received
-      steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
-      manifest.json         `Manifest`, written last; without it the launch is not finished
+runs/<run_id>/launch<k>/
+  run.json              the RunSpec received
+  steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+  manifest.json         `Manifest`, written last; without it the launch is not finished
 """
 
 from __future__ import annotations

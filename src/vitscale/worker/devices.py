@@ -1,0 +1,79 @@
+"""What a rank runs on, and how much of it was in use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vitscale.hardware.probe import Machine
+from vitscale.records.schema import Device
+from vitscale.worker.distributed import Ranks
+
+_CLEAR = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Begin a new peak. False where the system cannot: then the peak is the process's, not the launch's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory in use since the reset: CUDA, allocated by torch; CPU, resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    kibibytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(kibibytes) * 1024
+
+
+def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...]) -> Device:
+    """This rank's device, with its peak memory since the reset."""
+    cuda = ranks.device.type == "cuda"
+    if cuda:
+        properties = torch.cuda.get_device_properties(ranks.device)
+        name, memory = properties.name, properties.total_memory
+    else:
+        name, memory = machine.cpu_name or platform.machine(), machine.memory_bytes
+    return Device(
+        rank=ranks.rank,
+        node=ranks.node,
+        local_rank=ranks.local_rank,
+        kind="cuda" if cuda else "cpu",
+        name=name,
+        memory_bytes=memory,
+        cores=cores,
+        threads=torch.get_num_threads(),
+        memory_peak_bytes=peak_memory_bytes(ranks.device),
+    )
+
+
+def versions(machine: Machine) -> dict[str, str]:
+    """Versions of what decides speed and results."""
+    found = {"python": platform.python_version(), "kernel": os.uname().release}
+    for package in ("vitscale", "torch", "torchvision", "timm", "deepspeed", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda and torch.cuda.is_available():
+        found["cuda"] = torch.version.cuda
+        found["nccl"] = ".".join(str(part) for part in torch.cuda.nccl.version())  # type: ignore[no-untyped-call]
+    if machine.driver:
+        found["driver"] = machine.driver
+    return found
