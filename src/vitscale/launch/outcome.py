@@ -1,0 +1,26 @@
+"""What launchers share: how a round ended, and what they tell while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from vitscale.records.round import Beat, Round
+from vitscale.records.schema import Status
+
+Watch = Callable[[Beat], None]
+
+
+class RoundEnd(NamedTuple):
+    """How a round ended. `status` is `ok` where every launch of it is finished."""
+
+    status: Status
+    reason: str | None = None
+
+
+class Launcher(Protocol):
+    """Starts the ranks of a round and waits for their end."""
+
+    def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
+        """Serve a round; `watch` hears the slowest rank's heartbeat a few times a second."""

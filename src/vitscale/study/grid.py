@@ -1,0 +1,279 @@
+"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from vitscale.config.batch import Given, given_to, solve
+from vitscale.config.keys import set_path
+from vitscale.config.load import validate
+from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
+from vitscale.config.study import DataSection, ModelSection, Study
+from vitscale.cost import models
+from vitscale.data.catalog import DatasetFacts
+from vitscale.errors import Infeasible, SetupError, UsageError
+from vitscale.hardware import catalog
+from vitscale.hardware.probe import Machine
+from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
+
+DEFAULT_SECONDS = 10.0
+_NOT_MIRRORED = ("digits", "synthetic")
+
+
+class Images(NamedTuple):
+    """A data set as the grid sees it."""
+
+    facts: DatasetFacts
+    fingerprint: str
+
+
+class Skipped(NamedTuple):
+    """A combination that cannot exist."""
+
+    label: str
+    reason: str
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Where:
+    """What the runs are planned for."""
+
+    machine: Machine
+    simulated: str | None = None
+    """Catalog name of the device to simulate, or None for this machine."""
+
+    def device(self, asked: str) -> Literal["cpu", "cuda"]:
+        """Resolve the `device` axis.
+
+        Raises:
+            SetupError: CUDA is asked for and there is none.
+        """
+        if self.simulated is not None:
+            return "cuda"
+        if asked == "cuda" and not self.machine.gpus:
+            raise SetupError(f"`device = cuda`, but there is no GPU: {self.machine.gpus_reason}", "device=cpu")
+        return "cuda" if asked == "cuda" or (asked == "auto" and self.machine.gpus) else "cpu"
+
+    def topology(self, world_size: int, nodes: int | None) -> Topology:
+        """Spread the ranks.
+
+        Raises:
+            Infeasible: they do not spread evenly, or over more hosts than the launcher reaches.
+        """
+        if self.simulated is not None:
+            per_node = catalog.device(self.simulated).devices_per_node
+            return layout(world_size, nodes, None if nodes or world_size < per_node else per_node)
+        if (nodes or 1) > 1:
+            raise Infeasible(f"`nodes = {nodes}`: the local launcher starts ranks on this host only", "nodes=1")
+        return layout(world_size, 1)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The runs of a study in order, what was skipped, and what a reader should know."""
+
+    runs: tuple[RunSpec, ...]
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+
+    def labels(self) -> dict[str, str]:
+        """run_id -> short label from what differs between the runs."""
+        rows = {run.run_id: _facets(run) for run in self.runs}
+        differing = [key for key in _FACETS if len({row[key] for row in rows.values()}) > 1]
+        return {
+            run.run_id: " · ".join(
+                [*(rows[run.run_id][key] for key in differing), f"{run.world_size} rank{'s' * (run.world_size > 1)}"]
+            )
+            for run in self.runs
+        }
+
+
+def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]) -> Grid:
+    """Resolve every combination.
+
+    Args:
+        study: what is asked.
+        where: the machine, or the device that is simulated.
+        images_of: facts and fingerprint of a data set.
+
+    Raises:
+        UsageError: a value that can never be valid, or a world size of which no run is left.
+        SetupError: CUDA is asked for and there is none.
+    """
+    runs: dict[str, RunSpec] = {}
+    skipped: dict[tuple[str, str], Skipped] = {}
+    for variant, varied in _variants(study):
+        images = images_of(variant.data)
+        for point in _points(variant, where):
+            try:
+                run = _resolve(variant, point, where, images)
+            except Infeasible as error:
+                label = _label(point, varied)
+                reason = error.message + (f" ({error.hint})" if error.hint else "")
+                skipped.setdefault((label, reason), Skipped(label, reason, point.world_size))
+            else:
+                runs.setdefault(run.run_id, run)
+    for world_size in study.axes.world_size:
+        if not any(run.world_size == world_size for run in runs.values()):
+            reasons = [skip.reason for skip in skipped.values() if skip.world_size == world_size]
+            raise UsageError(f"no run of `world_size = {world_size}` is possible: {reasons[0]}")
+    return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
+
+
+class _Point(NamedTuple):
+    protocol: str
+    zero_stage: int
+    precision: str
+    device: str
+    nodes: int | None
+    given: Given
+    world_size: int
+
+
+def _variants(study: Study) -> Iterator[tuple[Study, dict[str, Any]]]:
+    """The study once for every combination of the keys that vary by their dotted path."""
+    swept = study.axes.swept
+    tree = study.model_dump(mode="json")
+    tree["axes"]["swept"] = {}
+    for values in itertools.product(*swept.values()):
+        varied = dict(zip(swept, values, strict=True))
+        if not varied:
+            yield study, {}
+            continue
+        copy = study.model_validate(tree).model_dump(mode="json")
+        for path, value in varied.items():
+            set_path(copy, path, value)
+        yield validate(copy, f"study `{study.name}`"), varied
+
+
+def _points(study: Study, where: Where) -> Iterator[_Point]:
+    axes = study.axes
+    devices = dict.fromkeys(where.device(asked) for asked in axes.device)
+    batches = itertools.product(
+        *(values or (None,) for values in (axes.global_batch, axes.micro_batch, axes.grad_accum))
+    )
+    given = [Given(*values) for values in batches]
+    outer = itertools.product(study.protocol, axes.zero_stage, axes.precision, devices, axes.nodes or (None,), given)
+    for protocol, stage, precision, device, nodes, one in outer:
+        read = given_to(protocol, study.protocol, one)
+        for world_size in axes.world_size:
+            yield _Point(protocol, stage, precision, device, nodes, read, world_size)
+
+
+def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
+    world_size, machine = point.world_size, where.machine
+    topology = where.topology(world_size, point.nodes)
+    if point.device == "cpu" and point.precision == "fp16":
+        raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
+    if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
+        raise Infeasible(f"`world_size = {world_size}`, but there are {len(machine.gpus)} GPUs", "one rank per GPU")
+    batch = solve(point.protocol, point.given, world_size, study.axes.world_size)
+    taken, per_device = _taken(study, point, images.facts)
+    if batch.global_batch > taken:
+        raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
+    threads = cpu_shares(max(study.axes.world_size), machine.cores) if point.device == "cpu" else None
+    flip = study.data.flip
+    measure = study.measure
+    seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
+    return RunSpec(
+        protocol=point.protocol,  # type: ignore[arg-type]
+        model=model_spec(study.model, images.facts.classes),
+        data=DataSpec(
+            name=study.data.name,
+            fingerprint=images.fingerprint,
+            images=taken,
+            images_per_device=per_device,
+            flip=study.data.name not in _NOT_MIRRORED if flip is None else flip,
+        ),
+        world_size=world_size,
+        nodes=topology.nodes,
+        ranks_per_node=topology.ranks_per_node,
+        data_parallel=world_size,
+        engine="deepspeed",
+        zero_stage=point.zero_stage,  # type: ignore[arg-type]
+        precision=point.precision,  # type: ignore[arg-type]
+        device=point.device,  # type: ignore[arg-type]
+        **batch._asdict(),
+        optimizer=study.optimizer,
+        deepspeed=study.deepspeed,
+        measure=MeasureSpec(warmup_steps=measure.warmup_steps, steps=measure.steps, seconds=seconds, seed=measure.seed),
+        threads_per_rank=threads,
+        oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
+        simulated_device=where.simulated,
+    )
+
+
+def _taken(study: Study, point: _Point, facts: DatasetFacts) -> tuple[int, int | None]:
+    """Training images of a run: in all, and per device where the protocol is `weak`."""
+    if point.protocol != "weak":
+        images = study.data.images or facts.train_images
+        if images > facts.train_images:
+            raise UsageError(
+                f"`data.images` = {images:,}, but `{facts.name}` has {facts.train_images:,} training images"
+            )
+        return images, None
+    share = facts.train_images // max(study.axes.world_size)
+    per_device = study.data.images_per_device or share
+    images = per_device * point.world_size
+    if images > facts.train_images or not images:
+        raise Infeasible(
+            f"`images_per_device` {per_device:,} x {point.world_size} ranks is more than the {facts.train_images:,} "
+            f"training images of `{facts.name}`",
+            f"images_per_device={share} fits every world size" if share else None,
+        )
+    return images, per_device
+
+
+def model_spec(section: ModelSection, classes: int) -> ModelSpec:
+    """The model with every value resolved.
+
+    Raises:
+        UsageError: not a timm ViT, or an image that patches do not tile.
+    """
+    names = models.names()
+    if section.name not in names:
+        near = difflib.get_close_matches(section.name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "`timm.list_models('vit_*')`"
+        raise UsageError(f"no timm Vision Transformer is called `{section.name}`", hint)
+    shape = models.shape(section.name, section.img_size, section.patch_size, classes)
+    return ModelSpec(name=section.name, img_size=shape.img_size, patch_size=shape.patch_size, num_classes=classes)
+
+
+def _notes(study: Study, where: Where) -> Iterator[str]:
+    axes = study.axes
+    if "auto" in axes.device and where.simulated is None:
+        reason = "" if where.machine.gpus else f" ({where.machine.gpus_reason})"
+        yield f"device = auto: {where.device('auto')}{reason}"
+    if study.protocol == ("strong",) and axes.micro_batch and axes.grad_accum:
+        yield "strong reads grad_accum and solves micro_batch; micro_batch is not read"
+
+
+_FACETS = ("protocol", "model", "data", "zero", "precision", "device", "batch", "nodes", "optimizer", "rest")
+
+
+def _facets(run: RunSpec) -> dict[str, str]:
+    given = {"micro_batch": f"batch {run.global_batch}", "global_batch": f"micro {run.micro_batch} x {run.grad_accum}"}
+    rest = run.model_dump(mode="json", include={"deepspeed", "measure"})
+    return {
+        "protocol": run.protocol,
+        "model": f"{run.model.name} {run.model.img_size}/{run.model.patch_size}",
+        "data": run.data.name,
+        "zero": f"ZeRO-{run.zero_stage}",
+        "precision": run.precision,
+        "device": run.device,
+        "batch": given.get(run.solved, f"batch {run.global_batch} micro {run.micro_batch}"),
+        "nodes": f"{run.nodes} nodes",
+        "optimizer": f"{run.optimizer.name} lr {run.optimizer.lr:g}",
+        "rest": f"{rest}",
+    } | ({"batch": ""} if run.protocol == "strong_fixed_micro" and run.solved != "global_batch" else {})
+
+
+def _label(point: _Point, varied: dict[str, Any]) -> str:
+    parts = [point.protocol, f"{point.world_size} ranks", f"ZeRO-{point.zero_stage}", point.precision]
+    parts += [f"{key} {value}" for key, value in point.given._asdict().items() if value is not None]
+    return " · ".join([*parts, *(f"{path}={value}" for path, value in varied.items())])
