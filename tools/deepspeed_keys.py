@@ -1,16 +1,16 @@
 """Generates `config/deepspeed_keys.toml`: every key the installed DeepSpeed reads from its JSON.
 
-DeepSpeed has no list of its keys: it calls `param_dict.get(key, default)` all over its code, so an unknown key is silently ignored. A dict
-that writes down what is asked of it, given to `DeepSpeedConfig`, is that list. Sections with a pydantic model of their own list their fields.
+DeepSpeed has no list of its keys: it calls `param_dict.get(key, default)` all over its code, so an unknown key is
+silently ignored. A dict that writes down what is asked of it, given to `DeepSpeedConfig`, is that list. Sections with a
+pydantic model of their own list their fields.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import KeysView
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 TARGET = Path(__file__).parents[1] / "src/vitscale/config/deepspeed_keys.toml"
 
@@ -45,9 +45,9 @@ class _Recorder(dict[str, Any]):
         self.asked.add(str(key))
         return super().__contains__(key)
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> Any:
         # `"optimizer" in param_dict.keys()` must come back to `__contains__` above.
-        return cast(KeysView[str], self)
+        return self
 
 
 def generate() -> str:
@@ -77,8 +77,11 @@ def generate() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _subclasses(model: type) -> list[Any]:
-    return [found for child in model.__subclasses__() for found in (child, *_subclasses(child))]
+def _subclasses(model: Any) -> list[Any]:
+    found: list[Any] = []
+    for child in model.__subclasses__():
+        found += [child, *_subclasses(child)]
+    return found
 
 
 def _array(names: set[str]) -> str:

@@ -6,11 +6,13 @@ Nothing that identifies the machine or its owner is read into the result: no ser
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 _ROOT = Path("/")
@@ -60,6 +62,18 @@ def probe(environ: Mapping[str, str] | None = None, root: Path = _ROOT) -> Machi
         gpus_reason=reason,
         driver=driver,
     )
+
+
+def matrix_flop_per_s(side: int = 768, seconds: float = 0.15) -> float:
+    """Measure NumPy's fp32 matrix products on all cores this process may use: the best of a few, FLOP/s."""
+    ones = np.ones((side, side), dtype=np.float32)
+    np.dot(ones, ones)  # threads start here
+    best_s, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        np.dot(ones, ones)
+        best_s = min(best_s, time.perf_counter() - begin)
+    return 2.0 * side**3 / best_s
 
 
 def allowed_cores(affinity: list[int], root: Path = _ROOT) -> tuple[int, ...]:

@@ -54,7 +54,8 @@ class Local:
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             for rank in range(round_.world_size):
-                ranks.append(self._start(results, folder, round_, rank))
+                # One by one: a start that fails must still end the ranks before it.
+                ranks.append(self._start(results, folder, round_, rank))  # noqa: PERF401
             end = self._watch(folder, round_, ranks, watch)
         finally:
             _end(ranks)
@@ -75,7 +76,8 @@ class Local:
         own |= {"OMP_NUM_THREADS": threads} if threads else {}
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
             return subprocess.Popen(
-                [sys.executable, "-m", "vitscale.worker", str((folder / ROUND).relative_to(results))],
+                # -P: the results folder, where the rank works, is not searched for modules.
+                [sys.executable, "-P", "-m", "vitscale.worker", str((folder / ROUND).relative_to(results))],
                 cwd=results,
                 env=self._environ | {key: str(value) for key, value in own.items()},
                 stdin=subprocess.PIPE,

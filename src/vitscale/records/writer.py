@@ -76,11 +76,11 @@ def file_digest(path: Path) -> str:
 
 
 class StepWriter:
-    """Appends step lines of one rank. Nothing reaches the disk between flushes, so a step is not slowed by it."""
+    """Appends step lines of one rank, or of one node. Nothing reaches the disk between flushes: no step is slowed."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._path = folder / steps_name(rank)
-        self._file: BinaryIO = self._path.open("ab")
+    def __init__(self, folder: Path, rank: int = 0, *, node: int | None = None) -> None:
+        name = steps_name(rank) if node is None else f"steps.node{node:03d}.jsonl"
+        self._file: BinaryIO = (folder / name).open("ab")
 
     def write(self, records: Iterable[StepRecord]) -> None:
         """Append lines and hand them to the kernel."""

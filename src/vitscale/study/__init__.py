@@ -1,4 +1,1 @@
-"""One study: the grid of runs, the plan, and its execution.
-
-plan.json is {"schema_version": 1, "runs": [{"run_id", "series", "spec", "estimate"}], "skipped": [{"label", "reason"}], "notes": [...]}.
-"""
+"""One study: the grid of its runs, the plan with what each costs, and its execution."""

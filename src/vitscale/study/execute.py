@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import fcntl
 import itertools
 import json
-import os
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted, ResultsError
+from vitscale.errors import Interrupted
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import core_sets, sibling_groups
 from vitscale.launch.outcome import Launcher, RoundEnd
@@ -31,15 +28,21 @@ from vitscale.records.writer import MANIFEST, RUN, make_folder, write_json, writ
 class Observer(Protocol):
     """Who watches a study being carried out."""
 
-    def started(self, total_launches: int, done: int) -> None: ...
-    def launch_started(self, run_id: str, label: str, launch: int) -> None: ...
+    def started(self, total_launches: int, done: int) -> None:
+        """So many launches are planned, and so many are there already."""
+
+    def launch_started(self, run_id: str, label: str, launch: int) -> None:
+        """A launch is being set up."""
+
     def progress(
         self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
-    ) -> None: ...
+    ) -> None:
+        """A launch is in `phase`; `steps` is 0 while their number is not known."""
+
     def launch_finished(
         self, run_id: str, launch: int, status: str, images_per_s: float | None, reason: str | None
-    ) -> None: ...
-    def message(self, text: str) -> None: ...
+    ) -> None:
+        """A launch has ended, with its images per second where it is `ok`, else with the reason."""
 
 
 class Outcome(NamedTuple):
@@ -62,34 +65,14 @@ def execute(
     launcher: Launcher,
     observer: Observer,
 ) -> Outcome:
-    """Measure what is missing.
+    """Measure what is missing in a folder that is `results.opened`.
 
     Raises:
-        ResultsError: the folder is in use by another process, or cannot be written.
+        ResultsError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the launch in flight is marked, everything finished stays.
     """
-    with locked(folder):
-        _bury(folder, {run.run_id: run for run in runs})
-        return _Execution(folder, runs, labels, measure, machine, launcher, observer).run()
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a results folder. The lock dies with its holder."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise ResultsError(f"cannot write `{folder}`: {error.strerror}", "`--out` names another folder") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ResultsError(
-                f"another vitscale is working in `{folder}`", "wait for it, or give this one its own `--out`"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    _bury(folder, {run.run_id: run for run in runs})
+    return _Execution(folder, runs, labels, measure, machine, launcher, observer).run()
 
 
 class _Execution:

@@ -12,7 +12,7 @@ from vitscale.config.batch import Given, given_to, solve
 from vitscale.config.keys import set_path
 from vitscale.config.load import validate
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import DataSection, ModelSection, Study
+from vitscale.config.study import DataSection, ModelSection, Precision, Protocol, Study, ZeroStage
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import Infeasible, SetupError, UsageError
@@ -67,7 +67,8 @@ class Where:
         """
         if self.simulated is not None:
             per_node = catalog.device(self.simulated).devices_per_node
-            return layout(world_size, nodes, None if nodes or world_size < per_node else per_node)
+            fits = per_node is None or world_size < per_node
+            return layout(world_size, nodes, None if nodes or fits else per_node)
         if (nodes or 1) > 1:
             raise Infeasible(f"`nodes = {nodes}`: the local launcher starts ranks on this host only", "nodes=1")
         return layout(world_size, 1)
@@ -126,10 +127,10 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
 
 
 class _Point(NamedTuple):
-    protocol: str
-    zero_stage: int
-    precision: str
-    device: str
+    protocol: Protocol
+    zero_stage: ZeroStage
+    precision: Precision
+    device: Literal["cpu", "cuda"]
     nodes: int | None
     given: Given
     world_size: int
@@ -181,7 +182,7 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
     return RunSpec(
-        protocol=point.protocol,  # type: ignore[arg-type]
+        protocol=point.protocol,
         model=model_spec(study.model, images.facts.classes),
         data=DataSpec(
             name=study.data.name,
@@ -195,9 +196,9 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         ranks_per_node=topology.ranks_per_node,
         data_parallel=world_size,
         engine="deepspeed",
-        zero_stage=point.zero_stage,  # type: ignore[arg-type]
-        precision=point.precision,  # type: ignore[arg-type]
-        device=point.device,  # type: ignore[arg-type]
+        zero_stage=point.zero_stage,
+        precision=point.precision,
+        device=point.device,
         **batch._asdict(),
         optimizer=study.optimizer,
         deepspeed=study.deepspeed,

@@ -67,7 +67,7 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
 def _process_age_s() -> float:
     import psutil
 
-    return time.time() - psutil.Process().create_time()
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _end_with_parent() -> None:
@@ -82,9 +82,8 @@ def _leave_failure(folder: Path, error: BaseException) -> None:
 
     text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
     lowered = str(error).lower()
-    if isinstance(error, MemoryError) or "out of memory" in lowered or "can't allocate memory" in lowered:
-        kind = "oom"
-    elif type(error).__name__ == "OutOfMemoryError":
+    told = "out of memory" in lowered or "can't allocate memory" in lowered
+    if told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         kind = "oom"
     else:
         kind = "diverged" if isinstance(error, DivergedError) else "exception"
@@ -95,7 +94,7 @@ def _leave_failure(folder: Path, error: BaseException) -> None:
 if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (whatever it is, it is printed and ends this rank at once)
         import traceback
 
         traceback.print_exc()

@@ -22,7 +22,7 @@ class Losses:
         self._last: float | None = None
 
     def glance(self) -> float | None:
-        """Loss of the last micro-step for whoever watches: on CUDA the last one drained, for no device is waited for."""
+        """Loss of the last micro-step, for whoever watches; on CUDA the last one drained: no device is waited for."""
         if self._held and self._held[-1].device.type == "cpu":
             self._last = float(self._held[-1])
         return self._last

@@ -19,7 +19,7 @@ from vitscale.data.reader import open_split
 from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Layout, Manifest, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import devices, engines, inject, optimizers
 from vitscale.worker.clock import StepTimes, clock_for
@@ -88,7 +88,8 @@ class Launch:
             warmup_s=sum(step["step"] for step in warmup),
             steady_s=sum(step["step"] for step in steady),
         )
-        devices_seen = gathered(devices.describe(self.ranks, machine, self._cores()), self.ranks.world_size)
+        device = devices.describe(self.ranks, machine, self._cores())
+        seen = gathered(device.model_dump(mode="json"), self.ranks)
         engine.close()
         if self.ranks.rank == 0:
             notes = {} if own_peak else {"memory_peak_bytes": "of the process since its start, not of this launch"}
@@ -99,7 +100,7 @@ class Launch:
                 status="ok",
                 source="measured",
                 versions=devices.versions(machine),
-                devices=tuple(devices_seen),
+                devices=tuple(Device.model_validate(one) for one in seen),
                 layout=layout(self.round),
                 times=times,
                 steps=first + steady_steps,
@@ -173,7 +174,7 @@ class Launch:
 def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
     """The run's timm model in training mode, with the same initial weights on every rank and device."""
     torch.manual_seed(spec.measure.seed)
-    model = timm.create_model(
+    model: nn.Module = timm.create_model(
         spec.model.name,
         img_size=spec.model.img_size,
         patch_size=spec.model.patch_size,

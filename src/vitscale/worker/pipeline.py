@@ -150,14 +150,14 @@ class Ahead:
     def _fill(self, raw: Iterator[Raw]) -> None:
         try:
             torch.cuda.set_device(self._device)
-            stream = torch.cuda.Stream(self._device)
+            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             for item in raw:
                 with torch.cuda.stream(stream):
                     moved = Raw(*(None if t is None else self._copy(t) for t in item))  # type: ignore[arg-type]
                     copied = stream.record_event()
                 if not self._put((moved, copied)):
                     return
-        except BaseException as error:  # handed to the loop, which raises it
+        except BaseException as error:  # noqa: BLE001 (handed to the loop, which raises it)
             self._put(error)
 
     def _copy(self, tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class Engine(Protocol):
         """Logits [n, classes] of images [n, 3, height, width]."""
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Add the gradients of one micro-step; `loss` is the mean over its images. `last`: the optimizer step follows."""
+        """Add the gradients of one micro-step; `loss` is its images' mean. `last`: the optimizer step follows."""
 
     def step(self) -> None:
         """Clip, update, and clear the gradients."""

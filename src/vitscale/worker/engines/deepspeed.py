@@ -17,8 +17,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def prepare(device: str) -> None:
     """Import DeepSpeed for the kind of device and give it the process group that exists already."""
     os.environ["DS_ACCELERATOR"] = device
-    import timm  # noqa: F401  (DeepSpeed patches torch's initialisers: timm has to be imported before it)
-
+    # DeepSpeed patches torch's initialisers: timm has to be imported before it.
+    import timm  # noqa: F401, I001
     import deepspeed
 
     # On CPU `init_distributed` compiles a shared-memory all-reduce (25 s of C++) that only inference uses.
@@ -27,7 +27,7 @@ def prepare(device: str) -> None:
 
 
 def config(spec: RunSpec) -> dict[str, Any]:
-    """DeepSpeed's JSON for a run: the user's own keys, and everything the study fixes written out, nothing left to defaults."""
+    """DeepSpeed's JSON for a run: the user's own keys, and what the study fixes written out, not left to defaults."""
     user = spec.deepspeed
     return {
         **user,
@@ -65,7 +65,7 @@ class DeepSpeedEngine:
         return logits
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Scales by the accumulation itself; `step` before the boundary only advances DeepSpeed's micro-step counter."""
+        """DeepSpeed scales by the accumulation; `step` before the boundary only advances its micro-step counter."""
         self._engine.backward(loss)
         if not last:
             self._engine.step()

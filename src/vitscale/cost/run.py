@@ -1,0 +1,127 @@
+"""What one resolved run costs: the closed forms of this room, fed with a RunSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.collectives import Collective, LinkPair, step_collectives
+from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
+from vitscale.cost.models import shape
+from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
+from vitscale.cost.vit import activation_bytes, parameter_tensors, training_flop
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What the arithmetic runs on, as far as it is known; None is not known, and what hangs on it becomes None."""
+
+    device: DeviceFigures | None
+    """Data-sheet figures of one device."""
+    links: LinkPair
+    """What connects the ranks of the run."""
+    memory_bytes: int | None
+    """Memory one rank may use."""
+    flop_per_s: float | None = None
+    """Training rate of one rank, in place of a data sheet's peak."""
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """One run before it is started. Nothing in it was measured on this run."""
+
+    parameters: int
+    flop_per_step: int
+    """Of all ranks together, matrix products only."""
+    memory: RankMemory
+    """Of one rank; a lower bound of what a device tool shows."""
+    memory_limit_bytes: int | None
+    collectives: tuple[Collective, ...]
+    """Of one optimizer step."""
+    step: StepEstimate
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the lower bound fits one rank's memory; None where the memory is not known."""
+        limit = self.memory_limit_bytes
+        return None if limit is None else self.memory.total_bytes <= limit
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: the `estimate` of a run in `plan.json`."""
+        state = self.memory.model_state
+        return {
+            "parameters": self.parameters,
+            "flop_per_step": self.flop_per_step,
+            "memory_bytes": {
+                "parameters": state.parameters_bytes,
+                "gradients": state.gradients_bytes,
+                "optimizer": state.optimizer_bytes,
+                "activations": self.memory.activations_bytes,
+                "buckets": self.memory.buckets_bytes,
+                "total": self.memory.total_bytes,
+            },
+            "memory_limit_bytes": self.memory_limit_bytes,
+            "fits": self.fits,
+            "collectives": [
+                {"operation": one.operation, "calls": one.calls, "bytes": one.bytes} for one in self.collectives
+            ],
+            "step_s": self.step.step_s,
+            "communication_s": self.step.communication_s,
+            "images_per_s": self.step.images_per_s,
+            "assumptions": list(self.step.assumptions),
+        }
+
+
+def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
+    """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read."""
+    model = shape(spec.model.name, spec.model.img_size, spec.model.patch_size, spec.model.num_classes)
+    tensors = parameter_tensors(model)
+    zero = _zero_keys(spec.deepspeed)
+    engine = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
+    buckets = {
+        "reduce_bucket_elements": int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
+        "persistence_elements": int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS)),
+    }
+    return RunEstimate(
+        parameters=sum(tensors),
+        flop_per_step=spec.global_batch * training_flop(model),
+        memory=rank_memory(
+            tensors,
+            activation_bytes(model, spec.micro_batch, spec.precision),
+            **engine,  # type: ignore[arg-type]
+            **buckets,  # type: ignore[arg-type]
+            data_parallel=spec.data_parallel,
+            optimizer=spec.optimizer.name,
+            device=spec.device,
+            overlap_comm=zero.get("overlap_comm"),
+        ),
+        memory_limit_bytes=machinery.memory_bytes,
+        collectives=step_collectives(
+            tensors,
+            **engine,  # type: ignore[arg-type]
+            **buckets,  # type: ignore[arg-type]
+            data_parallel=spec.data_parallel,
+            grad_accum=spec.grad_accum,
+        ),
+        step=estimate_step(
+            model,
+            **engine,  # type: ignore[arg-type]
+            micro_batch=spec.micro_batch,
+            grad_accum=spec.grad_accum,
+            data_parallel=spec.data_parallel,
+            device=machinery.device,
+            links=machinery.links,
+            ranks_per_node=spec.ranks_per_node,
+            optimizer=spec.optimizer.name,
+            flop_per_s=machinery.flop_per_s,
+            overlap_comm=zero.get("overlap_comm"),
+        ),
+    )
+
+
+def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:
+    table = deepspeed.get("zero_optimization", {})
+    # "auto" is a Hugging Face word and is refused at intake; what is not a number or a boolean is left to DeepSpeed.
+    return {key: value for key, value in table.items() if isinstance(value, bool | int | float)}

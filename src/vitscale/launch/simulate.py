@@ -1,0 +1,121 @@
+"""Launches that never ran: records from the closed forms of `cost` and the device catalog, marked `simulated`.
+
+A step has no noise here, so one launch of each run says everything, and nothing of it is an interval.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.run import Machinery, RunEstimate, estimate_run
+from vitscale.hardware import catalog
+from vitscale.launch.outcome import RoundEnd, Watch
+from vitscale.records.round import Beat, Entry, Round
+from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord
+from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
+from vitscale.units import size
+
+STEPS = 10
+"""Steady steps of a run whose steady window is given in seconds: they are all alike."""
+
+_BACKWARD_SHARE = 2 / 3  # of forward and backward: cost.vit.training_flop, step 1
+
+
+class Simulate:
+    """Launcher that starts nothing."""
+
+    def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
+        """Write the records of a round."""
+        for number, entry in enumerate(round_.entries):
+            watch(Beat(number, "setup", 0, 0, None))
+            _simulate(results / entry.folder, entry, round_)
+        watch(Beat(len(round_.entries), "done", 0, 0, None))
+        return RoundEnd("ok")
+
+
+def _simulate(folder: Path, entry: Entry, round_: Round) -> None:
+    spec = RunSpec.model_validate(entry.spec)
+    assert spec.simulated_device is not None
+    device = catalog.device(spec.simulated_device)
+    links = device.links(spec.ranks_per_node)
+    estimate = estimate_run(spec, Machinery(device, links, device.memory_bytes))
+    make_folder(folder)
+    write_json(folder / RUN, spec.model_dump(mode="json"))
+    reason = _impossible(estimate)
+    steps = spec.measure.warmup_steps + (spec.measure.steps or STEPS)
+    if reason is None:
+        for node in range(spec.nodes):
+            writer = StepWriter(folder, node=node)
+            first = node * spec.ranks_per_node
+            for rank in range(first, first + spec.ranks_per_node):
+                writer.write(_records(spec, estimate, rank, steps))
+            writer.close()
+    status: Status = "ok" if reason is None else "oom" if estimate.fits is False else "skipped"
+    write_manifest(folder, _manifest(entry, round_, spec, estimate, status, reason, steps if status == "ok" else 0))
+
+
+def _impossible(estimate: RunEstimate) -> str | None:
+    """Why the run would give no figures, or None."""
+    if estimate.fits is False:
+        return f"a rank needs {size(estimate.memory.total_bytes)} of {size(estimate.memory_limit_bytes)} at least"
+    if estimate.step.step_s is None:
+        return f"the catalog does not say enough to estimate a step: {'; '.join(estimate.step.assumptions)}"
+    return None
+
+
+def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Iterator[StepRecord]:
+    step = estimate.step
+    assert step.step_s is not None
+    assert step.compute_s is not None
+    for number in range(steps):
+        yield StepRecord(
+            step=number,
+            window="warmup" if number < spec.measure.warmup_steps else "steady",
+            rank=rank,
+            loss=None,
+            images=spec.micro_batch * spec.grad_accum,
+            step_s=step.step_s,
+            data_s=step.data_s,
+            forward_s=step.compute_s * (1 - _BACKWARD_SHARE),
+            backward_s=step.compute_s * _BACKWARD_SHARE,
+            optimizer_s=step.optimizer_s,
+            comm_exposed_s=step.exposed_comm_s,
+            wait_s=step.wait_s,
+        )
+
+
+def _manifest(
+    entry: Entry, round_: Round, spec: RunSpec, estimate: RunEstimate, status: Status, reason: str | None, steps: int
+) -> Manifest:
+    device = catalog.device(spec.simulated_device or "")
+    per_node = spec.ranks_per_node
+    # One entry per rank, alike: what differs between real devices is not known here.
+    devices = tuple(
+        Device(
+            rank=rank,
+            node=rank // per_node,
+            local_rank=rank % per_node,
+            kind="cuda",
+            name=device.title,
+            memory_bytes=device.memory_bytes,
+            memory_peak_bytes=estimate.memory.total_bytes,
+        )
+        for rank in range(spec.world_size)
+    )
+    return Manifest(
+        run_id=entry.run_id,
+        launch=entry.launch,
+        round=round_.name,
+        status=status,
+        reason=reason,
+        source="simulated",
+        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        devices=devices,
+        layout=Layout(world_size=spec.world_size, nodes=spec.nodes, ranks_per_node=per_node, backend="none"),
+        steps=steps,
+        parameters=estimate.parameters,
+        notes={"assumptions": list(estimate.step.assumptions), "loss": "nothing was trained"},
+    )

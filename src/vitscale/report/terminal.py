@@ -1,0 +1,293 @@
+"""What a person reads in the terminal: plan, live table, summary, errors. Plain lines where it is no terminal.
+
+Text from studies and records is printed as text: markup is not interpreted and control characters are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from vitscale import units
+from vitscale.analysis import text
+from vitscale.analysis.compare import Comparison
+from vitscale.analysis.result import Analysis, RunResult
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_REDRAWS_PER_S = 4
+_PIPED_WIDTH = 140
+_SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def clean(value: object) -> Text:
+    """Any text without control characters and without markup."""
+    return Text(_CONTROL.sub("", str(value)))
+
+
+def console(*, data: bool = False) -> Console:
+    """Data goes to standard output, everything else to standard error."""
+    out = Console(stderr=not data, highlight=False, markup=False, soft_wrap=True)
+    if not out.is_terminal:
+        out.width = max(out.width, _PIPED_WIDTH)
+    return out
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """One `error:` line, a blank line, a `hint:` line."""
+    out = console()
+    out.print(Text("error: ", style="bold red") + clean(_one_line(message)))
+    if hint:
+        out.print()
+        out.print(Text("hint: ", style="bold cyan") + clean(_one_line(hint)))
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def print_plan(plan: Mapping[str, Any], out: Console) -> None:
+    """`plan.json` as a table: what would run, what it needs, what is skipped and why."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for name in ("micro x accum x ranks", "memory/rank", "sent/step", "work/step", "step", "images/s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in plan["runs"]:
+        table.add_row(*(clean(cell) for cell in _plan_row(run)))
+    out.print(table)
+    for one in plan["skipped"]:
+        out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
+    for note in plan["notes"]:
+        out.print(clean(f"note     {note}"))
+    assumed = dict.fromkeys(line for run in plan["runs"] for line in run["estimate"]["assumptions"])
+    for line in assumed:
+        out.print(Text("assumed  ", style="dim") + clean(line))
+    count = len(plan["runs"])
+    launches = text.count(count * plan["launches"], "launch")
+    out.print(clean(f"{text.count(count, 'run')}, {launches}, about {units.seconds(plan['expected_s'])} expected"))
+
+
+def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:
+    spec, estimate = run["spec"], run["estimate"]
+    identity = f"{spec['micro_batch']} x {spec['grad_accum']} x {spec['data_parallel']} = {spec['global_batch']}"
+    sent = sum(one["bytes"] for one in estimate["collectives"])
+    too_much = "" if estimate["fits"] is not False else f" > {units.size(estimate['memory_limit_bytes'])}"
+    return (
+        run["label"],
+        identity,
+        f"{units.size(estimate['memory_bytes']['total'])}{too_much}",
+        units.size(sent) if sent else "nothing",
+        units.decimal(estimate["flop_per_step"], "FLOP"),
+        units.seconds(estimate["step_s"]),
+        units.number(estimate["images_per_s"]),
+    )
+
+
+class PlainLines:
+    """Observer for pipes and logs: a line when a launch ends."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._left = _TimeLeft()
+        self._labels: dict[str, str] = {}
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to put back."""
+
+    def started(self, total_launches: int, done: int) -> None:
+        """So many launches are planned, and so many are there already."""
+        self._left = _TimeLeft(total_launches, done)
+        there = f", {done} already there" if done else ""
+        self.message(f"{text.count(total_launches, 'launch')}{there}")
+
+    def launch_started(self, run_id: str, label: str, launch: int) -> None:  # noqa: ARG002
+        """Remember its name."""
+        self._labels[run_id] = label
+
+    def progress(
+        self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
+    ) -> None:
+        """Nothing: one line per launch is enough for a log."""
+
+    def launch_finished(
+        self, run_id: str, launch: int, status: str, images_per_s: float | None, reason: str | None
+    ) -> None:
+        """Say how it ended and what is left."""
+        self._left.finished(status)
+        told = f"{units.number(images_per_s)} images/s" if status == "ok" else f"{status}: {reason}"
+        label = f"{self._labels.get(run_id, run_id)}, launch {launch}"
+        self.message(f"[{self._left.done}/{self._left.total}] {label}: {told}{self._left}")
+
+    def message(self, line: str) -> None:
+        """Print a line."""
+        self._out.print(clean(line))
+
+
+class LiveTable(PlainLines):
+    """Observer for terminals: a row per run, redrawn in place."""
+
+    def __init__(self, out: Console, labels: Mapping[str, str]) -> None:
+        super().__init__(out)
+        self._rows = {run_id: _Row(label) for run_id, label in labels.items()}
+        self._status = Text("starting")
+        self._live = Live(console=out, refresh_per_second=_REDRAWS_PER_S, get_renderable=self._draw)
+
+    def __enter__(self) -> LiveTable:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._status = Text()
+        self._live.__exit__(*exception)
+
+    def launch_started(self, run_id: str, label: str, launch: int) -> None:
+        """A launch is being set up."""
+        super().launch_started(run_id, label, launch)
+        self._rows[run_id].now = "setting up"
+
+    def progress(
+        self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
+    ) -> None:
+        """Show where the launch is."""
+        row = self._rows[run_id]
+        row.now = {"import": "importing", "setup": "setting up"}.get(phase, f"{phase} {step}/{steps or '?'}")
+        row.loss = loss if loss is not None else row.loss
+        row.live_images_per_s = images_per_s
+
+    def launch_finished(
+        self, run_id: str, launch: int, status: str, images_per_s: float | None, reason: str | None
+    ) -> None:
+        """Count it; a failure stays readable above the table."""
+        self._left.finished(status)
+        row = self._rows[run_id]
+        row.now, row.live_images_per_s = "", None
+        if status == "ok" and images_per_s is not None:
+            row.images_per_s.append(images_per_s)
+        else:
+            self.message(f"{row.label}, launch {launch} {status}: {reason}")
+
+    def _draw(self) -> Group:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("run")
+        for name in ("launches", "images/s", "loss"):
+            table.add_column(name, justify="right")
+        table.add_column("now")
+        for row in self._rows.values():
+            table.add_row(clean(row.label), *(Text(cell) for cell in row.cells()))
+        left = f"{self._left.done} of {self._left.total} launches done, {self._left.total - self._left.done} to go"
+        return Group(table, Text(f"{left}{self._left}") if self._left.total else self._status)
+
+
+class _Row:
+    """One run in the live table."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.images_per_s: list[float] = []
+        self.live_images_per_s: float | None = None
+        self.loss: float | None = None
+        self.now = ""
+
+    def cells(self) -> tuple[str, str, str, str]:
+        done = self.images_per_s
+        pace = self.live_images_per_s or (sorted(done)[len(done) // 2] if done else None)
+        loss = "" if self.loss is None else units.number(self.loss)
+        return str(len(done)), "" if pace is None else units.number(pace), loss, self.now
+
+
+class _TimeLeft:
+    """How long the launches that are left will take, at the pace of those that this process has seen."""
+
+    def __init__(self, total: int = 0, done: int = 0) -> None:
+        self.total, self.done, self._before, self._began = total, done, done, time.monotonic()
+
+    def finished(self, status: str) -> None:
+        self.done += status == "ok"
+        self.total = max(self.total, self.done)
+
+    def __str__(self) -> str:
+        seen = self.done - self._before
+        if not seen or self.done >= self.total:
+            return ""
+        left_s = (time.monotonic() - self._began) / seen * (self.total - self.done)
+        return f", about {units.seconds(left_s)} left"
+
+
+def print_summary(analysis: Analysis, page: Path, out: Console) -> None:
+    """The answer, a line per run, the findings that matter, and where the report is."""
+    out.print()
+    out.print(Text.assemble(("answer  ", "bold"), clean(analysis.answer)))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    for name in ("ranks", "launches", "step", "images/s", "speed-up", "efficiency"):
+        table.add_column(name, justify="right")
+    for run in analysis.runs:
+        table.add_row(*(clean(cell) for cell in _summary_row(run)), style="" if run.valid else "dim")
+    out.print(table)
+    for finding in analysis.findings:
+        if finding.severity != "note":
+            out.print(Text(f"{finding.severity}  ", style=_SEVERITIES[finding.severity]) + clean(finding.evidence))
+    notes = sum(finding.severity == "note" for finding in analysis.findings)
+    if notes:
+        out.print(clean(f"{text.count(notes, 'note')} in the report"))
+    out.print(Text.assemble(("report  ", "bold"), clean(page)))
+
+
+def _summary_row(run: RunResult) -> tuple[str, ...]:
+    axes = "".join(f", {key.rpartition('.')[2]} {value}" for key, value in run.axes.items())
+    invalid = "" if run.valid else f" (not valid: {'; '.join(run.invalid_reasons)})"
+    return (
+        f"{run.protocol}{axes}{invalid}",
+        str(run.world_size),
+        str(run.launches),
+        text.duration(run.step_s) if run.step_s else units.NOT_AVAILABLE,
+        text.rate(run.images_per_s).replace(" images/s", "") if run.images_per_s else units.NOT_AVAILABLE,
+        text.ratio(run.speedup) if run.speedup else units.NOT_AVAILABLE,
+        text.share(run.efficiency) if run.efficiency else units.NOT_AVAILABLE,
+    )
+
+
+def print_comparison(comparison: Comparison, out: Console) -> None:
+    """What differs between two results folders, and which runs changed."""
+    for title, differences in (
+        ("configuration", comparison.configuration),
+        ("versions", comparison.versions),
+        ("devices", comparison.devices),
+    ):
+        for one in differences:
+            out.print(clean(f"{title}  {one.key}: {_shown(one.a)} -> {_shown(one.b)}"))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    for name in ("step A", "step B", "B / A", "launches"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for run in comparison.runs:
+        cells = (
+            run.label,
+            text.duration(run.step_s_a) if run.step_s_a else units.NOT_AVAILABLE,
+            text.duration(run.step_s_b) if run.step_s_b else units.NOT_AVAILABLE,
+            text.ratio(run.ratio) if run.ratio else units.NOT_AVAILABLE,
+            f"{run.launches_a}, {run.launches_b}",
+            run.verdict,
+        )
+        table.add_row(*(clean(cell) for cell in cells))
+    out.print(table)
+    changed = sum(run.changed for run in comparison.runs)
+    out.print(clean(f"{changed} of {text.count(len(comparison.runs), 'run')} changed beyond their intervals"))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "nothing"
+    return "nothing" if value is None else str(value)
