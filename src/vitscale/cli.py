@@ -65,10 +65,10 @@ def run(
     if dry_run:
         _show_plan(plan, json)
         return
-    console = terminal.console()
+    console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
+    results.check(folder)
     if launcher is LauncherName.local:
         plan = _plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
-    folder = out or results.default_folder(loaded.study.name)
     with results.opened(folder, plan):
         missing = _execute(folder, plan, where, launcher, console)
         result, page = _report(folder)

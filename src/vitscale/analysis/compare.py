@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitscale.analysis.axes import axes, flatten, spec_keys
 from vitscale.analysis.load import Run, StudyData, load
+from vitscale.config.labels import axes, flatten, spec_keys
 from vitscale.statistics import Estimate, interval, ratio_interval
 
 Verdict = Literal["faster", "slower", "no difference detected", "cannot tell", "only in A", "only in B"]

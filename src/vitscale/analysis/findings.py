@@ -10,11 +10,11 @@ from itertools import combinations, pairwise
 from statistics import median
 
 from vitscale.analysis import outcomes, text
-from vitscale.analysis.axes import ranks
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
 from vitscale.analysis.split import overlap
+from vitscale.config.labels import ranks
 from vitscale.statistics import OUTLIER_Z, Estimate, differ, modified_z
 from vitscale.units import percent, seconds
 
@@ -73,7 +73,7 @@ def neighbours(study: StudyData, results: Results) -> Iterator[tuple[Run, Run, E
 
 
 def _too_few_launches(study: StudyData) -> Iterator[Finding]:
-    few = [run for run in study.runs if 0 < len(run.step_s) < FEWEST_LAUNCHES]
+    few = [run for run in study.runs if run.source == "measured" and 0 < len(run.step_s) < FEWEST_LAUNCHES]
     if few:
         fewest = min(len(run.step_s) for run in few)
         yield Finding(

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitscale.analysis import axes as axis
 from vitscale.analysis.split import StepFigures, step_figures
+from vitscale.config import labels as label
 from vitscale.config.runspec import RunSpec
 from vitscale.records.reader import Launch, Results, read_results
 from vitscale.records.schema import Device, Source
@@ -98,16 +98,16 @@ def load(folder: Path) -> StudyData:
             specs[run_id] = received[-1]
     sources = {run_id: _source(spec, launches.get(run_id, [])) for run_id, spec in specs.items()}
     series = _series(specs, sources)
-    varying = axis.axes(specs)
+    varying = label.axes(specs)
     order: dict[str, int] = {}
-    for run_id in (*planned, *sorted(specs, key=lambda run_id: axis.natural(specs[run_id].protocol, varying[run_id]))):
+    for run_id in (*planned, *sorted(specs, key=lambda run_id: label.natural(specs[run_id].protocol, varying[run_id]))):
         order.setdefault(series[run_id], len(order))
     runs = [
         Run(run_id, series[run_id], spec, sources[run_id], varying[run_id], tuple(launches.get(run_id, ())))
         for run_id, spec in specs.items()
     ]
     runs.sort(key=lambda run: (order[run.series], run.spec.world_size, run.spec.nodes, run.run_id))
-    return StudyData(results, tuple(runs), axis.labels(specs, series, varying))
+    return StudyData(results, tuple(runs), label.labels(specs, series, varying))
 
 
 def _planned(plan: dict[str, Any]) -> dict[str, RunSpec]:

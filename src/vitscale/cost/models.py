@@ -100,7 +100,7 @@ def shape(name: str, img_size: int | None = None, patch_size: int | None = None,
     if (image, patch) != (row["img_size"], row["patch_size"]):
         _check_tiling(image, patch)
     if num_classes < 1:
-        raise UsageError(f"`num_classes = {num_classes}` leaves no head to train.", "Give at least 1 class.")
+        raise UsageError(f"`num_classes = {num_classes}` leaves no head to train", "give at least 1 class")
     known = {field.name for field in fields(ViTShape)}
     values = {key: value for key, value in row.items() if key in known}
     return ViTShape(**{**values, "name": name, "img_size": image, "patch_size": patch, "num_classes": num_classes})
@@ -108,7 +108,7 @@ def shape(name: str, img_size: int | None = None, patch_size: int | None = None,
 
 def _check_tiling(img_size: int, patch_size: int) -> None:
     if img_size < 1 or patch_size < 1:
-        raise UsageError(f"`img_size = {img_size}` and `patch_size = {patch_size}` must both be at least 1.")
+        raise UsageError(f"`img_size = {img_size}` and `patch_size = {patch_size}` must both be at least 1")
     if img_size % patch_size == 0:
         return
     below, above = img_size // patch_size * patch_size, -(-img_size // patch_size) * patch_size
@@ -116,8 +116,8 @@ def _check_tiling(img_size: int, patch_size: int) -> None:
     nearest = min(fitting, key=lambda size: (abs(size - patch_size), size))
     sizes = " or ".join(str(size) for size in (below, above) if size > 0)
     raise UsageError(
-        f"`img_size = {img_size}` is not a multiple of `patch_size = {patch_size}`.",
-        f"Use `img_size = {sizes}`, or `patch_size = {nearest}`.",
+        f"`img_size = {img_size}` is not a multiple of `patch_size = {patch_size}`",
+        f"use `img_size = {sizes}`, or `patch_size = {nearest}`",
     )
 
 
@@ -127,8 +127,8 @@ def _row(name: str) -> Mapping[str, Any]:
         return table[name]
     close = difflib.get_close_matches(name, table, n=3, cutoff=0.5)
     example = "vit_tiny_patch16_224"
-    hint = f"Did you mean {', '.join(f'`{found}`' for found in close)}?" if close else f"For example `{example}`."
-    raise UsageError(f"There is no plain timm ViT named `{name}`.", hint)
+    hint = f"did you mean {' or '.join(f'`{found}`' for found in close)}?" if close else f"for example `{example}`"
+    raise UsageError(f"no plain timm ViT is called `{name}`", hint)
 
 
 @cache

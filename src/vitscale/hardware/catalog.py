@@ -83,8 +83,8 @@ def device(name: str) -> DeviceSpec:
     if found is not None:
         return found
     close = difflib.get_close_matches(name.lower(), catalog, n=3, cutoff=0.4)
-    hint = f"Did you mean {', '.join(f'`{other}`' for other in close)}?" if close else f"Known: {', '.join(catalog)}."
-    raise UsageError(f"There is no device named `{name}` in the catalog.", hint)
+    hint = f"did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else f"known: {', '.join(catalog)}"
+    raise UsageError(f"no device of the catalog is called `{name}`", hint)
 
 
 def match(nvml_name: str) -> DeviceSpec | None:

@@ -44,8 +44,8 @@ def layout(world_size: int, nodes: int | None = None, ranks_per_node: int | None
         ranks_per_node = world_size // nodes if nodes else 0
     if nodes < 1 or ranks_per_node < 1 or nodes * ranks_per_node != world_size:
         raise Infeasible(
-            f"`world_size = {world_size}` is not `nodes = {nodes}` times `ranks_per_node = {ranks_per_node}`.",
-            "Give a world size that spreads evenly over the nodes.",
+            f"`world_size = {world_size}` is not `nodes = {nodes}` times `ranks_per_node = {ranks_per_node}`",
+            "give a world size that spreads evenly over the nodes",
         )
     return Topology(nodes, ranks_per_node)
 

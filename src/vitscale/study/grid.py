@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from vitscale.config.batch import Given, given_to, solve
 from vitscale.config.keys import set_path
+from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import DataSection, ModelSection, Precision, Protocol, Study, ZeroStage
@@ -35,8 +36,14 @@ class Skipped(NamedTuple):
     """A combination that cannot exist."""
 
     label: str
-    reason: str
+    why: str
+    hint: str | None
     world_size: int
+
+    @property
+    def reason(self) -> str:
+        """Why, and the way out."""
+        return f"{self.why} ({self.hint})" if self.hint else self.why
 
 
 @dataclass(frozen=True)
@@ -83,15 +90,11 @@ class Grid:
     notes: tuple[str, ...]
 
     def labels(self) -> dict[str, str]:
-        """run_id -> short label from what differs between the runs."""
-        rows = {run.run_id: _facets(run) for run in self.runs}
-        differing = [key for key in _FACETS if len({row[key] for row in rows.values()}) > 1]
-        return {
-            run.run_id: " · ".join(
-                [*(rows[run.run_id][key] for key in differing), f"{run.world_size} rank{'s' * (run.world_size > 1)}"]
-            )
-            for run in self.runs
-        }
+        """run_id -> short label from what differs between the runs, as the report has it."""
+        specs = {run.run_id: run for run in self.runs}
+        series = {run.run_id: run.series for run in self.runs}
+        made = labels(specs, series, axes(specs))
+        return {run_id: made[run_id] for run_id in specs}
 
 
 def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]) -> Grid:
@@ -115,14 +118,13 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
                 run = _resolve(variant, point, where, images)
             except Infeasible as error:
                 label = _label(point, varied)
-                reason = error.message + (f" ({error.hint})" if error.hint else "")
-                skipped.setdefault((label, reason), Skipped(label, reason, point.world_size))
+                skipped.setdefault((label, error.message), Skipped(label, error.message, error.hint, point.world_size))
             else:
                 runs.setdefault(run.run_id, run)
     for world_size in study.axes.world_size:
         if not any(run.world_size == world_size for run in runs.values()):
-            reasons = [skip.reason for skip in skipped.values() if skip.world_size == world_size]
-            raise UsageError(f"no run of `world_size = {world_size}` is possible: {reasons[0]}")
+            first = next(skip for skip in skipped.values() if skip.world_size == world_size)
+            raise UsageError(f"no run of `world_size = {world_size}` is possible: {first.why}", first.hint)
     return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
 
 
@@ -153,16 +155,16 @@ def _variants(study: Study) -> Iterator[tuple[Study, dict[str, Any]]]:
 
 
 def _points(study: Study, where: Where) -> Iterator[_Point]:
-    axes = study.axes
-    devices = dict.fromkeys(where.device(asked) for asked in axes.device)
+    asked = study.axes
+    devices = dict.fromkeys(where.device(one) for one in asked.device)
     batches = itertools.product(
-        *(values or (None,) for values in (axes.global_batch, axes.micro_batch, axes.grad_accum))
+        *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
-    outer = itertools.product(study.protocol, axes.zero_stage, axes.precision, devices, axes.nodes or (None,), given)
+    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, asked.nodes or (None,), given)
     for protocol, stage, precision, device, nodes, one in outer:
         read = given_to(protocol, study.protocol, one)
-        for world_size in axes.world_size:
+        for world_size in asked.world_size:
             yield _Point(protocol, stage, precision, device, nodes, read, world_size)
 
 
@@ -246,35 +248,18 @@ def model_spec(section: ModelSection, classes: int) -> ModelSpec:
 
 
 def _notes(study: Study, where: Where) -> Iterator[str]:
-    axes = study.axes
-    if "auto" in axes.device and where.simulated is None:
+    asked = study.axes
+    if where.simulated is not None:
+        yield f"for {catalog.device(where.simulated).title} of the catalog, not for this machine"
+    if "auto" in asked.device and where.simulated is None:
         reason = "" if where.machine.gpus else f" ({where.machine.gpus_reason})"
         yield f"device = auto: {where.device('auto')}{reason}"
-    if study.protocol == ("strong",) and axes.micro_batch and axes.grad_accum:
+    if study.protocol == ("strong",) and asked.micro_batch and asked.grad_accum:
         yield "strong reads grad_accum and solves micro_batch; micro_batch is not read"
 
 
-_FACETS = ("protocol", "model", "data", "zero", "precision", "device", "batch", "nodes", "optimizer", "rest")
-
-
-def _facets(run: RunSpec) -> dict[str, str]:
-    given = {"micro_batch": f"batch {run.global_batch}", "global_batch": f"micro {run.micro_batch} x {run.grad_accum}"}
-    rest = run.model_dump(mode="json", include={"deepspeed", "measure"})
-    return {
-        "protocol": run.protocol,
-        "model": f"{run.model.name} {run.model.img_size}/{run.model.patch_size}",
-        "data": run.data.name,
-        "zero": f"ZeRO-{run.zero_stage}",
-        "precision": run.precision,
-        "device": run.device,
-        "batch": given.get(run.solved, f"batch {run.global_batch} micro {run.micro_batch}"),
-        "nodes": f"{run.nodes} nodes",
-        "optimizer": f"{run.optimizer.name} lr {run.optimizer.lr:g}",
-        "rest": f"{rest}",
-    } | ({"batch": ""} if run.protocol == "strong_fixed_micro" and run.solved != "global_batch" else {})
-
-
 def _label(point: _Point, varied: dict[str, Any]) -> str:
-    parts = [point.protocol, f"{point.world_size} ranks", f"ZeRO-{point.zero_stage}", point.precision]
+    parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
     parts += [f"{key} {value}" for key, value in point.given._asdict().items() if value is not None]
-    return " · ".join([*parts, *(f"{path}={value}" for path, value in varied.items())])
+    parts += [f"{path} {value}" for path, value in varied.items()]
+    return ", ".join([*parts, ranks(point.world_size, point.device)])

@@ -22,8 +22,8 @@ from vitscale.study.grid import Grid, Images, Where, build
 
 SCHEMA_VERSION = 1
 
-START_S = 9.0
-"""Assumed time of one process start: torch, timm and DeepSpeed imported, ranks met (2 cores: 7 to 9)."""
+START_S = 5.0
+"""Assumed time of one process start: torch, timm and DeepSpeed imported, ranks met (2 cores, files cached: 4 to 6)."""
 
 SETUP_S = 1.0
 """Assumed time to build a model and its engine and to close a launch."""

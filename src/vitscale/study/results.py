@@ -24,15 +24,29 @@ def default_folder(study_name: str) -> Path:
     return Path("results") / slug(study_name)
 
 
+def check(folder: Path) -> None:
+    """Refuse what is no place for results, before anything is prepared.
+
+    Raises:
+        ResultsError: a file, or a folder that holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ResultsError(f"`{folder}` is a file, not a results folder", "`--out` names another folder")
+    known = any((folder / name).exists() for name in (RESOLVED, "runs", ".lock"))
+    if folder.is_dir() and not known and any(folder.iterdir()):
+        raise ResultsError(
+            f"`{folder}` is not empty and not a results folder", "give `--out` a folder that is new or empty"
+        )
+
+
 @contextlib.contextmanager
 def opened(folder: Path, plan: Plan) -> Iterator[None]:
-    """Hold a results folder for one study: other processes are kept out, its documents are written.
+    """Hold a results folder (`check`ed) for one study: other processes are kept out, its documents are written.
 
     Raises:
         ResultsError: it belongs to another study, holds another source's records or something else altogether, is in
             use by another process, or cannot be written.
     """
-    _check_kind(folder)
     make_folder(folder)
     with _locked(folder):
         _check_owner(folder, plan)
@@ -47,16 +61,6 @@ def _without_home(text: str) -> str:
     """Results are shared; whose home folder a path went through is not part of them, and `~` reads the same."""
     home = str(Path.home())
     return text.replace(f"{home}/", "~/") if len(home) > 1 else text
-
-
-def _check_kind(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ResultsError(f"`{folder}` is a file, not a results folder", "`--out` names another folder")
-    known = any((folder / name).exists() for name in (RESOLVED, "runs", ".lock"))
-    if folder.is_dir() and not known and any(folder.iterdir()):
-        raise ResultsError(
-            f"`{folder}` is not empty and not a results folder", "give `--out` a folder that is new or empty"
-        )
 
 
 def _check_owner(folder: Path, plan: Plan) -> None:
