@@ -69,6 +69,7 @@ def run(
     results.check(folder)
     if launcher is LauncherName.local:
         plan = _plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
+    terminal.print_skipped(plan.document(), console)
     with results.opened(folder, plan):
         missing = _execute(folder, plan, where, launcher, console)
         result, page = _report(folder)

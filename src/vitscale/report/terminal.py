@@ -63,8 +63,7 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     for run in plan["runs"]:
         table.add_row(*(clean(cell) for cell in _plan_row(run)))
     out.print(table)
-    for one in plan["skipped"]:
-        out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
+    print_skipped(plan, out)
     for note in plan["notes"]:
         out.print(clean(f"note     {note}"))
     assumed = dict.fromkeys(line for run in plan["runs"] for line in run["estimate"]["assumptions"])
@@ -73,6 +72,12 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     count = len(plan["runs"])
     launches = text.count(count * plan["launches"], "launch")
     out.print(clean(f"{text.count(count, 'run')}, {launches}, about {units.seconds(plan['expected_s'])} expected"))
+
+
+def print_skipped(plan: Mapping[str, Any], out: Console) -> None:
+    """The combinations of a plan that cannot exist, each with its rule."""
+    for one in plan["skipped"]:
+        out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
 
 
 def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:

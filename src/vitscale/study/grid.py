@@ -174,7 +174,8 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
-        raise Infeasible(f"`world_size = {world_size}`, but there are {len(machine.gpus)} GPUs", "one rank per GPU")
+        there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
+        raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
     batch = solve(point.protocol, point.given, world_size, study.axes.world_size)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:

@@ -1,0 +1,142 @@
+"""The verbs and flags do not grow by accident, and no verb that reads needs torch."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import typer.main
+
+from vitscale import cli
+
+VERBS = {
+    "run": {"study", "overrides", "--out", "--launcher", "--dry-run", "--json"},
+    "plan": {"study", "overrides"},
+    "report": {"results"},
+    "compare": {"a", "b", "--json"},
+    "data": {"name", "--from", "--download"},
+}
+
+
+def test_the_verbs_and_flags_are_these_and_no_others():
+    commands = typer.main.get_command(cli.app).commands
+    found = {
+        verb: {
+            option
+            for parameter in command.params
+            for option in (parameter.opts if parameter.param_type_name == "option" else [parameter.name])
+        }
+        for verb, command in commands.items()
+    }
+    assert found == VERBS
+
+
+def test_help_names_every_verb(vitscale):
+    ran = vitscale("--help")
+    assert ran.code == 0
+    for verb in VERBS:
+        assert f"\n  {verb} " in ran.out
+
+
+def test_help_is_quick_and_needs_no_heavy_package():
+    program = (
+        "import sys; sys.argv = ['vitscale', '--help']\n"
+        "from vitscale import cli\n"
+        "try: cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'polars', 'numpy', 'altair', 'scipy', 'pydantic', 'timm'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "vitscale", "--help"], check=True, capture_output=True)
+    # The target is 0.4 s and `make bench` holds it; here only what no load explains.
+    assert time.perf_counter() - begin < 5
+
+
+@pytest.mark.parametrize("verb", ["plan", "report", "compare"])
+def test_reading_verbs_import_no_torch(verb, simulated):
+    arguments = {"plan": ["quick"], "report": [simulated], "compare": [simulated, simulated]}[verb]
+    program = (
+        f"import sys; sys.argv = {['vitscale', verb, *map(str, arguments)]!r}\n"
+        "from vitscale import cli\n"
+        "code = cli._status()\n"
+        "heavy = {'torch', 'torchvision', 'deepspeed', 'timm', 'sklearn'} & sys.modules.keys()\n"
+        "sys.exit(f'imported {sorted(heavy)}' if heavy else code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_an_unknown_verb_flag_or_launcher_is_one_error_line(vitscale):
+    for words in (["rum"], ["run", "quick", "--outt", "x"], ["run", "quick", "--launcher", "ssh"], ["report"]):
+        ran = vitscale(*words)
+        assert ran.code == 2
+        assert ran.error
+        assert ran.out == ""
+
+
+def test_a_dry_run_prints_the_plan_and_starts_and_writes_nothing(vitscale, tmp_path):
+    ran = vitscale("run", "quick", "--dry-run", "--json")
+    assert ran.code == 0
+    plan = json.loads(ran.out)
+    assert [run["label"] for run in plan["runs"]] == [
+        "strong, 1 process", "strong, 2 processes", "weak, 1 process", "weak, 2 processes",
+    ]  # fmt: skip
+    assert list((tmp_path / "work").iterdir()) == []
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_plan_shows_identity_memory_bytes_work_and_skipped_runs(vitscale):
+    ran = vitscale("plan", "quick", "world_size=1,2,3")
+    assert ran.code == 0
+    assert "32 x 1 x 2 = 64" in ran.out
+    assert "20.5 MiB" in ran.out  # 5,366,410 parameters of 4 bytes
+    assert "GFLOP" in ran.out
+    assert "skipped" in ran.out
+    assert "60 or 66" in ran.out
+    assert "12 launches" not in ran.out
+    assert "5 runs, 15 launches" in ran.out
+
+
+def test_json_is_one_document_on_standard_output(vitscale, tmp_path):
+    ran = vitscale(
+        "run", "quick", "--launcher", "simulate", "hardware.name=a100-40gb", "--json", "--out", tmp_path / "a"
+    )
+    assert ran.code == 0
+    document = json.loads(ran.out)
+    assert document == json.loads((tmp_path / "a" / "analysis.json").read_text())
+    assert {run["source"] for run in document["runs"]} == {"simulated"}
+
+
+def test_compare_ends_with_0_where_nothing_changed(vitscale, simulated):
+    ran = vitscale("compare", simulated, simulated, "--json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["changed"] is False
+
+
+def test_compare_ends_with_1_where_a_run_changed(vitscale, make, tmp_path):
+    for name, step_s in (("a", 0.1), ("b", 0.2)):
+        root = make.write_study(tmp_path / name)
+        for launch in range(3):
+            make.write_launch(root, make.make_spec(1), launch, step_s * (1 + launch / 1000))
+    ran = vitscale("compare", tmp_path / "a", tmp_path / "b")
+    assert ran.code == 1
+    assert "slower" in ran.out
+    assert "1 of 1 run changed" in ran.out
+
+
+def test_report_is_made_again_from_the_records(vitscale, simulated):
+    before = (simulated / "analysis.json").read_bytes()
+    for path in ("analysis.json", "report/index.html"):
+        (simulated / path).unlink()
+    assert vitscale("report", simulated).code == 0
+    assert (simulated / "analysis.json").read_bytes() == before
+    assert (simulated / "report" / "index.html").stat().st_size > 1000
+
+
+def test_data_prepares_digits_and_says_what_is_ready(vitscale):
+    ran = vitscale("data", "digits")
+    assert ran.code == 0
+    assert "1,437 training and 360 test images of 8 x 8 x 1, 10 classes" in ran.out

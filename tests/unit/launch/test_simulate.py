@@ -1,0 +1,75 @@
+"""Simulated launches: the records of real ones, from closed forms, and marked as what they are."""
+
+import json
+
+import pytest
+
+from vitscale.analysis.analyse import analyse
+from vitscale.config.load import load
+from vitscale.hardware.probe import probe
+from vitscale.launch.simulate import Simulate
+from vitscale.study import plan as planning
+from vitscale.study import results
+from vitscale.study.execute import execute
+from vitscale.study.grid import Where
+
+
+class Quiet:
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+@pytest.fixture
+def simulate(tmp_path):
+    def run(*overrides, device="h100"):
+        loaded = load("quick", ("measure.launches=1", *overrides))
+        plan = planning.make(loaded, Where(probe(), device), planning.described(tmp_path / "data"))
+        folder = tmp_path / "out"
+        with results.opened(folder, plan):
+            measure = loaded.study.measure
+            execute(folder, plan.grid.runs, plan.labels, measure, probe(), Simulate(), Quiet())
+        return folder, plan
+
+    return run
+
+
+BIG = ("model.name=vit_base_patch16_224", "img_size=224", "patch_size=16", "data.name=synthetic")
+
+
+def test_the_records_say_what_the_plan_estimated(simulate):
+    folder, plan = simulate(*BIG, "world_size=1,8,64", "protocol=weak", "precision=bf16")
+    result = analyse(folder)
+    for run in result.analysis.runs:
+        estimate = plan.estimates[run.run_id]
+        assert run.source == "simulated"
+        assert run.step_s.median == pytest.approx(estimate.step.step_s)
+        assert run.memory_peak_bytes == estimate.memory.total_bytes
+        assert run.step_s.low is None
+        shares = [share for share in run.shares.model_dump().values() if share is not None]
+        assert sum(shares) == pytest.approx(1)
+    assert "Simulated, not measured" in result.analysis.answer
+
+
+def test_each_node_writes_one_file_with_all_its_ranks(simulate):
+    folder, _ = simulate(*BIG, "world_size=16", "protocol=weak")
+    files = sorted(folder.glob("runs/*/launch0/steps.*.jsonl"))
+    assert [path.name for path in files] == ["steps.node000.jsonl", "steps.node001.jsonl"]
+    ranks = {json.loads(line)["rank"] for line in files[1].read_text().splitlines()}
+    assert ranks == set(range(8, 16))
+
+
+def test_a_run_that_needs_more_memory_than_the_device_has_is_out_of_memory(simulate):
+    folder, _ = simulate(*BIG, "world_size=1", "protocol=weak", "micro_batch=1024", device="t4")
+    manifest = json.loads(next(folder.glob("runs/*/launch0/manifest.json")).read_text())
+    assert manifest["status"] == "oom"
+    assert "GiB of" in manifest["reason"]
+    assert list(folder.glob("runs/*/launch0/steps.*")) == []
+
+
+def test_nothing_is_trained_so_there_is_no_loss(simulate):
+    folder, _ = simulate()
+    losses = {
+        json.loads(line)["loss"] for path in folder.glob("runs/*/*/steps.*") for line in path.read_text().splitlines()
+    }
+    assert losses == {None}
+    assert list(analyse(folder).losses) == []

@@ -1,0 +1,206 @@
+"""Rounds, retries, resuming and stopping, with a launcher that writes records and starts nothing."""
+
+import json
+
+import pytest
+
+from vitscale.config.runspec import RunSpec
+from vitscale.config.study import MeasureSection
+from vitscale.errors import Interrupted
+from vitscale.hardware.probe import Machine
+from vitscale.launch.outcome import RoundEnd
+from vitscale.records.round import Beat
+from vitscale.study import execute as execution
+from vitscale.study.execute import execute
+
+MACHINE = Machine(4, (0, 1, 2, 3), 8 * 2**30, "Example CPU", (), "none here", None)
+
+
+class Quiet:
+    def __init__(self):
+        self.told = []
+
+    def started(self, total_launches, done):
+        self.told.append(("started", total_launches, done))
+
+    def launch_started(self, run_id, label, launch):
+        self.told.append(("launch", run_id, launch))
+
+    def progress(self, run_id, step, steps, phase, loss, images_per_s):
+        pass
+
+    def launch_finished(self, run_id, launch, status, images_per_s, reason):
+        self.told.append(("finished", run_id, launch, status, reason))
+
+    def message(self, text):
+        self.told.append(("message", text))
+
+
+class Fake:
+    """Writes a launch for each entry; `faults` is asked first and may end the round before an entry is finished."""
+
+    def __init__(self, make, root, faults=lambda round_, number: None, step_s=lambda spec, launch: 0.1):
+        self.make, self.root, self.faults, self.step_s, self.rounds = make, root, faults, step_s, []
+
+    def run(self, results, round_, watch):
+        self.rounds.append(round_)
+        for number, entry in enumerate(round_.entries):
+            watch(Beat(number, "setup", 0, 0, None))
+            spec = RunSpec.model_validate(entry.spec)
+            end = self.faults(round_, number)
+            if end is not None:
+                self.make.write_launch(results, spec, entry.launch, 0.1, status=None, steps=1)
+                if isinstance(end, BaseException):
+                    raise end
+                return end
+            self.make.write_launch(results, spec, entry.launch, self.step_s(spec, entry.launch))
+        watch(Beat(len(round_.entries), "done", 0, 0, None))
+        return RoundEnd("ok")
+
+
+@pytest.fixture
+def specs(make):
+    return [make.make_spec(1), make.make_spec(2), make.make_spec(1, "weak"), make.make_spec(2, "weak")]
+
+
+@pytest.fixture
+def go(make, tmp_path, specs):
+    def run(fake=None, runs=None, **measure):
+        fake = fake or Fake(make, tmp_path)
+        observer = Quiet()
+        runs = specs if runs is None else runs
+        labels = {spec.run_id: spec.run_id for spec in runs}
+        outcome = execute(tmp_path, runs, labels, MeasureSection(**measure), MACHINE, fake, observer)
+        return fake, observer, outcome
+
+    return run
+
+
+def statuses(root):
+    return {
+        f"{path.parent.parent.name[:6]}-w{json.loads(path.read_text())['layout']['world_size']}-{path.parent.name}": (
+            json.loads(path.read_text())["status"]
+        )
+        for path in sorted(root.glob("runs/*/launch*/manifest.json"))
+    }
+
+
+def test_one_round_serves_every_run_of_a_world_size_and_rounds_interleave(go):
+    fake, _, outcome = go(launches=3)
+    assert outcome.missing == ()
+    assert [round_.world_size for round_ in fake.rounds] == [1, 2, 2, 1, 1, 2]
+    assert [len(round_.entries) for round_ in fake.rounds] == [2] * 6
+    first = [[entry.spec["protocol"] for entry in round_.entries] for round_ in fake.rounds]
+    assert first[0] == ["strong", "weak"]
+    assert first[3] == ["weak", "strong"]
+
+
+def test_cores_and_threads_are_equal_at_every_world_size(go):
+    fake, _, _ = go(launches=1)
+    sizes = {round_.world_size: [len(cores) for cores in round_.cores] for round_ in fake.rounds}
+    assert sizes == {1: [1], 2: [1, 1]}
+
+
+def test_what_is_finished_is_not_measured_again(go, make, tmp_path):
+    go(launches=2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    fake, observer, outcome = go(launches=2)
+    assert fake.rounds == []
+    assert observer.told == [("started", 8, 8)]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    fake, _, outcome = go(launches=3)
+    assert [len(round_.entries) for round_ in fake.rounds] == [2, 2]
+    assert outcome.missing == ()
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_a_crash_costs_the_launch_in_flight_and_the_rest_of_the_round_is_started_again(go, make, tmp_path):
+    struck = []
+
+    def faults(round_, number):
+        if round_.world_size == 2 and number == 0 and not struck:
+            struck.append(round_.name)
+            return RoundEnd("failed", "rank 1 was ended by SIGKILL")
+        return None
+
+    fake, observer, outcome = go(Fake(make, tmp_path, faults), launches=1)
+    assert outcome.missing == ()
+    assert [(round_.world_size, len(round_.entries)) for round_ in fake.rounds] == [(1, 2), (2, 2), (2, 2)]
+    assert [entry.spec["protocol"] for entry in fake.rounds[2].entries] == ["weak", "strong"]
+    assert statuses(tmp_path)["strong-w2-launch0"] == "failed"
+    assert statuses(tmp_path)["strong-w2-launch1"] == "ok"
+    assert ("finished", fake.rounds[1].entries[0].run_id, 0, "failed", "rank 1 was ended by SIGKILL") in observer.told
+
+
+def test_a_launch_that_fails_twice_is_left_and_the_study_goes_on(go, make, specs, tmp_path):
+    def faults(round_, number):
+        entry = round_.entries[number]
+        return RoundEnd("failed", "no") if entry.run_id == specs[1].run_id else None
+
+    fake, _, outcome = go(Fake(make, tmp_path, faults), launches=3)
+    assert outcome.missing == (specs[1].run_id,)
+    found = statuses(tmp_path)
+    assert [found[f"strong-w2-launch{k}"] for k in range(2)] == ["failed", "failed"]
+    assert "strong-w2-launch2" not in found
+    assert sum(status == "ok" for status in found.values()) == 9
+    # The same command tries again.
+    _, _, outcome = go(launches=3)
+    assert outcome.missing == ()
+
+
+def test_out_of_memory_is_an_outcome_and_not_tried_again(go, make, specs, tmp_path):
+    def faults(round_, number):
+        entry = round_.entries[number]
+        return RoundEnd("oom", "rank 0: out of memory") if entry.run_id == specs[0].run_id else None
+
+    _, _, outcome = go(Fake(make, tmp_path, faults), launches=2)
+    assert outcome.missing == ()
+    found = statuses(tmp_path)
+    assert found["strong-w1-launch0"] == "oom"
+    assert "strong-w1-launch1" not in found
+    fake, _, _ = go(launches=2)
+    assert fake.rounds == []
+
+
+def test_a_launch_without_a_manifest_of_a_dead_process_is_marked_killed_and_repeated(go, make, specs, tmp_path):
+    make.write_launch(tmp_path, specs[0], 0, status=None)
+    _, _, outcome = go(launches=1)
+    assert outcome.missing == ()
+    assert statuses(tmp_path)["strong-w1-launch0"] == "killed"
+    assert statuses(tmp_path)["strong-w1-launch1"] == "ok"
+
+
+def test_an_interrupt_marks_the_launch_in_flight_and_keeps_the_rest(go, make, tmp_path):
+    def faults(round_, number):
+        return KeyboardInterrupt() if round_.world_size == 2 and number == 1 else None
+
+    with pytest.raises(Interrupted):
+        go(Fake(make, tmp_path, faults), launches=3)
+    assert statuses(tmp_path) == {
+        "strong-w1-launch0": "ok", "strong-w2-launch0": "ok", "weak-v-w1-launch0": "ok", "weak-v-w2-launch0": "killed",
+    }  # fmt: skip
+    _, _, outcome = go(launches=3)
+    assert outcome.missing == ()
+
+
+def test_launches_are_added_until_the_interval_is_narrow(go, make, specs, tmp_path):
+    noise = {0: 0.10, 1: 0.11, 2: 0.10, 3: 0.105, 4: 0.104, 5: 0.103, 6: 0.104, 7: 0.104}
+
+    def step_s(spec, launch):
+        return noise[launch] if spec.run_id == specs[0].run_id else 0.1 * (1 + launch / 1e4)
+
+    measure = {"launches": 3, "target_interval": 0.05, "budget_s": 1000}
+    fake, _, outcome = go(Fake(make, tmp_path, step_s=step_s), **measure)
+    assert outcome.missing == ()
+    added = [entry.run_id for round_ in fake.rounds[6:] for entry in round_.entries]
+    assert set(added) == {specs[0].run_id}
+    assert 1 <= len(added) <= 5
+
+
+def test_no_launch_is_added_once_the_budget_is_spent(go, make, tmp_path, monkeypatch):
+    clock = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(execution.time, "monotonic", lambda: float(next(clock)))
+    wide = Fake(make, tmp_path, step_s=lambda spec, launch: 0.1 * (1 + launch))
+    fake, _, outcome = go(wide, launches=2, target_interval=0.01, budget_s=50)
+    assert outcome.missing == ()
+    assert len(fake.rounds) == 4
