@@ -57,6 +57,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Measure what is missing of a study, and report on all of it."""
+    from vitscale.launch.preflight import require_training_packages
     from vitscale.report import terminal
     from vitscale.study import results
 
@@ -68,6 +69,7 @@ def run(
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
     results.check(folder)
     if launcher is LauncherName.local:
+        require_training_packages()
         plan = _plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     terminal.print_skipped(plan.document(), console)
     with results.opened(folder, plan):

@@ -69,6 +69,36 @@ def test_reading_verbs_import_no_torch(verb, simulated):
     assert ran.returncode == 0, ran.stderr
 
 
+BASE_INSTALL = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"torch", "torchvision", "timm", "deepspeed", "safetensors", "sklearn", "PIL"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_the_base_install_plans_simulates_reports_and_compares(simulated, tmp_path):
+    simulate = ["run", "quick", "--launcher", "simulate", "hardware.name=t4", "--out", str(tmp_path / "base")]
+    for words in (["plan", "quick"], simulate, ["report", str(simulated)], ["compare", str(simulated), str(simulated)]):
+        program = (
+            f"{BASE_INSTALL}sys.argv = {['vitscale', *words]!r}\nfrom vitscale import cli\nsys.exit(cli._status())"
+        )
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_training_without_its_packages_names_the_pip_command(vitscale, monkeypatch):
+    from vitscale.launch import preflight
+
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name == "torch" else object())
+    ran = vitscale("run", "quick")
+    assert ran.code == 3
+    assert "`torch`" in ran.error
+    assert ran.hint == "pip install 'vitscale[train]'"
+
+
 def test_an_unknown_verb_flag_or_launcher_is_one_error_line(vitscale):
     for words in (["rum"], ["run", "quick", "--outt", "x"], ["run", "quick", "--launcher", "ssh"], ["report"]):
         ran = vitscale(*words)

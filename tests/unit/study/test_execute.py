@@ -137,7 +137,7 @@ def test_a_launch_that_fails_twice_is_left_and_the_study_goes_on(go, make, specs
         entry = round_.entries[number]
         return RoundEnd("failed", "no") if entry.run_id == specs[1].run_id else None
 
-    fake, _, outcome = go(Fake(make, tmp_path, faults), launches=3)
+    _, _, outcome = go(Fake(make, tmp_path, faults), launches=3)
     assert outcome.missing == (specs[1].run_id,)
     found = statuses(tmp_path)
     assert [found[f"strong-w2-launch{k}"] for k in range(2)] == ["failed", "failed"]

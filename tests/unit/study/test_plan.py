@@ -16,7 +16,9 @@ EIGHT = Machine(
 
 
 @pytest.fixture
-def make_plan(tmp_path):
+def make_plan(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "matrix_flop_per_s", lambda: 100e9)
+
     def make_it(*overrides, where=None, study="quick"):
         return planning.make(load(study, overrides), where or Where(CPU), planning.described(tmp_path))
 
