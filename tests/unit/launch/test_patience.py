@@ -1,0 +1,63 @@
+"""Two time limits, told apart by where a rank is."""
+
+import pytest
+
+from vitscale.config.study import LaunchSection
+from vitscale.launch import local
+from vitscale.launch.local import _Patience
+from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat
+
+
+@pytest.fixture
+def now(monkeypatch):
+    class Time:
+        at = 100.0
+
+        def __call__(self):
+            return self.at
+
+    time = Time()
+    monkeypatch.setattr(local.time, "monotonic", time)
+    return time
+
+
+def test_a_start_may_take_longer_than_a_step(now):
+    patience = _Patience(LaunchSection(start_timeout_s=60, step_timeout_s=10), _since=now.at)
+    assert patience.exceeded(None) is None
+    now.at += 59
+    assert patience.exceeded(None) is None
+    now.at += 2
+    assert "start_timeout_s" in patience.exceeded(None)
+
+
+def test_each_sign_of_life_starts_the_limit_anew(now):
+    patience = _Patience(LaunchSection(start_timeout_s=60, step_timeout_s=10), _since=now.at)
+    for step in range(1, 20):
+        now.at += 9
+        assert patience.exceeded(Beat(0, "steady", step, 100, 2.3)) is None
+    now.at += 11
+    assert "no step for 10 s (launch.step_timeout_s)" in patience.exceeded(Beat(0, "steady", 19, 100, 2.3))
+
+
+def test_the_next_launch_of_a_round_is_a_start_again(now):
+    patience = _Patience(LaunchSection(start_timeout_s=60, step_timeout_s=10), _since=now.at)
+    assert patience.exceeded(Beat(0, "steady", 50, 50, 2.3)) is None
+    now.at += 1
+    assert patience.exceeded(Beat(1, "setup", 0, 0, None)) is None
+    now.at += 40
+    assert patience.exceeded(Beat(1, "setup", 0, 0, None)) is None
+
+
+def test_a_heartbeat_is_overwritten_in_place(tmp_path):
+    assert read_heartbeat(tmp_path, 3) is None
+    heart = Heartbeat(tmp_path, 3)
+    beats = [
+        Beat(0, "import", 0, 0, None),
+        Beat(2, "steady", 999, 1000, 123456.789),
+        Beat(3, "done", 0, 0, float("nan")),
+    ]
+    for beat in beats:
+        heart.beat(beat)
+        found, _ = read_heartbeat(tmp_path, 3)
+        assert found[:4] == beat[:4]
+        assert heartbeat_path(tmp_path, 3).stat().st_size == 96
