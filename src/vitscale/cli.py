@@ -78,7 +78,7 @@ def run(
     if json:
         _print_json(result.analysis.model_dump(mode="json"))
     else:
-        terminal.print_summary(result.analysis, page, console)
+        terminal.print_summary(result, page, console)
     if missing:
         raise WorkerError(
             f"{len(missing)} of {len(plan.grid.runs)} runs have fewer launches than asked for",
@@ -99,7 +99,7 @@ def report(results: ResultsFolder) -> None:
     from vitscale.report import terminal
 
     result, page = _report(results)
-    terminal.print_summary(result.analysis, page, terminal.console(data=True))
+    terminal.print_summary(result, page, terminal.console(data=True))
 
 
 @app.command()

@@ -20,7 +20,7 @@ from rich.text import Text
 from vitscale import units
 from vitscale.analysis import text
 from vitscale.analysis.compare import Comparison
-from vitscale.analysis.result import Analysis, RunResult
+from vitscale.analysis.result import RunResult, StudyResult
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _REDRAWS_PER_S = 4
@@ -229,17 +229,23 @@ class _TimeLeft:
         return f", about {units.seconds(left_s)} left"
 
 
-def print_summary(analysis: Analysis, page: Path, out: Console) -> None:
+def print_summary(result: StudyResult, page: Path, out: Console) -> None:
     """The answer, a line per run, the findings that matter, and where the report is."""
+    analysis = result.analysis
     out.print()
     out.print(Text.assemble(("answer  ", "bold"), clean(analysis.answer)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run")
-    for name in ("ranks", "launches", "step", "images/s", "speed-up", "efficiency"):
+    table.add_column("run", overflow="fold")
+    for name in ("launches", "step", "images/s", "speed-up", "efficiency"):
         table.add_column(name, justify="right")
     for run in analysis.runs:
-        table.add_row(*(clean(cell) for cell in _summary_row(run)), style="" if run.valid else "dim")
+        row = (result.labels.get(run.run_id, run.run_id), *_summary_cells(run))
+        table.add_row(*(clean(cell) for cell in row), style="" if run.valid else "dim")
     out.print(table)
+    for run in analysis.runs:
+        if not run.valid:
+            label = result.labels.get(run.run_id, run.run_id)
+            out.print(Text("not valid  ", style="yellow") + clean(f"{label}: {'; '.join(run.invalid_reasons)}"))
     for finding in analysis.findings:
         if finding.severity != "note":
             out.print(Text(f"{finding.severity}  ", style=_SEVERITIES[finding.severity]) + clean(finding.evidence))
@@ -249,12 +255,8 @@ def print_summary(analysis: Analysis, page: Path, out: Console) -> None:
     out.print(Text.assemble(("report  ", "bold"), clean(page)))
 
 
-def _summary_row(run: RunResult) -> tuple[str, ...]:
-    axes = "".join(f", {key.rpartition('.')[2]} {value}" for key, value in run.axes.items())
-    invalid = "" if run.valid else f" (not valid: {'; '.join(run.invalid_reasons)})"
+def _summary_cells(run: RunResult) -> tuple[str, ...]:
     return (
-        f"{run.protocol}{axes}{invalid}",
-        str(run.world_size),
         str(run.launches),
         text.duration(run.step_s) if run.step_s else units.NOT_AVAILABLE,
         text.rate(run.images_per_s).replace(" images/s", "") if run.images_per_s else units.NOT_AVAILABLE,

@@ -72,12 +72,13 @@ def test_an_error_is_a_line_a_blank_line_and_a_hint(capfd):
 def test_the_summary_has_the_answer_the_runs_the_warnings_and_the_path(pipe, make, tmp_path):
     make.golden_study(tmp_path)
     result = analyse(tmp_path)
-    terminal.print_summary(result.analysis, tmp_path / "report" / "index.html", pipe)
+    terminal.print_summary(result, tmp_path / "report" / "index.html", pipe)
     text = said(pipe)
     assert f"answer  {result.analysis.answer}\n" in text
     for run in result.analysis.runs:
         if run.step_s is not None:
-            assert terminal._summary_row(run)[3] in text
-    assert "not valid: more ranks than cores" in text
+            assert terminal._summary_cells(run)[1] in text
+            assert result.labels[run.run_id] in text
+    assert "not valid  strong, zero_stage 0, 4 processes: more ranks than cores\n" in text
     assert text.count("n/a") >= 4
     assert text.rstrip().endswith("index.html")
