@@ -191,10 +191,10 @@ def _show_plan(plan: Plan, json: bool) -> None:
 
 def _execute(folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console) -> tuple[str, ...]:
     """Measure; the run_ids that are still missing afterwards."""
-    from vitscale.report import terminal
+    from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
-    live = terminal.LiveTable(console, plan.labels) if console.is_terminal else terminal.PlainLines(console)
+    live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer:
         starter = _launcher(launcher, plan.loaded.study.data, plan.loaded)

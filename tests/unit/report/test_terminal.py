@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from vitscale.analysis.analyse import analyse
-from vitscale.report import terminal
+from vitscale.report import live, terminal
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def said(console):
 
 
 def test_a_pipe_hears_one_line_per_launch(pipe):
-    with terminal.PlainLines(pipe) as lines:
+    with live.PlainLines(pipe) as lines:
         lines.started(3, 1)
         lines.launch_started("a", "strong, 1 process", 0)
         lines.progress("a", 5, 10, "steady", 2.3, 100.0)
@@ -39,7 +39,7 @@ def test_a_pipe_hears_one_line_per_launch(pipe):
 
 
 def test_a_terminal_shows_runs_done_and_left_pace_and_loss(screen):
-    with terminal.LiveTable(screen, {"a": "strong, 1 process", "b": "weak, 1 process"}) as table:
+    with live.LiveTable(screen, {"a": "strong, 1 process", "b": "weak, 1 process"}) as table:
         table.started(4, 0)
         table.launch_started("a", "strong, 1 process", 0)
         table.progress("a", 5, 12, "steady", 2.345, 321.0)
@@ -72,6 +72,7 @@ def test_an_error_is_a_line_a_blank_line_and_a_hint(capfd):
 def test_the_summary_has_the_answer_the_runs_the_warnings_and_the_path(pipe, make, tmp_path):
     make.golden_study(tmp_path)
     result = analyse(tmp_path)
+    pipe.width = 200
     terminal.print_summary(result, tmp_path / "report" / "index.html", pipe)
     text = said(pipe)
     assert f"answer  {result.analysis.answer}\n" in text
