@@ -14,6 +14,11 @@ from vitscale.errors import UsageError
 
 # Tables whose keys are the user's own.
 FREE = ("deepspeed",)
+# Keys of the study as a whole: a run has no value of its own, so that they cannot vary from run to run.
+_STUDY_WIDE = (
+    "schema_version", "name", "question", "protocol", "measure.launches", "measure.target_interval", "measure.budget_s",
+    "measure.baseline", "hardware.name", "launch.",
+)  # fmt: skip
 _HIDDEN = {"axes.swept", "deepspeed"}
 
 
@@ -50,13 +55,20 @@ def full_path(key: str) -> str:
 
 def unknown_key(key: str, where: str, known: Iterable[str]) -> UsageError:
     """The error for a key nobody reads, with the nearest one that exists."""
-    return UsageError(f"unknown key `{key}` in {where}", suggestion(key, known))
+    return UsageError(f"unknown key `{shown(key)}` in {where}", suggestion(key, known))
+
+
+def shown(text: str) -> str:
+    """The text on one line, control characters escaped."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def suggestion(name: str, known: Iterable[str]) -> str | None:
     """`did you mean …?` with the nearest of `known`, by the whole name or by a dotted path's last name."""
     candidates = sorted(known)
     by_last = {path.rsplit(".", 1)[-1]: path for path in candidates}
+    if not name:
+        return None
     near = difflib.get_close_matches(name, candidates, n=3, cutoff=0.6)
     near += [by_last[last] for last in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last, n=3, cutoff=0.6)]
     near += [path for path in candidates if name in path]
@@ -93,6 +105,24 @@ def is_axis(path: str) -> bool:
     """Whether the key at `path` takes a list to vary over."""
     table, _, name = path.partition(".")
     return path == "protocol" or (table == "axes" and name in Axes.model_fields)
+
+
+def require_swept(path: str, where: str) -> None:
+    """Refuse a dotted path of `[axes]` that cannot vary.
+
+    Raises:
+        UsageError: no such key, or one of the study as a whole.
+    """
+    if path.split(".")[0] in FREE and "." in path:
+        return
+    if path not in leaf_paths():
+        raise unknown_key(path, f"`[axes]` of {where}", leaf_paths())
+    if path == "protocol":
+        raise UsageError(
+            f"`protocol` stands in `[axes]` of {where}", "write it above the tables; it takes a list there"
+        )
+    if path.startswith(_STUDY_WIDE):
+        raise UsageError(f"`{path}` cannot vary in {where}: the whole study has one value", "give one value")
 
 
 def _quoted(names: Iterable[str], joint: str = "and") -> str:

@@ -6,42 +6,62 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from vitscale.config.keys import FREE, full_path, is_axis, set_path
+from vitscale.config.keys import FREE, full_path, is_axis, require_swept, set_path, shown
 from vitscale.errors import UsageError
+
+# A comma in these is a comma.
+_PROSE = ("name", "question")
 
 
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """Write `key=value` words into the study's tree. A list for a key that is no axis becomes one, by its dotted path.
 
+    DeepSpeed's own keys may hold a list: in brackets it is their value, with bare commas it varies.
+
     Raises:
-        UsageError: a word without `=`, an unknown or ambiguous key, an empty value, or a key given twice.
+        UsageError: a word without `=`, an unknown or ambiguous key, an empty value, a key given twice, or a list for a
+            key that cannot vary.
     """
     seen: dict[str, str] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"`{word}` is not an override", "write key=value, for example world_size=1,2,4")
+            raise UsageError(f"`{shown(word)}` is not an override", "write key=value, for example world_size=1,2,4")
         path = full_path(key.strip())
         if path in seen:
-            raise UsageError(f"`{path}` is given twice: `{seen[path]}` and `{word}`")
+            raise UsageError(f"`{path}` is given twice: `{shown(seen[path])}` and `{shown(word)}`")
         seen[path] = word
         value = parse_value(text, word)
-        if isinstance(value, list) and not is_axis(path) and path.split(".")[0] not in FREE:
-            set_path(tree, "axes.swept", {**tree.get("axes", {}).get("swept", {}), path: value})
+        if isinstance(value, list) and path in _PROSE:
+            value = text.strip()
+        if isinstance(value, list) and not is_axis(path) and not _own_list(path, text):
+            require_swept(path, "the overrides")
+            set_path(tree, "axes.swept", {**_swept(tree), path: value})
         else:
             # One value ends what the file let vary.
-            tree.get("axes", {}).get("swept", {}).pop(path, None)
+            _swept(tree).pop(path, None)
             set_path(tree, path, value)
+
+
+def _own_list(path: str, text: str) -> bool:
+    return path.split(".")[0] in FREE and text.strip().startswith("[")
+
+
+def _swept(tree: dict[str, Any]) -> dict[str, Any]:
+    """The keys that vary by their dotted path; a tree of another shape has none, and is refused later."""
+    axes = tree.get("axes")
+    swept = axes.get("swept") if isinstance(axes, dict) else None
+    return swept if isinstance(swept, dict) else {}
 
 
 def parse_value(text: str, word: str) -> Any:
     """One value: a TOML number, boolean, array or quoted string; a bare word is a string; commas make a list."""
     text = text.strip()
     if not text:
-        raise UsageError(f"`{word}` has no value", "to leave a key out, delete it from the study file")
+        raise UsageError(f"`{shown(word)}` has no value", "to leave a key out, delete it from the study file")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         if "," in text and text[0] not in "[{\"'":
             return [parse_value(item, word) for item in text.split(",")]
         return _bare(text)

@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitscale.config.study import EngineName, Frozen, OptimizerSection, Precision, Protocol, ZeroStage
 
@@ -95,7 +95,7 @@ class RunSpec(Frozen):
     solved: Literal["micro_batch", "grad_accum", "global_batch"]
     """The member of the batch identity that was solved, not given."""
     optimizer: OptimizerSection
-    deepspeed: dict[str, Any] = {}
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed keys of the user's own, passed through."""
     measure: MeasureSpec
     threads_per_rank: PositiveInt | None

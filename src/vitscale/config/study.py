@@ -6,9 +6,11 @@ The docstring under a field is its documentation: the reference page and the JSO
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,10 +29,31 @@ Protocol = Literal["strong", "strong_fixed_micro", "weak"]
 EngineName = Literal["deepspeed"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
-ZeroStage = Literal[0, 1, 2, 3]
 OptimizerName = Literal["adamw", "sgd"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
+
+def _number(value: Any) -> Any:
+    """`true` is 1 to Python, which a `Literal` of numbers does not notice."""
+    if isinstance(value, bool):
+        raise ValueError("a number is wanted, not a boolean")
+    return value
+
+
+ZeroStage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_number)]
+
+# Control and format characters, lone surrogates, line separators: they would break a line or steer a terminal.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def _printable(text: str) -> str:
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
+        raise ValueError("one line of printable text is wanted, without control characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_printable)]
 
 
 class Frozen(BaseModel):
@@ -41,24 +64,34 @@ class Frozen(BaseModel):
     )
 
 
+class Section(Frozen):
+    """A table as a user writes it: values of another kind are refused, `"2"` is no number."""
+
+    model_config = ConfigDict(strict=True)
+
+
 def _listed(value: Any) -> tuple[Any, ...]:
     """One value is a list of one: `world_size = 2` and `world_size = [2]` mean the same."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if not values:
         raise ValueError("an empty list varies nothing; leave the key out")
-    if len({repr(item) for item in values}) < len(values):
+    if any(_same(one, other) for index, one in enumerate(values) for other in values[:index]):
         raise ValueError(f"the same value twice in {list(values)}")
     return values
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 T = TypeVar("T")
 Varying = Annotated[tuple[T, ...], BeforeValidator(_listed)]
 
 
-class ModelSection(Frozen):
+class ModelSection(Section):
     """`[model]`: a plain timm Vision Transformer. The head follows the data set."""
 
-    name: str
+    name: Text
     """timm's model name, for example `vit_base_patch16_224`."""
     img_size: PositiveInt | None = None
     """Side of the square input in pixels; off: the model's own. Images are resized to it on the device."""
@@ -66,10 +99,10 @@ class ModelSection(Frozen):
     """Side of a square patch in pixels; must divide `img_size`. Off: the model's own."""
 
 
-class DataSection(Frozen):
+class DataSection(Section):
     """`[data]`: what is learnt from. Prepared once on this machine before anything starts; workers only read."""
 
-    name: str
+    name: Text
     """`digits`, `synthetic`, `cifar10`, `cifar100`, `imagefolder` or `imagenet100`."""
     path: str | None = None
     """Archive or folder to prepare the data set from; off: what `vitscale data` has prepared already."""
@@ -82,7 +115,7 @@ class DataSection(Frozen):
     training set at the study's largest world size."""
 
 
-class Axes(Frozen):
+class Axes(Section):
     """`[axes]`: what varies. A list varies, the grid is the product. Any other key may vary by its dotted path."""
 
     world_size: Varying[PositiveInt] = (1,)
@@ -108,7 +141,7 @@ class Axes(Frozen):
     """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
 
 
-class OptimizerSection(Frozen):
+class OptimizerSection(Section):
     """`[optimizer]`: the update rule, from torch."""
 
     name: OptimizerName = "adamw"
@@ -123,10 +156,10 @@ class OptimizerSection(Frozen):
     """Largest global gradient norm; 0 is off. Always passed on: DeepSpeed clips at 1.0 where it is told nothing."""
 
 
-class MeasureSection(Frozen):
+class MeasureSection(Section):
     """`[measure]`: how much is measured. Durations are seconds of wall time."""
 
-    launches: PositiveInt = 3
+    launches: Annotated[int, Field(gt=0, le=1000)] = 3
     """Fresh process starts per run, the unit of replication. Three give a first interval, five are for publishing."""
     warmup_steps: NonNegativeInt = 3
     """Optimizer steps before the steady window; recorded, never counted."""
@@ -142,7 +175,7 @@ class MeasureSection(Frozen):
     """Wall time after which no further launch beyond `launches` is started. Off: none."""
     baseline: PositiveInt | None = None
     """World size the others are compared with. Off: the smallest valid one of each series."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights and of the data order, the same at every world size."""
 
     @model_validator(mode="after")
@@ -150,20 +183,21 @@ class MeasureSection(Frozen):
         if self.steps is not None and self.seconds is not None:
             raise ValueError(f"steps = {self.steps} and seconds = {self.seconds:g} are both given; give one of them")
         if self.steps is None and self.warmup_steps == 0:
-            raise ValueError("without warm-up steps nothing tells how many steps fit in `seconds`; give `steps`")
+            raise ValueError("with warmup_steps = 0 nothing tells how many steps fit in `seconds`; give `steps`")
         if self.target_interval is not None and self.budget_s is None:
-            raise ValueError("target_interval adds launches without end unless budget_s is given too")
+            interval = f"target_interval = {self.target_interval:g}"
+            raise ValueError(f"{interval} adds launches without end unless budget_s is given too")
         return self
 
 
-class HardwareSection(Frozen):
+class HardwareSection(Section):
     """`[hardware]`: the machine to assume where none is measured (`--launcher simulate`, `plan`)."""
 
-    name: str | None = None
+    name: Text | None = None
     """Device of the catalog, for example `h100`. Off: this machine."""
 
 
-class LaunchSection(Frozen):
+class LaunchSection(Section):
     """`[launch]`: limits on starting and running processes."""
 
     start_timeout_s: PositiveFloat = 300.0
@@ -172,18 +206,17 @@ class LaunchSection(Frozen):
     """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PATH_LIKE = re.compile(r"^/|(^|/)\.\.(/|$)")
+_PATH_LIKE = re.compile(r"^[/~]|(^|/)\.{1,2}(/|$)")
 
 
-class Study(Frozen):
+class Study(Section):
     """A question, and what is varied to answer it."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    name: Annotated[str, Field(min_length=1, max_length=120)]
+    name: Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_printable)]
     """Short name; the results folder is `results/<name>` unless `--out` says otherwise."""
-    question: str = ""
+    question: Text = ""
     """What the study answers; the report's title."""
     protocol: Varying[Protocol]
     """`strong`: same global batch at every world size. `strong_fixed_micro`: same data and micro-batch, so the global
@@ -200,9 +233,9 @@ class Study(Frozen):
 
     @field_validator("name")
     @classmethod
-    def _printable(cls, name: str) -> str:
-        if _CONTROL.search(name):
-            raise ValueError("a study's name has no control characters")
+    def _names_a_folder(cls, name: str) -> str:
+        if not name.strip():
+            raise ValueError("a study's name is more than blanks")
         if _PATH_LIKE.search(name):
             raise ValueError(f"`{name}` is a path, not a name; `--out` says where results go")
         return name

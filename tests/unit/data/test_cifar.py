@@ -2,9 +2,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import publish, tar_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import publish, tar_of
 
 from vitscale.data import cifar
 from vitscale.data.releases import RELEASES
@@ -161,9 +161,9 @@ def test_links_and_devices_are_refused_wanted_or_not(binary, tmp_path, kind):
 
 def test_a_member_given_twice_or_not_at_all_is_refused(binary, tmp_path):
     members = members_of(binary)
-    with pytest.raises(DataError, match="`cifar-10-batches-bin/data_batch_1.bin` twice"):
+    with pytest.raises(DataError, match=r"`cifar-10-batches-bin/data_batch_1\.bin` twice"):
         read_archive(tmp_path, binary, [members[0], *members])
-    with pytest.raises(DataError, match="holds no `cifar-10-batches-bin/data_batch_1.bin`"):
+    with pytest.raises(DataError, match=r"holds no `cifar-10-batches-bin/data_batch_1\.bin`"):
         read_archive(tmp_path, binary, members[1:])
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_archive_is_an_error_in_words(binary, tmp_path, damage):
     broken = {"not gzip": b"hello", "cut gzip": binary.archive[:-2000], "not tar": gzip.compress(b"hello" * 999)}
     path = tmp_path / "x.tar.gz"
     path.write_bytes(broken[damage])
-    with pytest.raises(DataError, match="does not unpack|cut short|holds no"):
+    with pytest.raises(DataError, match=r"does not unpack|cut short|holds no"):
         cifar.content("cifar10", path, [binary.pinned(broken[damage])])
 
 

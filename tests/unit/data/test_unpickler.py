@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import protocol2, publish
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from published import protocol2, publish
 
 from vitscale.data import cifar, unpickler
 from vitscale.errors import DataError
@@ -61,7 +61,7 @@ def test_the_original_python_2_form_is_read():
 def test_numpys_own_forms_are_read(protocol, order):
     pixels = np.asarray(np.arange(200, dtype=np.uint8).reshape(4, 50), order=order)
     if protocol == 5:
-        with pytest.raises(DataError, match="_frombuffer"):
+        with pytest.raises(DataError, match=r"_frombuffer|uses the opcode `BYTEARRAY8`"):
             unpickler.load(pickle.dumps({"data": pixels}, protocol=5), "x")
         return
     assert (unpickler.load(pickle.dumps({"data": pixels}, protocol=protocol), "x")["data"] == pixels).all()
@@ -107,7 +107,7 @@ def test_a_malicious_batch_behind_a_matching_checksum_still_does_not_run(tmp_pat
         ({"data": np.zeros((19, 3072), dtype=np.uint8)}, r"shape \(19, 3072\), expected \(20, 3072\)"),
         ({"data": [1, 2]}, "shape None"),
         ({"data": np.zeros((20, 3072), dtype=np.uint8), "labels": list(range(19))}, "20 whole numbers"),
-        ({"data": np.zeros((20, 3072), dtype=np.uint8), "labels": [0.5] * 20}, "20 whole numbers"),
+        ({"data": np.zeros((20, 3072), dtype=np.uint8), "labels": [0.5] * 20}, "opcode `BINFLOAT`"),
         ({"data": np.zeros((20, 3072), dtype=np.uint8), "labels": [1 << 80] * 20}, "64 bits"),
         ({"data": np.zeros((20, 3072), dtype=np.uint8), "labels": [-1] * 20}, "the label -1, expected 0 to 9"),
         ([1, 2], "holds a list, not a dict"),

@@ -107,7 +107,7 @@ def test_more_images_per_device_than_there_are_is_refused_with_what_fits():
 
 
 def test_more_images_than_the_data_set_has_are_refused():
-    with pytest.raises(UsageError, match="`data.images` = 2,000, but `digits` has 1,437"):
+    with pytest.raises(UsageError, match=r"`data\.images` = 2,000, but `digits` has 1,437"):
         grid(data={"images": 2000})
 
 
@@ -137,9 +137,7 @@ def test_auto_takes_the_gpus_where_there_are_any_and_says_so():
 
 
 def test_more_ranks_than_gpus_are_refused():
-    with pytest.raises(
-        UsageError, match="no run of `world_size = 2` is possible: `world_size = 2`, but there are 1 GPU"
-    ):
+    with pytest.raises(UsageError, match=r"no run of `world_size = 2` is possible: .* 1 GPU"):
         grid(where=Where(machine(gpus=1)))
 
 
@@ -209,14 +207,14 @@ def test_several_nodes_are_skipped_where_the_launcher_starts_on_one():
 
 
 def test_a_simulated_device_fills_its_nodes_and_needs_no_gpu_here():
-    runs = grid(world_size=[4, 8, 16], where=Where(machine(), "h100-sxm")).runs
+    runs = grid(world_size=[4, 8, 16], where=Where(machine(), "h100")).runs
     assert [(run.nodes, run.ranks_per_node) for run in runs] == [(1, 4), (1, 8), (2, 8)]
-    assert {(run.device, run.simulated_device) for run in runs} == {("cuda", "h100-sxm")}
+    assert {(run.device, run.simulated_device) for run in runs} == {("cuda", "h100")}
 
 
 def test_the_steady_window_is_ten_seconds_unless_steps_or_seconds_are_given():
     assert grid().runs[0].measure.seconds == 10.0
 
 
-def test_a_name_in_every_run_is_the_data_sets_fingerprint():
+def test_every_run_carries_the_fingerprint_of_its_data():
     assert {run.data.fingerprint for run in grid().runs} == {"0123456789abcdef"}
