@@ -86,6 +86,36 @@ def run(
         )
 
 
+@app.command()
+def train(
+    study: StudyName,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")] = None,
+    launcher: Annotated[LauncherName, typer.Option(help="Who starts the ranks.")] = LauncherName.local,
+) -> None:
+    """Train one run to its end, with evaluation and checkpoints; the same command goes on after an interruption."""
+    from vitscale.launch.preflight import require_training_packages
+    from vitscale.report import terminal
+    from vitscale.study import results
+    from vitscale.study.train import require_one_run
+
+    if launcher is LauncherName.simulate:
+        raise UsageError("nothing can be trained by simulation", "vitscale run STUDY --launcher simulate")
+    loaded, where = _resolve(study, overrides, launcher)
+    loaded = _with_measure(loaded, launches=1)
+    require_one_run(loaded.study, _plan(loaded, where, prepare=False).grid.runs)
+    console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
+    results.check(folder)
+    require_training_packages()
+    plan = _plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
+    with results.opened(folder, plan):
+        try:
+            _train(folder, plan, where, console)
+        finally:
+            result, page = _report(folder)
+    terminal.print_summary(result, page, console)
+
+
 @app.command(name="plan")
 def plan_(study: StudyName, overrides: Overrides = None) -> None:
     """Show runs, memory, communication and expected time of a study; start nothing."""
@@ -167,9 +197,13 @@ def _resolve(study: str, overrides: list[str] | None, launcher: LauncherName | N
     simulated = None if name is None else catalog.device(name).name
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
-        measure = loaded.study.measure.model_copy(update={"launches": 1, "target_interval": None, "budget_s": None})
-        loaded = loaded._replace(study=loaded.study.model_copy(update={"measure": measure}))
+        loaded = _with_measure(loaded, launches=1, target_interval=None, budget_s=None)
     return loaded, Where(probe(), simulated)
+
+
+def _with_measure(loaded: Loaded, **changes: Any) -> Loaded:
+    measure = loaded.study.measure.model_copy(update=changes)
+    return loaded._replace(study=loaded.study.model_copy(update={"measure": measure}))
 
 
 def _plan(loaded: Loaded, where: Where, *, prepare: bool, report: Any = None) -> Plan:
@@ -202,6 +236,17 @@ def _execute(folder: Path, plan: Plan, where: Where, launcher: LauncherName, con
     return outcome.missing
 
 
+def _train(folder: Path, plan: Plan, where: Where, console: Console) -> None:
+    from vitscale.report.live import LiveTable, PlainLines
+    from vitscale.study.train import train
+
+    study, run = plan.loaded.study, plan.grid.runs[0]
+    live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
+    with live as observer:
+        starter = _launcher(LauncherName.local, study.data, plan.loaded)
+        train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer)
+
+
 def _launcher(name: LauncherName, section: DataSection, loaded: Loaded) -> Launcher:
     if name is LauncherName.simulate:
         from vitscale.launch.simulate import Simulate
@@ -211,7 +256,8 @@ def _launcher(name: LauncherName, section: DataSection, loaded: Loaded) -> Launc
     from vitscale.launch.local import Local
 
     path = Path(section.path).expanduser() if section.path else None
-    return Local(store_root(), path, loaded.study.launch)
+    init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    return Local(store_root(), path, loaded.study.launch, init=init)
 
 
 def _report(folder: Path) -> tuple[StudyResult, Path]:
@@ -237,6 +283,7 @@ def main() -> None:
     """Run a command and end with its exit status (see `errors.py`)."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
+    signal.signal(signal.SIGUSR1, _stop)
     sys.exit(_status())
 
 

@@ -10,7 +10,7 @@ from vitscale.config.runspec import RunSpec
 # Identity, placement, and what is resolved from other keys: never an axis. `nodes` is one where it varies on its own.
 _NEVER = {
     "schema_version", "protocol", "world_size", "nodes", "ranks_per_node", "data_parallel", "solved", "oversubscribed",
-    "model.num_classes", "data.fingerprint",
+    "model.num_classes", "data.fingerprint", "lr",
 }  # fmt: skip
 _STUDY_NAMES = {"simulated_device": "hardware.name"}
 _FOLLOWS = {

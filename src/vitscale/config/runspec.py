@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from vitscale.config.study import EngineName, Frozen, OptimizerSection, Precision, Protocol, ZeroStage
+from vitscale.config.frozen import Frozen
+from vitscale.config.study import EngineName, OptimizerSection, Precision, Protocol, ZeroStage
+from vitscale.config.training import Recipe
 
 SCHEMA_VERSION: Literal[1] = 1
 
 # What differs between the runs of one series: the world size, and what the batch identity solves from it.
-_PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed")
+_PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed", "lr")
 
 
 class ModelSpec(Frozen):
@@ -95,6 +97,12 @@ class RunSpec(Frozen):
     solved: Literal["micro_batch", "grad_accum", "global_batch"]
     """The member of the batch identity that was solved, not given."""
     optimizer: OptimizerSection
+    lr: PositiveFloat
+    """Learning rate after `optimizer.lr_policy`."""
+    train: Recipe | None = None
+    """What is learnt; null where the run only measures."""
+    init: str | None = None
+    """sha256 of the file the weights start from; null is seeded random weights."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed keys of the user's own, passed through."""
     measure: MeasureSpec

@@ -6,14 +6,11 @@ The docstring under a field is its documentation: the reference page and the JSO
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -22,6 +19,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from vitscale.config.frozen import Section, Text, printable
+from vitscale.config.training import LrPolicy, Schedule, TrainSection
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -42,32 +42,6 @@ def _number(value: Any) -> Any:
 
 
 ZeroStage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_number)]
-
-# Control and format characters, lone surrogates, line separators: they would break a line or steer a terminal.
-_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-
-
-def _printable(text: str) -> str:
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in text):
-        raise ValueError("one line of printable text is wanted, without control characters")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_printable)]
-
-
-class Frozen(BaseModel):
-    """Frozen configuration data that refuses unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False
-    )
-
-
-class Section(Frozen):
-    """A table as a user writes it: values of another kind are refused, `"2"` is no number."""
-
-    model_config = ConfigDict(strict=True)
 
 
 def _listed(value: Any) -> tuple[Any, ...]:
@@ -147,13 +121,29 @@ class OptimizerSection(Section):
     name: OptimizerName = "adamw"
     """`adamw` or `sgd`."""
     lr: PositiveFloat = 1e-3
-    """Learning rate."""
+    """Learning rate, before `lr_policy`."""
+    lr_policy: LrPolicy | None = None
+    """What becomes of `lr` when the global batch is not `lr_base_batch`: `linear` or `sqrt` scale it, `none` says that
+    it stays. Must be given where runs that train differ in their global batch. Off: stays."""
+    lr_base_batch: PositiveInt | None = None
+    """Global batch at which `lr` is meant; `linear` and `sqrt` need it."""
+    schedule: Schedule = "constant"
+    """`constant`, `cosine` to `train.final_lr_ratio`, or `step` down every `train.decay_epochs`; read where something
+    trains."""
     weight_decay: NonNegativeFloat = 0.05
     """Decoupled weight decay for `adamw`, L2 for `sgd`; 0 is off."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of `sgd`; 0 is off. Not read by `adamw`."""
     clip: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 is off. Always passed on: DeepSpeed clips at 1.0 where it is told nothing."""
+
+    @model_validator(mode="after")
+    def _policy_has_a_base(self) -> OptimizerSection:
+        if self.lr_policy in ("linear", "sqrt") and self.lr_base_batch is None:
+            raise ValueError(
+                f"lr_policy = {self.lr_policy!r} needs lr_base_batch, the global batch at which lr is meant"
+            )
+        return self
 
 
 class MeasureSection(Section):
@@ -214,7 +204,7 @@ class Study(Section):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     """Version of this format."""
-    name: Annotated[str, Field(min_length=1, max_length=120), AfterValidator(_printable)]
+    name: Annotated[str, Field(min_length=1, max_length=120), AfterValidator(printable)]
     """Short name; the results folder is `results/<name>` unless `--out` says otherwise."""
     question: Text = ""
     """What the study answers; the report's title."""
@@ -226,6 +216,7 @@ class Study(Section):
     axes: Axes = Axes()
     optimizer: OptimizerSection = OptimizerSection()
     measure: MeasureSection = MeasureSection()
+    train: TrainSection = TrainSection()
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """`[deepspeed]`: any DeepSpeed keys, or `file = "ds_config.json"`; what they share with the study must agree."""
     hardware: HardwareSection = HardwareSection()

@@ -17,12 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitscale.config.study import LaunchSection
+from vitscale.errors import Interrupted
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.records.round import ROUND, Beat, Round, read_failures, read_heartbeat
+from vitscale.records.schema import Status
 from vitscale.records.writer import make_folder, write_whole
 
 _POLL_S = 0.1
 _LAST_WORDS_S = 1.0
+GRACE_S = 60.0
+"""Longest wait for ranks that train to write a checkpoint once they are asked to stop."""
+
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
 _OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
@@ -35,12 +40,18 @@ class Local:
         data_path: the image folder that `imagefolder` was prepared from, or None.
         limits: the study's `[launch]`.
         environ: environment of the ranks, `os.environ` if None.
+        init: file of the weights that training starts from, or None.
     """
 
     def __init__(
-        self, data_root: Path, data_path: Path | None, limits: LaunchSection, environ: Mapping[str, str] | None = None
+        self,
+        data_root: Path,
+        data_path: Path | None,
+        limits: LaunchSection,
+        environ: Mapping[str, str] | None = None,
+        init: Path | None = None,
     ) -> None:
-        self._limits = limits
+        self._limits, self._init = limits, init
         self._environ = {**(os.environ if environ is None else environ), **_LOOPBACK}
         self._environ["VITSCALE_DATA"] = str(data_root.resolve())
         if data_path is not None:
@@ -57,6 +68,10 @@ class Local:
                 # One by one: a start that fails must still end the ranks before it.
                 ranks.append(self._start(results, folder, round_, rank))  # noqa: PERF401
             end = self._watch(folder, round_, ranks, watch)
+        except (KeyboardInterrupt, Interrupted):
+            if any(entry.checkpoints for entry in round_.entries):
+                _ask_to_stop(ranks)
+            raise
         finally:
             _end(ranks)
             _scrub(folder)
@@ -74,6 +89,7 @@ class Local:
         }
         threads = len(round_.cores[rank]) if round_.cores else 0
         own |= {"OMP_NUM_THREADS": threads} if threads else {}
+        own |= {"VITSCALE_INIT": self._init.resolve()} if self._init else {}
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
             return subprocess.Popen(
                 # -P: the results folder, where the rank works, is not searched for modules.
@@ -137,10 +153,11 @@ def _explained(folder: Path, round_: Round, ranks: list[subprocess.Popen[bytes]]
         time.sleep(0.05)
     failures = read_failures(folder, round_.world_size)
     # The first cause: other ranks then fail in a collective with a lost connection.
-    for kind in ("oom", "diverged"):
+    for kind in ("oom", "diverged", "checkpoint"):
         for failure in failures:
             if failure.kind == kind:
-                return RoundEnd("oom" if kind == "oom" else "failed", f"rank {failure.rank}: {failure.message}")
+                status: Status = "oom" if kind == "oom" else "failed"
+                return RoundEnd(status, f"rank {failure.rank}: {failure.message}", kind)
     killed = [(rank, process.returncode) for rank, process in enumerate(ranks) if (process.returncode or 0) < 0]
     if killed:
         rank, code = killed[0]
@@ -155,8 +172,18 @@ def _explained(folder: Path, round_: Round, ranks: list[subprocess.Popen[bytes]]
 def _save_stacks(ranks: list[subprocess.Popen[bytes]]) -> None:
     for rank in ranks:
         with contextlib.suppress(ProcessLookupError):
-            rank.send_signal(signal.SIGUSR1)
+            rank.send_signal(signal.SIGQUIT)
     time.sleep(0.5)
+
+
+def _ask_to_stop(ranks: list[subprocess.Popen[bytes]]) -> None:
+    """Let ranks that train write a checkpoint; a second signal to this process ends the patience."""
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            rank.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(rank.poll() is None for rank in ranks):
+        time.sleep(_POLL_S)
 
 
 def _end(ranks: list[subprocess.Popen[bytes]]) -> None:

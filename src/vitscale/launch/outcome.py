@@ -17,6 +17,8 @@ class RoundEnd(NamedTuple):
 
     status: Status
     reason: str | None = None
+    kind: str | None = None
+    """What a rank said it was: `oom`, `diverged`, `checkpoint`, `exception`; None where no rank said anything."""
 
 
 class Launcher(Protocol):

@@ -17,6 +17,23 @@ from vitscale.errors import ResultsError
 ROUND = "round.json"
 
 
+class Checkpointing(BaseModel):
+    """How a training run keeps what it has learnt."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    """`checkpoints/`, relative to the results folder."""
+    export: str
+    """Where the trained model goes, relative to the results folder."""
+    every: int
+    """Optimizer steps between checkpoints."""
+    keep: int
+    """Newest checkpoints that are kept."""
+    resume: str | None
+    """Checkpoint to go on from, relative to the results folder; inspected by the parent."""
+
+
 class Entry(BaseModel):
     """One launch of the round."""
 
@@ -30,6 +47,8 @@ class Entry(BaseModel):
     """Number of the launch, from 0."""
     spec: dict[str, Any]
     """The RunSpec."""
+    checkpoints: Checkpointing | None = None
+    """Only `train` writes checkpoints."""
 
 
 class Round(BaseModel):
@@ -73,7 +92,7 @@ class Beat(NamedTuple):
     entry: int
     """Number of the launch in the round."""
     phase: str
-    """`import`, `setup`, `warmup`, `steady`, `done`."""
+    """`import`, `setup`, `warmup`, `steady`, `evaluate`, `checkpoint`, `done`."""
     step: int
     """Optimizer steps finished in this launch."""
     steps: int

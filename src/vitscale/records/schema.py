@@ -104,7 +104,11 @@ class Times(Frozen):
     warmup_s: float | None = None
     """All warm-up steps."""
     steady_s: float | None = None
-    """The steady window."""
+    """The steady window; where the run trains, all steps after the warm-up."""
+    evaluation_s: float | None = None
+    """All evaluations."""
+    checkpoint_s: float | None = None
+    """All checkpoints: how long training stood still for them."""
 
 
 class Manifest(Frozen):

@@ -37,7 +37,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ResultsError(f"cannot write `{path}`: {error.strerror}", _hint(error)) from None
@@ -87,17 +87,32 @@ class StepWriter:
         self._file.write("".join(_line(record) for record in records).encode())
         self._file.flush()
 
+    def sync(self) -> None:
+        """fsync."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """fsync and close."""
         os.fsync(self._file.fileno())
         self._file.close()
 
 
+def append_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines, on disk when this returns."""
+    with path.open("ab") as file:
+        file.write(
+            "".join(json.dumps(one, separators=(",", ":"), allow_nan=False) + "\n" for one in documents).encode()
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _line(record: StepRecord) -> str:
     return json.dumps(record._asdict(), separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
-import json
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
 from vitscale.errors import Interrupted
 from vitscale.hardware.probe import Machine
-from vitscale.hardware.topology import core_sets, sibling_groups
 from vitscale.launch.outcome import Launcher, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
-from vitscale.records.round import Beat, Entry, Round
-from vitscale.records.schema import FINAL, Layout, Manifest, Status
-from vitscale.records.writer import MANIFEST, RUN, make_folder, write_json, write_manifest
-
-
-class Observer(Protocol):
-    """Who watches a study being carried out."""
-
-    def started(self, total_launches: int, done: int) -> None:
-        """So many launches are planned, and so many are there already."""
-
-    def launch_started(self, run_id: str, label: str, launch: int) -> None:
-        """A launch is being set up."""
-
-    def progress(
-        self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
-    ) -> None:
-        """A launch is in `phase`; `steps` is 0 while their number is not known."""
-
-    def launch_finished(
-        self, run_id: str, launch: int, status: str, images_per_s: float | None, reason: str | None
-    ) -> None:
-        """A launch has ended, with its images per second where it is `ok`, else with the reason."""
+from vitscale.records.round import Entry, Round
+from vitscale.records.schema import FINAL
+from vitscale.records.writer import MANIFEST
+from vitscale.study.follow import Follow, Observer, launch_step_s
+from vitscale.study.rounds import bury, close_launch, make_round, next_entry, next_round
 
 
 class Outcome(NamedTuple):
@@ -71,7 +49,7 @@ def execute(
         ResultsError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the launch in flight is marked, everything finished stays.
     """
-    _bury(folder, {run.run_id: run for run in runs})
+    bury(folder, {run.run_id: run for run in runs})
     return _Execution(folder, runs, labels, measure, machine, launcher, observer).run()
 
 
@@ -90,7 +68,7 @@ class _Execution:
         self.machine, self.launcher, self.observer = machine, launcher, observer
         self.failures: Counter[str] = Counter()
         self.began = time.monotonic()
-        self.rounds = _next_round(folder)
+        self.rounds = next_round(folder)
         self._read()
 
     def _read(self) -> None:
@@ -139,8 +117,9 @@ class _Execution:
         """One launch of each run: one round, and further ones where a crash cut it short."""
         left = list(group)
         while left:
-            entries = [self._entry(run) for run in left]
-            round_ = self._round(left[0], entries)
+            entries = [next_entry(self.folder, run) for run in left]
+            round_ = make_round(self.rounds, left[0], entries, self.machine)
+            self.rounds += 1
             end = self._start(round_)
             unfinished = [entry for entry in entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
@@ -156,7 +135,7 @@ class _Execution:
         self._read()
 
     def _start(self, round_: Round) -> RoundEnd:
-        follow = _Follow(self.folder, round_, self.labels, self.observer)
+        follow = Follow(self.folder, round_, self.labels, self.observer)
         try:
             return self.launcher.run(self.folder, round_, follow.beat)
         except (KeyboardInterrupt, Interrupted):
@@ -170,126 +149,9 @@ class _Execution:
             follow.finish()
             self._read()
 
-    def _entry(self, run: RunSpec) -> Entry:
-        known = self.folder / "runs" / run.run_id
-        numbers = [int(path.name.removeprefix("launch")) for path in known.glob("launch*")]
-        launch = max(numbers, default=-1) + 1
-        name = f"runs/{run.run_id}/launch{launch}"
-        return Entry(folder=name, run_id=run.run_id, launch=launch, spec=run.model_dump(mode="json"))
-
-    def _round(self, run: RunSpec, entries: list[Entry]) -> Round:
-        cores: Sequence[tuple[int, ...]] | None = None
-        if run.device == "cpu" and run.threads_per_rank is not None:
-            allowed = self.machine.cores
-            cores = core_sets(run.ranks_per_node, run.threads_per_rank, allowed, sibling_groups(allowed))
-        name = f"{self.rounds:04d}-w{run.world_size}"
-        self.rounds += 1
-        return Round(
-            name=name,
-            world_size=run.world_size,
-            nodes=run.nodes,
-            ranks_per_node=run.ranks_per_node,
-            device=run.device,
-            cores=tuple(cores or ()),
-            entries=tuple(entries),
-        )
-
     def _close(self, round_: Round, entry: Entry, end: RoundEnd) -> None:
-        spec = RunSpec.model_validate(entry.spec)
-        close_launch(self.folder / entry.folder, spec, entry.launch, round_.name, end.status, end.reason)
+        close_launch(self.folder, entry, round_.name, end)
         self.observer.launch_finished(entry.run_id, entry.launch, end.status, None, end.reason)
-
-
-class _Follow:
-    """Turns heartbeats into what an observer hears."""
-
-    def __init__(self, folder: Path, round_: Round, labels: dict[str, str], observer: Observer) -> None:
-        self._folder, self._round, self._labels, self._observer = folder, round_, labels, observer
-        self._current = -1
-        self._steady_since: tuple[int, float] | None = None
-
-    def beat(self, beat: Beat) -> None:
-        """The slowest rank is here."""
-        entries = self._round.entries
-        while self._current < min(beat.entry, len(entries) - 1):
-            self._finished(self._current)
-            self._current += 1
-            entry = entries[self._current]
-            self._steady_since = None
-            self._observer.launch_started(entry.run_id, self._labels.get(entry.run_id, entry.run_id), entry.launch)
-        if beat.entry >= len(entries):
-            return
-        entry = entries[beat.entry]
-        self._observer.progress(entry.run_id, beat.step, beat.steps, beat.phase, beat.loss, self._pace(entry, beat))
-
-    def finish(self) -> None:
-        """The round is over."""
-        for number in range(max(self._current, 0), len(self._round.entries)):
-            self._finished(number)
-
-    def _pace(self, entry: Entry, beat: Beat) -> float | None:
-        if beat.phase != "steady":
-            return None
-        now = time.monotonic()
-        if self._steady_since is None:
-            self._steady_since = (beat.step, now)
-        step, since = self._steady_since
-        if beat.step == step or now == since:
-            return None
-        return float((beat.step - step) * entry.spec["global_batch"] / (now - since))
-
-    def _finished(self, number: int) -> None:
-        if number < 0:
-            return
-        entry = self._round.entries[number]
-        folder = self._folder / entry.folder
-        if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_bytes())["status"] == "ok":
-            pace = entry.spec["global_batch"] / launch_step_s(folder)
-            self._observer.launch_finished(entry.run_id, entry.launch, "ok", pace, None)
-
-
-def launch_step_s(folder: Path) -> float:
-    """Median over the steady window of the slowest rank's step, seconds, of a finished launch."""
-    slowest: dict[int, float] = {}
-    for path in folder.glob("steps.*.jsonl"):
-        for line in path.read_text().splitlines():
-            step = json.loads(line)
-            if step["window"] == "steady":
-                slowest[step["step"]] = max(slowest.get(step["step"], 0.0), step["step_s"])
-    return statistics.median(slowest.values())
-
-
-def close_launch(folder: Path, spec: RunSpec, launch: int, round_: str, status: Status, reason: str | None) -> None:
-    """Write the manifest of a launch that ended without one."""
-    make_folder(folder)
-    if not (folder / RUN).exists():
-        write_json(folder / RUN, spec.model_dump(mode="json"))
-    began = datetime.datetime.fromtimestamp((folder / RUN).stat().st_mtime, datetime.UTC)
-    manifest = Manifest(
-        run_id=spec.run_id,
-        launch=launch,
-        round=round_,
-        status=status,
-        reason=reason,
-        source="measured",
-        started=began.isoformat(timespec="seconds"),
-        layout=Layout(
-            world_size=spec.world_size,
-            nodes=spec.nodes,
-            ranks_per_node=spec.ranks_per_node,
-            backend="nccl" if spec.device == "cuda" else "gloo",
-        ),
-    )
-    write_manifest(folder, manifest)
-
-
-def _bury(folder: Path, planned: dict[str, RunSpec]) -> None:
-    """Give the launches that a dead process left unfinished their status."""
-    for launch in read_launches(folder):
-        spec = launch.spec or planned.get(launch.run_id)
-        if launch.manifest is None and spec is not None:
-            reason = "its process ended before the launch was finished"
-            close_launch(launch.path, spec, launch.launch, "unknown", "killed", reason)
 
 
 def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:
@@ -299,8 +161,3 @@ def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:
         return run.world_size, run.nodes, run.device, run.threads_per_rank or 0
 
     return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]
-
-
-def _next_round(folder: Path) -> int:
-    numbers = [int(path.name.split("-")[0]) for path in (folder / "rounds").glob("[0-9]*-w*")]
-    return max(numbers, default=-1) + 1

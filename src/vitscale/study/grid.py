@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from vitscale.config.batch import Given, given_to, solve
@@ -14,12 +16,14 @@ from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import DataSection, ModelSection, Precision, Protocol, Study, ZeroStage
+from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import Infeasible, SetupError, UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
+from vitscale.records.writer import file_digest
 
 DEFAULT_SECONDS = 10.0
 _NOT_MIRRORED = ("digits", "synthetic")
@@ -125,6 +129,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
         if not any(run.world_size == world_size for run in runs.values()):
             first = next(skip for skip in skipped.values() if skip.world_size == world_size)
             raise UsageError(f"no run of `world_size = {world_size}` is possible: {first.why}", first.hint)
+    _require_lr_policy(study, tuple(runs.values()))
     return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
 
 
@@ -204,12 +209,52 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         device=point.device,
         **batch._asdict(),
         optimizer=study.optimizer,
+        lr=scaled_lr(study.optimizer.lr, study.optimizer.lr_policy, study.optimizer.lr_base_batch, batch.global_batch),
+        train=_recipe(study, point),
+        init=_init_digest(study.train.init),
         deepspeed=study.deepspeed,
         measure=MeasureSpec(warmup_steps=measure.warmup_steps, steps=measure.steps, seconds=seconds, seed=measure.seed),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
         simulated_device=where.simulated,
     )
+
+
+def _recipe(study: Study, point: _Point) -> Recipe | None:
+    """What is learnt, or None where the run only measures.
+
+    Raises:
+        Infeasible: the recipe needs what the ZeRO stage does not give.
+    """
+    if not study.train.trains:
+        return None
+    if study.train.ema and point.zero_stage == 3:
+        raise Infeasible(
+            f"`train.ema = {study.train.ema:g}` needs whole weights on each rank, and `zero_stage = 3` shards them",
+            "zero_stage=2, or leave train.ema out",
+        )
+    return Recipe(**{name: getattr(study.train, name) for name in Recipe.model_fields})
+
+
+@cache
+def _init_digest(path: str | None) -> str | None:
+    """sha256 of the file the weights start from."""
+    if path is None:
+        return None
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UsageError(f"`train.init` = `{path}` is not a file", "a safetensors file or a timm checkpoint")
+    return file_digest(file)
+
+
+def _require_lr_policy(study: Study, runs: Sequence[RunSpec]) -> None:
+    """Refuse to leave open what becomes of the learning rate where the global batch varies."""
+    batches = sorted({run.global_batch for run in runs if run.train is not None})
+    if len(batches) > 1 and study.optimizer.lr_policy is None:
+        raise UsageError(
+            f"runs train with global batches {', '.join(map(str, batches))}, and `optimizer.lr_policy` is not given",
+            f"optimizer.lr_policy=linear optimizer.lr_base_batch={batches[0]}, or optimizer.lr_policy=none",
+        )
 
 
 def _taken(study: Study, point: _Point, facts: DatasetFacts) -> tuple[int, int | None]:

@@ -20,7 +20,7 @@ from vitscale.records.round import Beat, Heartbeat, Round, failure_path
 
 def main(path: Path) -> None:
     """Serve one round."""
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.register(signal.SIGQUIT, all_threads=True)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     round_ = Round.read(path)
     heartbeat = Heartbeat(path.parent, int(os.environ["RANK"]))
@@ -45,6 +45,7 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
     from vitscale.worker import engines
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
+    from vitscale.worker.train import Training
 
     first = RunSpec.model_validate(round_.entries[0].spec)
     if first.threads_per_rank is not None:
@@ -57,8 +58,9 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
     barrier()
     process_start_s: float | None = _process_age_s()
     for number, entry in enumerate(round_.entries):
-        launch = Launch(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]))
-        launch.measure(heartbeat, machine, process_start_s)
+        kind = Training if entry.spec.get("train") else Launch
+        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]))
+        launch.serve(heartbeat, machine, process_start_s)
         process_start_s = None
     barrier()
     return len(round_.entries)
@@ -78,17 +80,26 @@ def _end_with_parent() -> None:
 
 
 def _leave_failure(folder: Path, error: BaseException) -> None:
-    from vitscale.errors import DivergedError
+    from vitscale.errors import VitscaleError
 
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0][:500]
-    lowered = str(error).lower()
-    told = "out of memory" in lowered or "can't allocate memory" in lowered
-    if told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        kind = "oom"
-    else:
-        kind = "diverged" if isinstance(error, DivergedError) else "exception"
-    document = {"kind": kind, "message": str(error) if isinstance(error, DivergedError) else text}
+    text = error.message if isinstance(error, VitscaleError) else f"{type(error).__name__}: {error}"
+    # A record names no home folder: the message may go through one.
+    line = text.strip().splitlines()[0][:500].replace(str(Path.home()), "~")
+    document = {"kind": _kind(error), "message": line}
     failure_path(folder, int(os.environ["RANK"])).write_text(json.dumps(document) + "\n")
+
+
+def _kind(error: BaseException) -> str:
+    from vitscale.errors import CheckpointError, DivergedError
+
+    told = str(error).lower()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    if "out of memory" in told or "can't allocate memory" in told:
+        return "oom"
+    if isinstance(error, DivergedError):
+        return "diverged"
+    return "checkpoint" if isinstance(error, CheckpointError) else "exception"
 
 
 if __name__ == "__main__":

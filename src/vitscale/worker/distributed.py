@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,26 @@ def largest(value: float, device: torch.device) -> float:
     tensor = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return float(tensor)
+
+
+def start_maximum(values: Tensor) -> dist.Work:
+    """Begin to replace `values` by their maximum over ranks, element by element; `wait()` before they are read."""
+    work = dist.all_reduce(values, dist.ReduceOp.MAX, async_op=True)
+    assert work is not None
+    return work
+
+
+def total(values: Tensor) -> Tensor:
+    """Replace `values` by their sum over ranks, element by element."""
+    dist.all_reduce(values)
+    return values
+
+
+def agreed_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
+    """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3) its shard is looked at."""
+    local = [getattr(tensor, "ds_tensor", tensor).detach() for tensor in tensors]
+    bad = sum(float(not torch.isfinite(one).all()) for one in local)
+    return largest(bad, device) == 0
 
 
 def gathered(document: dict[str, Any], ranks: Ranks) -> list[dict[str, Any]]:

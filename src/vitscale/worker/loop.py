@@ -12,6 +12,8 @@ from vitscale.worker.clock import Clock
 from vitscale.worker.engines import Engine
 from vitscale.worker.pipeline import Batches
 
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
 
 class Losses:
     """Losses of micro-steps, left on the device until a flush reads all of them in one copy."""
@@ -20,6 +22,10 @@ class Losses:
         self._grad_accum = grad_accum
         self._held: list[Tensor] = []
         self._last: float | None = None
+
+    def of_last_step(self) -> Tensor:
+        """Sum over the micro-steps of the last step, on the device: not finite where any of them is not."""
+        return torch.stack(self._held[-self._grad_accum :]).sum()
 
     def glance(self) -> float | None:
         """Loss of the last micro-step, for whoever watches; on CUDA the last one drained: no device is waited for."""
@@ -49,6 +55,7 @@ def run_steps(
     losses: Losses,
     grad_accum: int,
     after_step: Callable[[int], None],
+    criterion: Criterion = functional.cross_entropy,
 ) -> None:
     """Take optimizer steps.
 
@@ -60,13 +67,14 @@ def run_steps(
         losses: holds the loss of every micro-step.
         grad_accum: micro-steps per optimizer step.
         after_step: is told the number of each step once it is taken (on CUDA: queued).
+        criterion: mean loss of logits [n, classes] and labels.
     """
     clock.start()
     for step in steps:
         for micro_step in range(grad_accum):
             images, labels = next(batches)
             clock.mark("data")
-            loss = functional.cross_entropy(engine(images).float(), labels)
+            loss = criterion(engine(images).float(), labels)
             clock.mark("forward")
             engine.backward(loss, last=micro_step == grad_accum - 1)
             clock.mark("backward")

@@ -1,4 +1,4 @@
-"""One launch of one run: build, warm up, measure, and leave its records."""
+"""One launch of one run: build, take its steps, and leave its records."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import timm
 import torch
+from timm.models import load_state_dict
+from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from vitscale.config.runspec import RunSpec
-from vitscale.data.reader import open_split
-from vitscale.errors import DivergedError
+from vitscale.data.reader import Split, open_split
+from vitscale.errors import CheckpointError, DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, StepRecord, Times
-from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
+from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord, Times
+from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
 from vitscale.worker import devices, engines, inject, optimizers
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
@@ -44,95 +46,119 @@ class Launch:
         self.started = _utc_now()
         self.losses = Losses(self.spec.grad_accum)
         self.clock = clock_for(ranks.device)
+        self.warmup: list[StepTimes] = []
+        self.steady: list[StepTimes] = []
+        self.notes: dict[str, object] = {}
+        self.pauses: dict[str, float] = {}
+        self.environ: Mapping[str, str] = os.environ
 
-    def measure(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
+    def serve(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
         """Run the launch and write its records.
 
         Raises:
             DivergedError: a loss is not finite.
         """
         began = time.perf_counter()
+        self.heartbeat = heartbeat
         if self.ranks.rank == 0:
             make_folder(self.folder)
             write_json(self.folder / RUN, self.spec.model_dump(mode="json"))
         heartbeat.beat(Beat(self.number, "setup", 0, 0, None))
-        own_peak = devices.reset_peak_memory(self.ranks.device)
-        model = build_model(self.spec, self.ranks.device)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        engine = engines.build(self.spec, model, optimizers.build(model, self.spec.optimizer, self.ranks.device))
-        split = open_split(self.spec.data.name, "train", self.data_root, _data_path())
-        batches = open_batches(self.spec, split, self.ranks, engine.dtype)
-        barrier()
-        writer = StepWriter(self.folder, self.ranks.rank)
-
-        def window(phase: str, steps: range) -> list[StepTimes]:
-            after_step = self._after_step(heartbeat, phase, steps)
-            run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
-            times = self.clock.drain()
-            self._record(writer, phase, steps, times)
-            return times
-
+        if not devices.reset_peak_memory(self.ranks.device):
+            self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
+        self.model = build_model(self.spec, self.ranks.device)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self.optimizer = optimizers.build(self.model, self.spec, self.ranks.device)
+        self.engine = engines.build(self.spec, self.model, self.optimizer)
+        self.writer = StepWriter(self.folder, self.ranks.rank)
         setup_s = time.perf_counter() - began
-        try:
-            warmup = window("warmup", range(self.spec.measure.warmup_steps))
-            steady_steps = self._agree_on_steps(warmup)
-            first = len(warmup)
-            steady = window("steady", range(first, first + steady_steps))
-        finally:
-            batches.close()
-        writer.close()
-        times = Times(
-            process_start_s=process_start_s,
-            setup_s=setup_s,
-            first_step_s=(warmup or steady)[0]["step"],
-            warmup_s=sum(step["step"] for step in warmup),
-            steady_s=sum(step["step"] for step in steady),
-        )
+        status, reason = self._take_steps()
+        self.writer.close()
         device = devices.describe(self.ranks, machine, self._cores())
         seen = gathered(device.model_dump(mode="json"), self.ranks)
-        engine.close()
+        self.engine.close()
         if self.ranks.rank == 0:
-            notes = {} if own_peak else {"memory_peak_bytes": "of the process since its start, not of this launch"}
-            notes["comm_exposed_s"] = "DeepSpeed's communication is inside backward_s and optimizer_s; not timed apart"
-            notes["wait_s"] = notes["comm_exposed_s"]
-            manifest = Manifest(
-                **self._identity(),
-                status="ok",
-                source="measured",
-                versions=devices.versions(machine),
-                devices=tuple(Device.model_validate(one) for one in seen),
-                layout=layout(self.round),
-                times=times,
-                steps=first + steady_steps,
-                parameters=parameters,
-                notes=notes,
-            )
-            write_manifest(self.folder, manifest)
+            times = self._times(process_start_s, setup_s)
+            self._finish(status, reason, times, seen, devices.versions(machine), parameters)
         barrier()
 
-    def _identity(self) -> dict[str, object]:
-        return {
-            "run_id": self.entry.run_id,
-            "launch": self.entry.launch,
-            "round": self.round.name,
-            "started": self.started,
-        }
+    def _take_steps(self) -> tuple[Status, str | None]:
+        """The steps of a measurement; training overrides this."""
+        batches = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        barrier()
+        try:
+            for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
+                first = len(self.warmup)
+                steps = range(first, first + count())
+                after_step = self._after_step(phase, steps.stop if phase == "steady" else 0)
+                run_steps(steps, self.engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                self.record(phase, steps)
+        finally:
+            batches.close()
+        return "ok", None
+
+    def open(self, split: str) -> Split:
+        """The run's images."""
+        path = os.environ.get("VITSCALE_DATA_PATH")
+        return open_split(self.spec.data.name, split, self.data_root, Path(path) if path else None)  # type: ignore[arg-type]
+
+    def record(self, window: str, steps: range) -> None:
+        """Write the lines of steps that were taken since the last call.
+
+        Raises:
+            DivergedError: a loss of any rank is not finite; all ranks raise it.
+        """
+        losses = self.losses.drain()
+        self.write(window, steps, self.clock.drain(), losses)
+        first_bad = next((step for step, loss in zip(steps, losses, strict=True) if not math.isfinite(loss)), math.inf)
+        worst = -largest(-first_bad, self.ranks.device)
+        if math.isfinite(worst):
+            raise DivergedError(f"the loss of step {int(worst)} is not finite", "lower optimizer.lr")
+
+    def write(self, window: str, steps: range, times: list[StepTimes], losses: list[float]) -> None:
+        """Append step lines; a loss that is not finite is null there."""
+        (self.warmup if window == "warmup" else self.steady).extend(times)
+        finite = [loss if math.isfinite(loss) else None for loss in losses]
+        lines = zip(steps, times, finite, strict=True)
+        self.writer.write(self._line(window, step, time_, loss) for step, time_, loss in lines)
+
+    def beat(self, phase: str, step: int, steps: int) -> None:
+        """Say where this rank is."""
+        self.heartbeat.beat(Beat(self.number, phase, step, steps, self.losses.glance()))
+
+    def _line(self, window: str, step: int, times: StepTimes, loss: float | None) -> StepRecord:
+        return StepRecord(
+            step=step,
+            window=window,
+            rank=self.ranks.rank,
+            loss=loss,
+            images=self.spec.micro_batch * self.spec.grad_accum,
+            step_s=times["step"],
+            data_s=times.get("data"),
+            forward_s=times.get("forward"),
+            backward_s=times.get("backward"),
+            optimizer_s=times.get("optimizer"),
+            comm_exposed_s=None,
+            wait_s=None,
+        )
 
     def _cores(self) -> tuple[int, ...]:
         return self.round.cores[self.ranks.local_rank] if self.round.cores else ()
 
-    def _after_step(self, heartbeat: Heartbeat, phase: str, steps: range) -> Callable[[int], None]:
-        fault = inject.fault(self.entry.run_id, self.ranks.rank, os.environ)
-        total = steps.stop if phase == "steady" else 0
+    def _after_step(self, phase: str, total: int) -> Callable[[int], None]:
+        fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
 
         def after_step(step: int) -> None:
-            heartbeat.beat(Beat(self.number, phase, step + 1, total, self.losses.glance()))
+            self.beat(phase, step + 1, total)
             if fault is not None:
                 fault(step)
 
         return after_step
 
-    def _agree_on_steps(self, warmup: list[StepTimes]) -> int:
+    def _warmup_steps(self) -> int:
+        return self.spec.measure.warmup_steps
+
+    def _agree_on_steps(self) -> int:
         """Steady steps: as given, or as many as fit in `seconds` at the slowest rank's pace; the same on every rank."""
         measure = self.spec.measure
         if measure.steps is not None:
@@ -140,35 +166,48 @@ class Launch:
             return measure.steps
         assert measure.seconds is not None
         # The first step chooses kernels and makes buffers.
-        typical = statistics.median(step["step"] for step in warmup[1:] or warmup)
+        typical = statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
         pace = largest(typical, self.ranks.device)
         return min(max(math.ceil(measure.seconds / pace), FEWEST_STEPS), MOST_STEPS)
 
-    def _record(self, writer: StepWriter, window: str, steps: range, times: list[StepTimes]) -> None:
-        losses = self.losses.drain()
-        images = self.spec.micro_batch * self.spec.grad_accum
-        finite = [loss if math.isfinite(loss) else None for loss in losses]
-        writer.write(
-            StepRecord(
-                step=step,
-                window=window,
-                rank=self.ranks.rank,
-                loss=loss,
-                images=images,
-                step_s=time_["step"],
-                data_s=time_.get("data"),
-                forward_s=time_.get("forward"),
-                backward_s=time_.get("backward"),
-                optimizer_s=time_.get("optimizer"),
-                comm_exposed_s=None,
-                wait_s=None,
-            )
-            for step, time_, loss in zip(steps, times, finite, strict=True)
+    def _times(self, process_start_s: float | None, setup_s: float) -> Times:
+        taken = self.warmup or self.steady
+        return Times(
+            process_start_s=process_start_s,
+            setup_s=setup_s,
+            first_step_s=taken[0]["step"] if taken else None,
+            warmup_s=sum(step["step"] for step in self.warmup),
+            steady_s=sum(step["step"] for step in self.steady),
+            **self.pauses,
         )
-        first_bad = finite.index(None) if None in finite else math.inf
-        worst = -largest(-first_bad, self.ranks.device)
-        if math.isfinite(worst):
-            raise DivergedError(f"the loss of step {steps[int(worst)]} is not finite", "lower optimizer.lr")
+
+    def _finish(
+        self,
+        status: Status,
+        reason: str | None,
+        times: Times,
+        devices_seen: list[dict[str, object]],
+        versions: dict[str, str],
+        parameters: int,
+    ) -> None:
+        told = "DeepSpeed's communication is inside backward_s and optimizer_s; not timed apart"
+        manifest = Manifest(
+            run_id=self.entry.run_id,
+            launch=self.entry.launch,
+            round=self.round.name,
+            started=self.started,
+            status=status,
+            reason=reason,
+            source="measured",
+            versions=versions,
+            devices=tuple(Device.model_validate(one) for one in devices_seen),
+            layout=layout(self.round),
+            times=times,
+            steps=len(self.warmup) + len(self.steady),
+            parameters=parameters,
+            notes={**self.notes, "comm_exposed_s": told, "wait_s": told},
+        )
+        write_manifest(self.folder, manifest)
 
 
 def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
@@ -179,8 +218,33 @@ def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
         img_size=spec.model.img_size,
         patch_size=spec.model.patch_size,
         num_classes=spec.model.num_classes,
+        drop_path_rate=spec.train.drop_path if spec.train else 0.0,
     )
+    path = os.environ.get("VITSCALE_INIT")
+    if spec.init is not None and path:
+        load_initial(model, spec, Path(path))
     return model.train().to(device)
+
+
+def load_initial(model: nn.Module, spec: RunSpec, path: Path) -> None:
+    """Start from a file's weights: position embeddings are resized by timm, a head of another size stays random.
+
+    Raises:
+        CheckpointError: the file is not the one that was planned, or does not fit the model.
+    """
+    if file_digest(path) != spec.init:
+        raise CheckpointError(f"`{path.name}` changed since it was planned", "start the command again")
+    try:
+        state = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
+        own = model.state_dict()
+        odd = [name for name in state if name.startswith("head.") and state[name].shape != own[name].shape]
+        missing, unexpected = model.load_state_dict({k: v for k, v in state.items() if k not in odd}, strict=False)
+    except Exception as error:
+        # Damaged, foreign or refused bytes fail in many ways; the file is what is wrong.
+        raise CheckpointError(f"`{path.name}` cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+    left = [name for name in missing if not name.startswith("head.")]
+    if left or unexpected:
+        raise CheckpointError(f"`{path.name}` does not fit `{spec.model.name}`: {(left or unexpected)[:3]}")
 
 
 def layout(round_: Round) -> Layout:
@@ -191,11 +255,6 @@ def layout(round_: Round) -> Layout:
         ranks_per_node=round_.ranks_per_node,
         backend="nccl" if round_.device == "cuda" else "gloo",
     )
-
-
-def _data_path() -> Path | None:
-    path = os.environ.get("VITSCALE_DATA_PATH")
-    return Path(path) if path else None
 
 
 def _utc_now() -> str:

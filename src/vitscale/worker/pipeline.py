@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn import functional
 from vitscale.config.runspec import RunSpec
 from vitscale.data.order import GlobalOrder, rank_slice, subset
 from vitscale.data.reader import Split
+from vitscale.worker import augment
 from vitscale.worker.distributed import Ranks
 
 
@@ -29,7 +30,10 @@ class Batch(NamedTuple):
     images: Tensor
     """[micro_batch, 3, img_size, img_size] in the engine's number format, in -1 … 1."""
     labels: Tensor
-    """int64 [micro_batch]."""
+    """int64 [micro_batch], or after mixup float [micro_batch, classes]."""
+
+
+Distortion = Callable[[Tensor], Tensor]
 
 
 class Raw(NamedTuple):
@@ -41,6 +45,8 @@ class Raw(NamedTuple):
     """int64 [micro_batch]."""
     flipped: Tensor | None
     """bool [micro_batch], or None where nothing is flipped."""
+    shifts: Tensor | None = None
+    """int64 [micro_batch, 2], pixels down and right, or None where nothing is cropped."""
 
 
 class Batches(Protocol):
@@ -52,29 +58,44 @@ class Batches(Protocol):
         """End what reads ahead."""
 
 
-def open_batches(spec: RunSpec, split: Split, ranks: Ranks, dtype: torch.dtype) -> Batches:
-    """Start reading a run's micro-batches: ahead of the device on CUDA, on demand on CPU, where cores are counted."""
-    raw = read(spec, split, ranks.rank)
+def open_batches(spec: RunSpec, split: Split, ranks: Ranks, dtype: torch.dtype, start: int = 0) -> Batches:
+    """Start reading a run's micro-batches: ahead of the device on CUDA, on demand on CPU, where cores are counted.
+
+    Args:
+        spec: the run; where it trains, its recipe's augmentation is applied.
+        split: the images.
+        ranks: who asks.
+        dtype: number format of the engine's inputs.
+        start: first step.
+    """
+    raw = read(spec, split, ranks.rank, start)
     reader = Ahead(raw, ranks.device) if ranks.device.type == "cuda" else OnDemand(raw)
-    return Prepared(reader, spec.model.img_size, dtype)
+    recipe = spec.train
+    if recipe is None:
+        return Prepared(reader, spec.model.img_size, dtype)
+    mixing = augment.mix(recipe, spec.model.num_classes)
+    return Prepared(reader, spec.model.img_size, dtype, augment.rand_augment(recipe.rand_augment), mixing)
 
 
-def read(spec: RunSpec, split: Split, rank: int) -> Iterator[Raw]:
-    """This rank's micro-batches from step 0 on.
+def read(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Raw]:
+    """This rank's micro-batches from a step on.
 
-    Which images a step takes, and which of them are flipped, belongs to the global batch: it is the same at every
-    world size.
+    Which images a step takes, which of them are flipped and how each is cropped, belongs to the global batch: it is the
+    same at every world size.
     """
     seed = spec.measure.seed
+    reach = spec.train.crop if spec.train else 0
     order = GlobalOrder(population(split, spec.data.images, seed), spec.global_batch, seed)
     shape = (rank, spec.data_parallel, spec.micro_batch, spec.grad_accum)
-    for step in itertools.count():
+    for step in itertools.count(start):
         indices = rank_slice(order.batch_indices(step), *shape)
-        flips = rank_slice(_flips(spec.global_batch, seed, step), *shape) if spec.data.flip else None
+        flips = rank_slice(_draw(_FLIPS, spec.global_batch, 0, 1, seed, step), *shape) if spec.data.flip else None
+        moves = [rank_slice(_draw(stream, spec.global_batch, -reach, reach, seed, step), *shape) for stream in _CROPS]
         for micro in range(spec.grad_accum):
             pixels, labels = split.take(indices[micro]), split.take_labels(indices[micro])
             flipped = None if flips is None else torch.from_numpy(flips[micro].astype(bool))
-            yield Raw(torch.from_numpy(pixels), torch.from_numpy(labels), flipped)
+            shifts = torch.from_numpy(np.stack([axis[micro] for axis in moves], 1)) if reach else None
+            yield Raw(torch.from_numpy(pixels), torch.from_numpy(labels), flipped, shifts)
 
 
 def population(split: Split, images: int, seed: int) -> int | npt.NDArray[np.int64]:
@@ -82,18 +103,27 @@ def population(split: Split, images: int, seed: int) -> int | npt.NDArray[np.int
     return images if images == len(split) else subset(split.labels, images, seed)
 
 
-def _flips(global_batch: int, seed: int, step: int) -> npt.NDArray[np.int64]:
-    # Stream 2: GlobalOrder shuffles epoch e by (seed, e), so a third number keeps the two apart.
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step, 2))))
-    return generator.integers(0, 2, global_batch)
+# GlobalOrder shuffles epoch e by (seed, e): a third number keeps these streams apart from it and from each other.
+_FLIPS, _CROPS = 2, (4, 5)
 
 
-def prepare(raw: Raw, img_size: int, dtype: torch.dtype) -> Tensor:
-    """Resize (bilinear, anti-aliased where it shrinks), spread grey over three channels, map 0 … 255 to -1 … 1, flip.
+def _draw(stream: int, count: int, low: int, high: int, seed: int, step: int) -> npt.NDArray[np.int64]:
+    """One number of low … high for each image of a global batch."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, step, stream))))
+    return generator.integers(low, high + 1, count)
+
+
+def prepare(raw: Raw, img_size: int, dtype: torch.dtype, distort: Distortion | None = None) -> Tensor:
+    """Crop, distort, resize (bilinear, anti-aliased where it shrinks), map to -1 … 1, flip; grey fills 3 channels.
 
     -1 … 1 (mean and deviation 0.5) is what timm's ViTs were trained with.
     """
-    images = raw.pixels.permute(0, 3, 1, 2).float()
+    images = raw.pixels.permute(0, 3, 1, 2)
+    if raw.shifts is not None:
+        images = augment.crop(images, raw.shifts)
+    if distort is not None:
+        images = distort(images.expand(-1, 3, -1, -1))
+    images = images.float()
     if images.shape[-2:] != (img_size, img_size):
         shrinks = images.shape[-1] > img_size
         images = functional.interpolate(images, (img_size, img_size), mode="bilinear", antialias=shrinks)
@@ -176,14 +206,20 @@ class Ahead:
 class Prepared:
     """Micro-batches as the model takes them."""
 
-    def __init__(self, reader: OnDemand | Ahead, img_size: int, dtype: torch.dtype) -> None:
-        self._reader = reader
-        self._img_size = img_size
-        self._dtype = dtype
+    def __init__(
+        self,
+        reader: OnDemand | Ahead,
+        img_size: int,
+        dtype: torch.dtype,
+        distort: Distortion | None = None,
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self._reader, self._img_size, self._dtype, self._distort, self._mix = reader, img_size, dtype, distort, mix
 
     def __next__(self) -> Batch:
         raw = next(self._reader)
-        return Batch(prepare(raw, self._img_size, self._dtype), raw.labels)
+        images = prepare(raw, self._img_size, self._dtype, self._distort)
+        return Batch(images, raw.labels) if self._mix is None else Batch(*self._mix(images, raw.labels))
 
     def close(self) -> None:
         """End what reads ahead."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -24,6 +25,18 @@ class Engine(Protocol):
 
     def step(self) -> None:
         """Clip, update, and clear the gradients."""
+
+    def train(self, *, mode: bool) -> None:
+        """Training mode (dropout, drop path) or evaluation mode."""
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of weights, optimizer and counters into an empty folder; all ranks at once."""
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote, to the last bit, at the same world size."""
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """All weights by parameter name, on the CPU, on rank 0; None on the others. All ranks at once."""
 
     def close(self) -> None:
         """Free what the engine holds, so that the next run of the round starts from an empty device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
 
+_TAG = "engine"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,18 +76,47 @@ class DeepSpeedEngine:
         """Clip, update, clear the gradients."""
         self._engine.step()
 
+    def train(self, *, mode: bool) -> None:
+        """Training mode or evaluation mode."""
+        self._engine.train(mode)
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of weights, optimizer and counters."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        # DeepSpeed leaves a program beside the data; a checkpoint holds data only.
+        (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+
+    def load(self, folder: Path) -> None:
+        """Go on from what `save` wrote. DeepSpeed unpickles: the parent has checked owner and sha256 of every file."""
+        found, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if found is None:
+            # DeepSpeed only warns here, and would train from scratch.
+            raise FileNotFoundError(f"DeepSpeed finds no checkpoint in `{folder.name}`")
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """All weights, fp32, on rank 0."""
+        import deepspeed
+
+        gathered: dict[str, Tensor] = {}
+        for name, parameter in self._engine.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_tensor")):
+                if self._engine.global_rank == 0:
+                    gathered[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+        return gathered if self._engine.global_rank == 0 else None
+
     def close(self) -> None:
         """Free optimizer state and shards; `destroy` alone leaves ZeRO-3's partitions alive."""
-        for parameter in self._engine.module.parameters():
+        engine, self._engine = self._engine, None
+        parameters = list(engine.module.parameters())
+        optimizer, basic = engine.optimizer, engine.basic_optimizer
+        engine.destroy()  # removes its hooks by what is emptied below
+        for parameter in parameters:
             if hasattr(parameter, "ds_tensor"):
-                parameter.ds_tensor.data = torch.empty(0)
+                parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)
             parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             parameter.grad = None
-        basic = self._engine.basic_optimizer
         if basic is not None:
             basic.state.clear()
-        if self._engine.optimizer is not None:
-            vars(self._engine.optimizer).clear()
-        self._engine.destroy()
-        self._engine = None
+        if optimizer is not None:
+            vars(optimizer).clear()
         gc.collect()

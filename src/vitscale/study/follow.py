@@ -1,0 +1,94 @@
+"""From heartbeats to what an observer hears while a round is served."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Protocol
+
+from vitscale.records.round import Beat, Entry, Round
+from vitscale.records.writer import MANIFEST
+
+
+class Observer(Protocol):
+    """Who watches a study being carried out."""
+
+    def started(self, total_launches: int, done: int) -> None:
+        """So many launches are planned, and so many are there already."""
+
+    def launch_started(self, run_id: str, label: str, launch: int) -> None:
+        """A launch is being set up."""
+
+    def progress(
+        self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
+    ) -> None:
+        """A launch is in `phase`; `steps` is 0 while their number is not known."""
+
+    def launch_finished(
+        self, run_id: str, launch: int, status: str, images_per_s: float | None, reason: str | None
+    ) -> None:
+        """A launch has ended, with its images per second where it is `ok`, else with the reason."""
+
+    def message(self, line: str) -> None:
+        """Something worth a line of its own."""
+
+
+class Follow:
+    """Turns heartbeats into what an observer hears."""
+
+    def __init__(self, folder: Path, round_: Round, labels: dict[str, str], observer: Observer) -> None:
+        self._folder, self._round, self._labels, self._observer = folder, round_, labels, observer
+        self._current = -1
+        self._steady_since: tuple[int, float] | None = None
+
+    def beat(self, beat: Beat) -> None:
+        """The slowest rank is here."""
+        entries = self._round.entries
+        while self._current < min(beat.entry, len(entries) - 1):
+            self._finished(self._current)
+            self._current += 1
+            entry = entries[self._current]
+            self._steady_since = None
+            self._observer.launch_started(entry.run_id, self._labels.get(entry.run_id, entry.run_id), entry.launch)
+        if beat.entry >= len(entries):
+            return
+        entry = entries[beat.entry]
+        self._observer.progress(entry.run_id, beat.step, beat.steps, beat.phase, beat.loss, self._pace(entry, beat))
+
+    def finish(self) -> None:
+        """The round is over."""
+        for number in range(max(self._current, 0), len(self._round.entries)):
+            self._finished(number)
+
+    def _pace(self, entry: Entry, beat: Beat) -> float | None:
+        if beat.phase != "steady":
+            return None
+        now = time.monotonic()
+        if self._steady_since is None:
+            self._steady_since = (beat.step, now)
+        step, since = self._steady_since
+        if beat.step == step or now == since:
+            return None
+        return float((beat.step - step) * entry.spec["global_batch"] / (now - since))
+
+    def _finished(self, number: int) -> None:
+        if number < 0:
+            return
+        entry = self._round.entries[number]
+        folder = self._folder / entry.folder
+        if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_bytes())["status"] == "ok":
+            pace = entry.spec["global_batch"] / launch_step_s(folder)
+            self._observer.launch_finished(entry.run_id, entry.launch, "ok", pace, None)
+
+
+def launch_step_s(folder: Path) -> float:
+    """Median over the steady window of the slowest rank's step, seconds, of a finished launch."""
+    slowest: dict[int, float] = {}
+    for path in folder.glob("steps.*.jsonl"):
+        for line in path.read_text().splitlines():
+            step = json.loads(line)
+            if step["window"] == "steady":
+                slowest[step["step"]] = max(slowest.get(step["step"], 0.0), step["step_s"])
+    return statistics.median(slowest.values())

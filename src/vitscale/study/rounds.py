@@ -1,0 +1,90 @@
+"""Rounds and launches as folders: numbered, described, and closed where a process could not do it itself."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vitscale.config.runspec import RunSpec
+from vitscale.hardware.probe import Machine
+from vitscale.hardware.topology import core_sets, sibling_groups
+from vitscale.launch.outcome import RoundEnd
+from vitscale.records.launches import read_launches
+from vitscale.records.round import Checkpointing, Entry, Round
+from vitscale.records.schema import Layout, Manifest
+from vitscale.records.writer import RUN, make_folder, write_json, write_manifest
+
+
+def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None) -> Entry:
+    """The next launch of a run."""
+    known = folder / "runs" / run.run_id
+    numbers = [int(path.name.removeprefix("launch")) for path in known.glob("launch*")]
+    launch = max(numbers, default=-1) + 1
+    name = f"runs/{run.run_id}/launch{launch}"
+    return Entry(
+        folder=name, run_id=run.run_id, launch=launch, spec=run.model_dump(mode="json"), checkpoints=checkpoints
+    )
+
+
+def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Machine) -> Round:
+    """One process start for launches of `run`'s size and device."""
+    cores: Sequence[tuple[int, ...]] | None = None
+    if run.device == "cpu" and run.threads_per_rank is not None:
+        allowed = machine.cores
+        cores = core_sets(run.ranks_per_node, run.threads_per_rank, allowed, sibling_groups(allowed))
+    return Round(
+        name=f"{number:04d}-w{run.world_size}",
+        world_size=run.world_size,
+        nodes=run.nodes,
+        ranks_per_node=run.ranks_per_node,
+        device=run.device,
+        cores=tuple(cores or ()),
+        entries=tuple(entries),
+    )
+
+
+def next_round(folder: Path) -> int:
+    """Number of the next round."""
+    numbers = [int(path.name.split("-")[0]) for path in (folder / "rounds").glob("[0-9]*-w*")]
+    return max(numbers, default=-1) + 1
+
+
+def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> None:
+    """Write the manifest of a launch that ended without one."""
+    path, spec = folder / entry.folder, RunSpec.model_validate(entry.spec)
+    make_folder(path)
+    if not (path / RUN).exists():
+        write_json(path / RUN, entry.spec)
+    began = datetime.datetime.fromtimestamp((path / RUN).stat().st_mtime, datetime.UTC)
+    manifest = Manifest(
+        run_id=entry.run_id,
+        launch=entry.launch,
+        round=round_name,
+        status=end.status,
+        reason=end.reason,
+        source="measured",
+        started=began.isoformat(timespec="seconds"),
+        layout=Layout(
+            world_size=spec.world_size,
+            nodes=spec.nodes,
+            ranks_per_node=spec.ranks_per_node,
+            backend="nccl" if spec.device == "cuda" else "gloo",
+        ),
+    )
+    write_manifest(path, manifest)
+
+
+def bury(folder: Path, planned: Mapping[str, RunSpec]) -> None:
+    """Give the launches that a dead process left unfinished their status."""
+    for launch in read_launches(folder):
+        spec = launch.spec or planned.get(launch.run_id)
+        if launch.manifest is None and spec is not None:
+            entry = Entry(
+                folder=str(launch.path.relative_to(folder)),
+                run_id=launch.run_id,
+                launch=launch.launch,
+                spec=spec.model_dump(mode="json"),
+            )
+            end = RoundEnd("killed", "its process ended before the launch was finished")
+            close_launch(folder, entry, "unknown", end)

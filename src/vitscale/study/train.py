@@ -1,0 +1,138 @@
+"""Training one run to its end, going on from its newest checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from vitscale.config.runspec import RunSpec
+from vitscale.config.study import Study
+from vitscale.config.training import in_steps
+from vitscale.errors import (
+    CheckpointError,
+    DivergedError,
+    HangError,
+    Interrupted,
+    MemoryExceeded,
+    UsageError,
+    VitscaleError,
+    WorkerError,
+)
+from vitscale.hardware.probe import Machine
+from vitscale.launch.outcome import Launcher, RoundEnd
+from vitscale.records import checkpoint
+from vitscale.records.launches import read_launches
+from vitscale.records.round import Checkpointing, Round
+from vitscale.records.writer import MANIFEST
+from vitscale.study.follow import Follow, Observer
+from vitscale.study.rounds import bury, close_launch, make_round, next_entry, next_round
+
+CHECKPOINTS, EXPORT = "checkpoints", "export"
+_AGAIN = "the same command goes on from the newest checkpoint"
+_ERRORS: dict[str, type[VitscaleError]] = {
+    "oom": MemoryExceeded,
+    "diverged": DivergedError,
+    "checkpoint": CheckpointError,
+    "timeout": HangError,
+}
+
+
+class Start(NamedTuple):
+    """Where a training begins."""
+
+    resume: Path | None
+    """Checkpoint to go on from, or None from the start."""
+    message: str
+    """The same in words."""
+    done: bool = False
+    """Whether it is at its end already."""
+
+
+def require_one_run(study: Study, runs: tuple[RunSpec, ...]) -> RunSpec:
+    """The only run of a study that trains.
+
+    Raises:
+        UsageError: none or several runs, or nothing to learn.
+    """
+    if not study.train.trains:
+        raise UsageError(f"study `{study.name}` does not say how long to train", "for example train.epochs=10")
+    if len(runs) != 1:
+        raise UsageError(
+            f"`train` takes exactly one run, and study `{study.name}` has {len(runs)}",
+            "give one value for every axis, for example world_size=2, or `vitscale run`, which trains every run",
+        )
+    return runs[0]
+
+
+def start_of(folder: Path, run: RunSpec) -> Start:
+    """Look for what is there already, before anything is started.
+
+    Raises:
+        CheckpointError: the newest checkpoint cannot be used, or is of another run.
+    """
+    if any(launch.ok for launch in read_launches(folder) if launch.run_id == run.run_id):
+        return Start(None, "trained to its end already", done=True)
+    root = folder / CHECKPOINTS
+    newest = checkpoint.newest(root)
+    if newest is None:
+        return Start(None, "no checkpoint found: starting from the beginning")
+    found = checkpoint.inspect(newest)
+    checkpoint.require_same_run(newest, found, run)
+    return Start(newest, f"going on from checkpoint `{newest.name}`, after step {found.step}")
+
+
+def train(
+    folder: Path, run: RunSpec, label: str, study: Study, machine: Machine, launcher: Launcher, observer: Observer
+) -> None:
+    """Train to the end in a folder that is `results.opened`.
+
+    Raises:
+        Interrupted: asked to stop; a checkpoint holds what was learnt.
+        CheckpointError, MemoryExceeded, HangError, DivergedError, WorkerError: as the ranks ended.
+    """
+    bury(folder, {run.run_id: run})
+    start = start_of(folder, run)
+    observer.message(start.message)
+    if start.done:
+        return
+    every = study.train.checkpoint_epochs or study.train.eval_epochs
+    plan = Checkpointing(
+        root=CHECKPOINTS,
+        export=EXPORT,
+        every=in_steps(every, run.data.images, run.global_batch),
+        keep=study.train.keep,
+        resume=None if start.resume is None else str(start.resume.relative_to(folder)),
+    )
+    round_ = make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
+    observer.started(1, 0)
+    end = _serve(folder, round_, label, launcher, observer)
+    _raise_unless_finished(folder, round_, end)
+
+
+def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer: Observer) -> RoundEnd:
+    follow = Follow(folder, round_, {round_.entries[0].run_id: label}, observer)
+    try:
+        return launcher.run(folder, round_, follow.beat)
+    except (KeyboardInterrupt, Interrupted):
+        return RoundEnd("killed", "interrupted")
+    finally:
+        follow.finish()
+
+
+def _raise_unless_finished(folder: Path, round_: Round, end: RoundEnd) -> None:
+    entry = round_.entries[0]
+    if not (folder / entry.folder / MANIFEST).exists():
+        if (folder / entry.folder).exists():
+            close_launch(
+                folder, entry, round_.name, end if end.status != "ok" else RoundEnd("failed", "left no record")
+            )
+        status, reason = end.status, end.reason or "left no record"
+    else:
+        launch = next(one for one in read_launches(folder) if str(one.path.relative_to(folder)) == entry.folder)
+        assert launch.manifest is not None
+        status, reason = launch.manifest.status, launch.manifest.reason or ""
+    if status == "ok":
+        return
+    if status == "killed":
+        raise Interrupted(f"training stopped: {reason}", _AGAIN)
+    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", _AGAIN)

@@ -1,0 +1,87 @@
+"""Writing and loading checkpoints on all ranks. What one is, and whether it can be used, is in `records.checkpoint`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vitscale.errors import CheckpointError
+from vitscale.records import checkpoint as on_disk
+from vitscale.records.checkpoint import AVERAGE, CHECKPOINT, COMPLETE, ENGINE, Checkpoint
+from vitscale.records.writer import file_digest, make_folder, sync_folder, write_whole
+from vitscale.worker.distributed import Ranks, barrier
+from vitscale.worker.engines import Engine
+
+
+def save(root: Path, checkpoint: Checkpoint, engine: Engine, average: dict[str, Tensor] | None, ranks: Ranks) -> None:
+    """Write a checkpoint: into a folder that does not count yet, all files on disk, the marker last.
+
+    Args:
+        root: `checkpoints/`.
+        checkpoint: without `files`.
+        engine: every rank saves its part.
+        average: moving average of the weights, written by rank 0.
+        ranks: all of them take part.
+    """
+    folder = on_disk.folder_of(root, checkpoint.step)
+    building = folder.with_name(f".{folder.name}.tmp")
+    if ranks.rank == 0:
+        make_folder(root)
+        for leftover in (*root.glob(".step*.tmp"), folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        make_folder(building / ENGINE)
+    barrier()
+    engine.save(building / ENGINE)
+    if ranks.rank == 0 and average is not None:
+        save_file({name: value.contiguous() for name, value in average.items()}, building / AVERAGE)
+    barrier()
+    if ranks.rank == 0:
+        _finish(building, folder, checkpoint)
+    barrier()
+
+
+def _finish(building: Path, folder: Path, checkpoint: Checkpoint) -> None:
+    files = {}
+    for path in sorted(building.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+            continue
+        path.chmod(0o600)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        files[str(path.relative_to(building))] = file_digest(path)
+    whole = checkpoint.model_copy(update={"files": files})
+    write_whole(building / CHECKPOINT, on_disk.to_json(whole))
+    building.rename(folder)
+    sync_folder(folder.parent)
+    write_whole(folder / COMPLETE, b"")
+
+
+def prune(root: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest `keep` checkpoints and that of step `best`. The marker goes first."""
+    kept = {on_disk.folder_of(root, best)} if best is not None else set()
+    for folder in on_disk.complete(root)[:-keep]:
+        if folder not in kept:
+            (folder / COMPLETE).unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(folder: Path, engine: Engine) -> dict[str, Tensor] | None:
+    """Load a checkpoint that was inspected: the engine's part, and the moving average where there is one.
+
+    Raises:
+        CheckpointError: the engine cannot read it.
+    """
+    try:
+        engine.load(folder / ENGINE)
+    except Exception as error:
+        # Whatever a reader of damaged or foreign bytes raises, the checkpoint is what is wrong.
+        raise CheckpointError(
+            f"checkpoint `{folder.name}` cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    path = folder / AVERAGE
+    return load_file(path) if path.exists() else None

@@ -1,0 +1,74 @@
+"""The trained model as timm and the Hugging Face hub have it: `model.safetensors`, `config.json`, a README card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import timm
+from safetensors.torch import save_file
+from timm.models import save_config_for_hf
+from torch import Tensor, nn
+
+from vitscale.config.runspec import RunSpec
+from vitscale.records.checkpoint import Evaluation
+from vitscale.records.writer import make_folder, write_whole
+
+_MEAN = (0.5, 0.5, 0.5)
+
+
+def write(folder: Path, spec: RunSpec, weights: dict[str, Tensor], last: Evaluation, model: nn.Module) -> None:
+    """Replace `export/` by the trained model.
+
+    Args:
+        folder: `export/`.
+        spec: the run.
+        weights: fp32, by timm's parameter names.
+        last: the last evaluation.
+        model: the model as it was built.
+    """
+    building = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(building, ignore_errors=True)
+    make_folder(building)
+    buffers = {name: value.detach().cpu() for name, value in model.named_buffers() if name in model.state_dict()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in {**weights, **buffers}.items()}
+    save_file(tensors, building / "model.safetensors", metadata={"format": "pt"})
+    fresh = timm.create_model(
+        spec.model.name,
+        img_size=spec.model.img_size,
+        patch_size=spec.model.patch_size,
+        num_classes=spec.model.num_classes,
+    )
+    arguments = {"img_size": spec.model.img_size, "patch_size": spec.model.patch_size}
+    data = {"input_size": (3, spec.model.img_size, spec.model.img_size), "mean": _MEAN, "std": _MEAN, "crop_pct": 1.0}
+    data["interpolation"] = "bilinear"
+    save_config_for_hf(fresh, str(building / "config.json"), model_args=arguments, data_config=data)
+    write_whole(building / "README.md", _card(spec, last).encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+
+
+def _card(spec: RunSpec, last: Evaluation) -> str:
+    recipe = spec.train
+    assert recipe is not None
+    asked = ", ".join(
+        f"{name} {value:g}" for name, value in recipe.model_dump(exclude_defaults=True).items() if value is not None
+    )
+    return f"""---
+library_name: timm
+tags: [image-classification, timm]
+---
+# {spec.model.name}, {spec.model.img_size} px, patch {spec.model.patch_size}, on {spec.data.name}
+
+Test accuracy {last.test_accuracy:.4f} on {last.test_images:,} images after {last.epoch:g} epochs ({last.step:,} steps)\
+{", moving average of the weights" if last.average else ""}.
+
+Trained by vitscale: {spec.engine}{"" if spec.zero_stage is None else f" ZeRO-{spec.zero_stage}"}, {spec.precision}, \
+global batch {spec.global_batch} ({spec.micro_batch} x {spec.grad_accum} x {spec.data_parallel}), \
+{spec.optimizer.name}, learning rate {spec.lr:g}, {spec.optimizer.schedule} schedule; {asked}.
+Run `{spec.run_id}`.
+
+    import timm
+    model = timm.create_model("{spec.model.name}", img_size={spec.model.img_size}, patch_size={spec.model.patch_size}, \
+num_classes={spec.model.num_classes}, checkpoint_path="model.safetensors")
+"""

@@ -1,0 +1,207 @@
+"""A launch that learns: the same steps, with evaluations, a moving average, checkpoints and an agreed end between them.
+
+Everything random in a step comes from (seed, step, rank), and the data order from (seed, step), so that a checkpoint
+holds weights, optimizer and counters, and going on is as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from vitscale.config.training import in_steps, steps_per_epoch
+from vitscale.errors import DivergedError
+from vitscale.records.checkpoint import Checkpoint, Evaluation, inspect
+from vitscale.records.round import Checkpointing
+from vitscale.records.schema import Status
+from vitscale.records.writer import append_lines
+from vitscale.worker import augment, checkpoint, export, inject, schedule
+from vitscale.worker.agreement import Agreement, Verdict
+from vitscale.worker.average import WeightAverage
+from vitscale.worker.distributed import agreed_finite, barrier
+from vitscale.worker.evaluate import evaluate
+from vitscale.worker.loop import run_steps
+from vitscale.worker.measure import Launch
+from vitscale.worker.pipeline import Batches, open_batches
+
+FLUSH_S = 10.0
+"""Step lines reach the disk this often, and at each evaluation."""
+
+
+class _Stopped(Exception):
+    """All ranks leave the loop after this step."""
+
+    def __init__(self, step: int, verdict: Verdict) -> None:
+        super().__init__(step)
+        self.step, self.verdict = step, verdict
+
+
+class Training(Launch):
+    """One training run on one rank."""
+
+    def _take_steps(self) -> tuple[Status, str | None]:
+        recipe, spec = self.spec.train, self.spec
+        assert recipe is not None
+        self.recipe = recipe
+        self.total = recipe.total_steps(spec.data.images, spec.global_batch)
+        self.step, self.seconds = 0, 0.0
+        self.evaluations: tuple[Evaluation, ...] = ()
+        self.average = WeightAverage(self.model, recipe.ema) if recipe.ema else None
+        self.schedule = schedule.build(spec, self.optimizer)
+        self.test = self.open("test")
+        self.fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
+        self._go_on(self.entry.checkpoints)
+        self.batches: Batches = open_batches(spec, self.open("train"), self.ranks, self.engine.dtype, self.step)
+        barrier()
+        try:
+            with Agreement(self.ranks, hear=self.entry.checkpoints is not None) as self.agreement:
+                return self._train()
+        finally:
+            self.batches.close()
+
+    def _train(self) -> tuple[Status, str | None]:
+        plan = self.entry.checkpoints
+        evaluating = in_steps(self.recipe.eval_epochs, self.spec.data.images, self.spec.global_batch)
+        stops = (evaluating, plan.every) if plan else (evaluating,)
+        while self.step < self.total:
+            until = min(self.total, *(self.step - self.step % every + every for every in stops))
+            stopped = self._steps(range(self.step, until))
+            if stopped is None and (until % evaluating == 0 or until == self.total):
+                self._evaluate()
+            if plan and (stopped is not None or until % plan.every == 0 or until == self.total):
+                self._save(plan)
+            if stopped is not None:
+                where = "a checkpoint holds it" if plan else "nothing of it is kept"
+                return "killed", f"asked to stop after step {self.step} of {self.total}; {where}"
+        if plan:
+            self._export(plan)
+        return "ok", None
+
+    def _steps(self, steps: range) -> _Stopped | None:
+        """Take steps; what ended them early, if anything did."""
+        self.first_unwritten, self.flushed = steps.start, time.monotonic()
+        self._before(steps.start)
+        stopped = None
+        try:
+            run_steps(
+                steps,
+                self.engine,
+                self.batches,
+                self.clock,
+                self.losses,
+                self.spec.grad_accum,
+                self._after,
+                augment.criterion(self.recipe),
+            )
+        except _Stopped as end:
+            stopped = end
+        verdict = self.agreement.settle()
+        self.step = steps.stop if stopped is None else stopped.step + 1
+        self._flush(self.step)
+        bad = stopped.verdict.not_finite_step if stopped and stopped.verdict.not_finite_step is not None else None
+        bad = verdict.not_finite_step if bad is None else bad
+        if bad is not None:
+            raise DivergedError(f"the loss of step {bad} is not finite", "lower optimizer.lr, or clip the gradients")
+        if stopped is None and verdict.stop:
+            return _Stopped(self.step - 1, verdict)
+        return stopped
+
+    def _before(self, step: int) -> None:
+        """Set what the coming step depends on: the learning rate and the seed."""
+        if self.schedule is not None:
+            self.schedule.step_update(step)
+        augment.seed_step(self.spec.measure.seed, step, self.ranks.rank)
+
+    def _after(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update()
+        self.beat("steady", step + 1, self.total)
+        if self.fault is not None:
+            self.fault(step)
+        verdict = self.agreement.after_step(step, self.losses.of_last_step())
+        if verdict.stop or verdict.not_finite_step is not None:
+            raise _Stopped(step, verdict)
+        if time.monotonic() - self.flushed > FLUSH_S:
+            self._flush(step + 1)
+        self._before(step + 1)
+
+    def _flush(self, until: int) -> None:
+        """Write the lines of the steps before `until`; the first ones of a process are warm-up."""
+        times, losses = self.clock.drain(), self.losses.drain()
+        self.seconds += sum(step["step"] for step in times)
+        taken = len(self.warmup) + len(self.steady)
+        warm = max(0, self.spec.measure.warmup_steps - taken)
+        self.write("warmup", range(self.first_unwritten, until)[:warm], times[:warm], losses[:warm])
+        self.write("steady", range(self.first_unwritten, until)[warm:], times[warm:], losses[warm:])
+        self.first_unwritten, self.flushed = until, time.monotonic()
+        self.writer.sync()
+
+    def _evaluate(self) -> None:
+        began = time.monotonic()
+
+        def beat(number: int) -> None:
+            self.beat("evaluate", number, 0)
+
+        def score() -> tuple[float, float, int]:
+            return evaluate(self.engine, self.test, self.ranks, self.spec.micro_batch, self.spec.model.img_size, beat)
+
+        if self.average is None:
+            loss, accuracy, images = score()
+        else:
+            with self.average.in_place():
+                loss, accuracy, images = score()
+        found = Evaluation(
+            step=self.step,
+            epoch=self.step / steps_per_epoch(self.spec.data.images, self.spec.global_batch),
+            images=self.step * self.spec.global_batch,
+            seconds=self.seconds,
+            test_images=images,
+            test_loss=loss,
+            test_accuracy=accuracy,
+            average=self.average is not None,
+        )
+        self.evaluations = (*self.evaluations, found)
+        self.pauses["evaluation_s"] = self.pauses.get("evaluation_s", 0.0) + time.monotonic() - began
+        if self.ranks.rank == 0:
+            append_lines(self.folder / "eval.jsonl", [found.model_dump(mode="json")])
+
+    def _save(self, plan: Checkpointing) -> None:
+        """Write a checkpoint, never of weights that are not finite."""
+        began = time.monotonic()
+        self.beat("checkpoint", self.step, self.total)
+        if not agreed_finite(self.model.parameters(), self.ranks.device):
+            raise DivergedError(f"weights are not finite after step {self.step}", "lower optimizer.lr")
+        state = Checkpoint(
+            run_id=self.entry.run_id,
+            spec=self.spec.model_dump(mode="json"),
+            step=self.step,
+            seconds=self.seconds,
+            evaluations=self.evaluations,
+        )
+        root = Path(plan.root)
+        checkpoint.save(root, state, self.engine, self.average.state() if self.average else None, self.ranks)
+        if self.ranks.rank == 0:
+            best = max(self.evaluations, key=lambda one: (one.test_accuracy, -one.step), default=None)
+            checkpoint.prune(root, plan.keep, best.step if best else None)
+        self.pauses["checkpoint_s"] = self.pauses.get("checkpoint_s", 0.0) + time.monotonic() - began
+
+    def _go_on(self, plan: Checkpointing | None) -> None:
+        if plan is None or plan.resume is None:
+            return
+        folder = Path(plan.resume)
+        found = inspect(folder) if self.ranks.rank == 0 else Checkpoint.read(folder)
+        barrier()
+        average = checkpoint.load(folder, self.engine)
+        if self.average is not None and average is not None:
+            self.average.load(average)
+        self.step, self.seconds, self.evaluations = found.step, found.seconds, found.evaluations
+        self.notes["resumed_after_step"] = found.step
+        if self.ranks.rank == 0:
+            append_lines(self.folder / "eval.jsonl", [one.model_dump(mode="json") for one in found.evaluations])
+
+    def _export(self, plan: Checkpointing) -> None:
+        weights = self.average.state() if self.average is not None else self.engine.weights()
+        if self.ranks.rank == 0:
+            assert weights is not None
+            export.write(Path(plan.export), self.spec, weights, self.evaluations[-1], self.model)
+        barrier()
