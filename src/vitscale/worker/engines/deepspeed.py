@@ -76,16 +76,17 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Free optimizer state and shards; `destroy` alone leaves ZeRO-3's partitions alive."""
-        for parameter in self._engine.module.parameters():
+        engine, self._engine = self._engine, None
+        parameters = list(engine.module.parameters())
+        optimizer, basic = engine.optimizer, engine.basic_optimizer
+        engine.destroy()  # removes its hooks by what is emptied below
+        for parameter in parameters:
             if hasattr(parameter, "ds_tensor"):
-                parameter.ds_tensor.data = torch.empty(0)
+                parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)
             parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
             parameter.grad = None
-        basic = self._engine.basic_optimizer
         if basic is not None:
             basic.state.clear()
-        if self._engine.optimizer is not None:
-            vars(self._engine.optimizer).clear()
-        self._engine.destroy()
-        self._engine = None
+        if optimizer is not None:
+            vars(optimizer).clear()
         gc.collect()
