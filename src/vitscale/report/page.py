@@ -1,0 +1,78 @@
+"""The page: one file that needs no network and no server, and may run only the two scripts that are in it.
+
+Vega runs with its expression interpreter (`ast`), so the policy needs no `unsafe-eval`. The bundle is plain text, not
+packed: an attachment that unpacks a script in the browser is what mail filters look for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from vitscale.report.document import Document
+from vitscale.report.escape import script_json
+from vitscale.report.figures import VEGA_LITE, Drawing
+
+_SNIPPET = "window.vegaEmbed = vegaEmbed;"
+
+
+def render(document: Document, drawings: Sequence[Drawing]) -> str:
+    """`index.html`."""
+    style = _template("style.css")
+    # Without a figure there is nothing to run.
+    scripts = [_bundle(), _template("page.js")] if drawings else []
+    environment = Environment(
+        loader=PackageLoader("vitscale.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["code"] = _code
+    return environment.get_template("page.html.j2").render(
+        document=document,
+        policy=_policy(style, scripts),
+        style=Markup(style),
+        scripts=[Markup(script) for script in scripts],
+        still={one.name: Markup(one.svg) for one in drawings},
+        charts={one.name: Markup(script_json(one.spec)) for one in drawings},
+    )
+
+
+def _code(text: str) -> Markup:
+    """What stands between backticks as code; everything is escaped first."""
+    pieces = [escape(piece) for piece in text.split("`")]
+    if len(pieces) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(one) if index % 2 else one for index, one in enumerate(pieces)
+    )
+
+
+@cache
+def _bundle() -> str:
+    bundle: str = vl_convert.javascript_bundle(_SNIPPET, vl_version=VEGA_LITE)
+    # Neither may end the element it stands in; the text would have to be escaped, not the hash fitted to it.
+    assert "</script" not in bundle.lower()
+    assert "<!--" not in bundle
+    return bundle
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    allowed = " ".join(_hash(script) for script in scripts) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _template(name: str) -> str:
+    return (files("vitscale.report") / "templates" / name).read_text(encoding="utf-8")

@@ -1,0 +1,236 @@
+"""Tables: as text for readers, and as full-precision rows in base units for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitscale.analysis.result import Interval, LaunchResult, RunResult, StudyResult
+from vitscale.report.chart_data import PARTS, label
+from vitscale.report.escape import csv_text, latex
+from vitscale.units import NOT_AVAILABLE, number, percent, seconds, size
+
+_INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency")
+_FIELDS = (
+    "run_id", "series", "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage",
+    "micro_batch", "grad_accum", "global_batch", "precision", "device", "source", "launches", "memory_peak_bytes",
+    "test_accuracy", "valid",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    """Columns from the left that hold words; the rest hold figures and are set to the right."""
+
+    @property
+    def long(self) -> bool:
+        """Whether it is folded away at first."""
+        return len(self.rows) > 12
+
+
+def throughput_table(result: StudyResult) -> Table:
+    """Step time and throughput of every run."""
+    rows = [
+        (*_named(result, run), _of(run, run.step_s, seconds), _of(run, run.images_per_s, number), str(run.launches))
+        for run in result.analysis.runs
+    ]
+    header = ("Run", "World size", "Step [95 %]", "Images per s [95 %]", "Launches")
+    return Table("Step time and throughput, median of the launches and 95 % interval", header, tuple(rows))
+
+
+def gain_table(result: StudyResult, field: str) -> Table:
+    """`speedup` or `efficiency` of every run, with the baseline it refers to."""
+    runs = {run.run_id: run for run in result.analysis.runs}
+    rows = []
+    for run in result.analysis.runs:
+        base = runs.get(result.analysis.baselines.get(run.series, ""))
+        told = f"{base.world_size}" if base else "none"
+        value = getattr(run, field)
+        if value is None and base is None and run.step_s is not None:
+            shown = f"{NOT_AVAILABLE} (no baseline)"
+        elif base is not None and base.run_id == run.run_id:
+            shown = "baseline"
+        else:
+            shown = _of(run, value, (lambda x: f"{number(x)}x") if field == "speedup" else percent)
+        rows.append((*_named(result, run), told, shown))
+    noun = "Speed-up" if field == "speedup" else "Efficiency"
+    header = ("Run", "World size", "Baseline", f"{noun} [95 %]")
+    return Table(f"{noun} of every run over its series' baseline", header, tuple(rows))
+
+
+def split_table(result: StudyResult) -> Table:
+    """Shares of the step of every run that has any."""
+    runs = [run for run in result.analysis.runs if any(getattr(run.shares, part) is not None for part in PARTS)]
+    rows = [
+        (label(result, run.run_id), *(percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS))
+        for run in runs
+    ]
+    header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
+    return Table(
+        "Share of each part in the step of the slowest rank, percent; n/a is not timed apart", header, tuple(rows)
+    )
+
+
+def loss_table(result: StudyResult) -> Table:
+    """First and last loss of every curve, and the accuracy where it was evaluated."""
+    runs = {run.run_id: run for run in result.analysis.runs}
+    rows = []
+    for curve in result.losses:
+        told = [loss for loss in curve.loss if loss is not None]
+        accuracy = runs[curve.run_id].test_accuracy if curve.run_id in runs else None
+        ends = (number(told[0], 4), number(told[-1], 4)) if told else (NOT_AVAILABLE, NOT_AVAILABLE)
+        images = f"{curve.images[-1]:,}" if curve.images else NOT_AVAILABLE
+        shown = percent(accuracy) if accuracy is not None else f"{NOT_AVAILABLE} (not evaluated)"
+        rows.append((label(result, curve.run_id), str(len(curve.loss)), images, *ends, shown))
+    header = ("Run", "Steps", "Images seen", "First loss", "Last loss", "Test accuracy")
+    return Table("Training loss of each run's first launch, warm-up included", header, tuple(rows))
+
+
+def batch_table(result: StudyResult) -> Table:
+    """The batch identity of every run."""
+    rows = []
+    for run in result.analysis.runs:
+        given = (run.micro_batch, run.grad_accum, run.global_batch)
+        parallel = None
+        if run.micro_batch and run.grad_accum and run.global_batch:
+            parallel = run.global_batch // (run.micro_batch * run.grad_accum)
+        micro, accum, whole = (NOT_AVAILABLE if value is None else str(value) for value in given)
+        ways = NOT_AVAILABLE if parallel is None else str(parallel)
+        told = size(run.memory_peak_bytes) if run.memory_peak_bytes else NOT_AVAILABLE
+        rows.append((label(result, run.run_id), f"{micro} × {accum} × {ways} = {whole}", told))
+    header = ("Run", "micro_batch × grad_accum × data_parallel = global_batch", "Peak memory of a rank")
+    return Table("Images per optimizer step, and the highest memory of any rank", header, tuple(rows))
+
+
+def invalid_table(result: StudyResult) -> Table:
+    """Runs that are not a measurement of scaling, and why."""
+    rows = [
+        (label(result, run.run_id), "; ".join(run.invalid_reasons) or "no reason recorded")
+        for run in result.analysis.runs
+        if not run.valid
+    ]
+    return Table("Runs that are not valid as a measurement of scaling", ("Run", "Why"), tuple(rows), words=2)
+
+
+def skipped_table(result: StudyResult) -> Table:
+    """Combinations that were not run, and why."""
+    rows = [(one.label, one.reason or "no reason recorded") for one in result.skipped]
+    return Table("Combinations that were skipped", ("Combination", "Why"), tuple(rows), words=2)
+
+
+def launch_table(result: StudyResult) -> Table:
+    """Every launch, finished or not."""
+    rows = [
+        (label(result, one.run_id), str(one.launch), _status(one), _reason(one), seconds(one.step_s), _count(one.steps))
+        for one in result.launches
+    ]
+    header = ("Run", "Launch", "Status", "Reason", "Median step", "Steady steps")
+    return Table("Launches: each is one fresh process start", header, tuple(rows), words=4)
+
+
+def sheets(result: StudyResult) -> dict[str, str]:
+    """File name -> CSV, in base units and full precision."""
+    runs = result.analysis.runs
+    header = ["label", *_FIELDS]
+    header += [f"{name}_{end}" for name in _INTERVALS for end in ("median", "low", "high")] + [
+        "axes",
+        "invalid_reasons",
+    ]
+    scaling = [[label(result, run.run_id), *_scaling_cells(run)] for run in runs]
+    shares = [[run.run_id, run.world_size, *(getattr(run.shares, part) for part in PARTS)] for run in runs]
+    launches = [
+        [one.run_id, one.launch, one.status, one.reason, one.started, one.step_s, one.steps, one.outlier]
+        for one in result.launches
+    ]
+    losses = [
+        [curve.run_id, *line]
+        for curve in result.losses
+        for line in zip(curve.step, curve.images, curve.loss, strict=True)
+    ]
+    findings = [
+        [one.severity, one.kind, one.evidence, one.hint, " ".join(one.runs)] for one in result.analysis.findings
+    ]
+    launch_header = ["run_id", "launch", "status", "reason", "started", "step_s", "steps", "outlier"]
+    return {
+        "scaling.csv": csv_text(header, scaling),
+        "shares.csv": csv_text(["run_id", "world_size", *(f"{part}_share" for part in PARTS)], shares),
+        "launches.csv": csv_text(launch_header, launches),
+        "losses.csv": csv_text(["run_id", "step", "images", "loss"], losses),
+        "findings.csv": csv_text(["severity", "kind", "evidence", "hint", "runs"], findings),
+        "skipped.csv": csv_text(["label", "reason"], [[one.label, one.reason] for one in result.skipped]),
+    }
+
+
+def scaling_latex(result: StudyResult) -> str:
+    """A booktabs tabular of every run, for \\input."""
+    lines = [
+        r"% Needs \usepackage{booktabs}. Median of the launches and 95 % interval; a dagger marks runs that are not",
+        "% valid as a measurement of scaling.",
+        r"\begin{tabular}{lrrrrr}",
+        r"\toprule",
+        r"Run & $N$ & Step & Images/s & Speed-up & Efficiency \\",
+        r"\midrule",
+    ]
+    for run in result.analysis.runs:
+        name = latex(label(result, run.run_id)) + ("" if run.valid else r"\textsuperscript{\textdagger}")
+        forms = ((run.step_s, seconds), (run.images_per_s, number), (run.speedup, number), (run.efficiency, percent))
+        cells = [latex(_interval(value, form)) for value, form in forms]
+        lines.append(" & ".join([name, str(run.world_size), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).replace("µ", r"\textmu{}")
+
+
+def _scaling_cells(run: RunResult) -> list[Any]:
+    values = [getattr(run, name) for name in _FIELDS]
+    for name in _INTERVALS:
+        value: Interval | None = getattr(run, name)
+        values += [value.median, value.low, value.high] if value else [None, None, None]
+    axes = json.dumps(run.axes, sort_keys=True, default=str) if run.axes else None
+    return [*values, axes, "; ".join(run.invalid_reasons) or None]
+
+
+def _named(result: StudyResult, run: RunResult) -> tuple[str, str]:
+    marks = ([] if run.valid else ["not valid"]) + ([] if run.source == "measured" else [run.source])
+    return label(result, run.run_id) + (f" ({', '.join(marks)})" if marks else ""), str(run.world_size)
+
+
+def _of(run: RunResult, value: Interval | None, form: Any) -> str:
+    if value is None:
+        return f"{NOT_AVAILABLE} ({(run.invalid_reasons or ('not measured',))[0]})"
+    return _interval(value, form)
+
+
+def _interval(value: Interval | None, form: Any) -> str:
+    if value is None:
+        return NOT_AVAILABLE
+    if value.low is None or value.high is None:
+        return f"{form(value.median)} [{NOT_AVAILABLE}]"
+    return f"{form(value.median)} [{_ends([form(value.low), form(value.high)])}]"
+
+
+def _ends(texts: Sequence[str]) -> str:
+    """`12.1, 12.6 ms` of `12.1 ms` and `12.6 ms`: the unit once, where both have the same."""
+    low, high = texts
+    unit = low.partition(" ")[2]
+    return f"{low.removesuffix(unit).rstrip()}, {high}" if unit and high.partition(" ")[2] == unit else f"{low}, {high}"
+
+
+def _count(value: int | None) -> str:
+    return NOT_AVAILABLE if value is None else str(value)
+
+
+def _status(one: LaunchResult) -> str:
+    return f"{one.status}, outlier" if one.outlier else str(one.status)
+
+
+def _reason(one: LaunchResult) -> str:
+    if one.status == "unfinished":
+        return "cut off before its manifest was written"
+    return one.reason or ("" if one.status == "ok" else "no reason recorded")

@@ -1,0 +1,101 @@
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vitscale.analysis.analyse import analyse
+from vitscale.report.write import write_report
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ARGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script>{{7*7}}"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=ARGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def make():
+    """`tests/golden/make_study.py`: writes launches with the real schema and writer."""
+    spec = importlib.util.spec_from_file_location("golden_make_study", GOLDEN / "make_study.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """Page of the golden study."""
+    return write_report(tmp_path_factory.mktemp("golden"), analyse(GOLDEN / "study"))
+
+
+@pytest.fixture(scope="session")
+def hostile(make, tmp_path_factory):
+    """Page of a study whose every name is an attack."""
+    root = make.write_study(tmp_path_factory.mktemp("hostile"), HOSTILE)
+    resolved = json.loads((root / "resolved.json").read_text())
+    (root / "resolved.json").write_text(json.dumps({**resolved, "name": HOSTILE}))
+    for note in (HOSTILE, "javascript:alert(3)"):
+        for size in (1, 2):
+            spec = make.make_spec(size, deepspeed={"note": note})
+            make.write_launch(root, spec, 0, 0.1 / size, device=HOSTILE)
+            make.write_launch(root, spec, 1, status="failed", reason=HOSTILE)
+    return write_report(root, analyse(root))
+
+
+class Seen:
+    """A page, and what happened in it."""
+
+    def __init__(self, context):
+        self.page = context.new_page()
+        self.requests, self.console, self.dialogs, self.errors = [], [], [], []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", self._dismiss)
+        self.page.add_init_script(
+            "window.violations = [];"
+            "document.addEventListener('securitypolicyviolation', (e) => window.violations.push(e.violatedDirective));"
+        )
+
+    def _dismiss(self, dialog):
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def assert_quiet(self, path):
+        """Nothing was fetched but the file, nothing refused, nothing complained of."""
+        assert self.requests == [path.as_uri()]
+        assert (self.console, self.dialogs, self.errors) == ([], [], [])
+        assert self.page.evaluate("window.violations") == []
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page and wait until its charts are drawn."""
+    contexts = []
+
+    def open_page(path, width=1100, **options):
+        context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        seen = Seen(context)
+        seen.page.goto(path.as_uri())
+        if options.get("java_script_enabled", True):
+            seen.page.wait_for_selector("html[data-drawn]", timeout=20_000)
+        return seen
+
+    yield open_page
+    for context in contexts:
+        context.close()
