@@ -6,18 +6,17 @@ import shutil
 from pathlib import Path
 
 import timm
-from safetensors.torch import save_file
-from timm.models import save_config_for_hf
-from torch import Tensor, nn
+from timm.models import save_for_hf
+from torch import Tensor
 
 from vitscale.config.runspec import RunSpec
 from vitscale.records.checkpoint import Evaluation
 from vitscale.records.writer import make_folder, write_whole
 
-_MEAN = (0.5, 0.5, 0.5)
+_HALF = (0.5, 0.5, 0.5)
 
 
-def write(folder: Path, spec: RunSpec, weights: dict[str, Tensor], last: Evaluation, model: nn.Module) -> None:
+def write(folder: Path, spec: RunSpec, weights: dict[str, Tensor], last: Evaluation) -> None:
     """Replace `export/` by the trained model.
 
     Args:
@@ -25,24 +24,26 @@ def write(folder: Path, spec: RunSpec, weights: dict[str, Tensor], last: Evaluat
         spec: the run.
         weights: fp32, by timm's parameter names.
         last: the last evaluation.
-        model: the model as it was built.
     """
     building = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     make_folder(building)
-    buffers = {name: value.detach().cpu() for name, value in model.named_buffers() if name in model.state_dict()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in {**weights, **buffers}.items()}
-    save_file(tensors, building / "model.safetensors", metadata={"format": "pt"})
     fresh = timm.create_model(
         spec.model.name,
         img_size=spec.model.img_size,
         patch_size=spec.model.patch_size,
         num_classes=spec.model.num_classes,
     )
+    fresh.load_state_dict({**fresh.state_dict(), **weights})
     arguments = {"img_size": spec.model.img_size, "patch_size": spec.model.patch_size}
-    data = {"input_size": (3, spec.model.img_size, spec.model.img_size), "mean": _MEAN, "std": _MEAN, "crop_pct": 1.0}
-    data["interpolation"] = "bilinear"
-    save_config_for_hf(fresh, str(building / "config.json"), model_args=arguments, data_config=data)
+    data = {
+        "input_size": (3, spec.model.img_size, spec.model.img_size),
+        "interpolation": "bilinear",
+        "mean": _HALF,
+        "std": _HALF,
+        "crop_pct": 1.0,
+    }
+    save_for_hf(fresh, str(building), model_args=arguments, safe_serialization=True, data_config=data)
     write_whole(building / "README.md", _card(spec, last).encode())
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)

@@ -203,5 +203,5 @@ class Training(Launch):
         weights = self.average.state() if self.average is not None else self.engine.weights()
         if self.ranks.rank == 0:
             assert weights is not None
-            export.write(Path(plan.export), self.spec, weights, self.evaluations[-1], self.model)
+            export.write(Path(plan.export), self.spec, weights, self.evaluations[-1])
         barrier()
