@@ -1,0 +1,122 @@
+"""One rank of `instrumentation`: the worker's own loop, in blocks with everything that measures and with nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitscale.config.runspec import RunSpec
+from vitscale.data.reader import open_split
+from vitscale.records.round import ROUND, Heartbeat, Round
+from vitscale.records.writer import StepWriter
+from vitscale.worker import engines, optimizers
+from vitscale.worker.clock import NoClock
+from vitscale.worker.distributed import barrier, connect, largest
+from vitscale.worker.engines import Engine
+from vitscale.worker.loop import Losses, run_steps
+from vitscale.worker.measure import Launch, build_model
+from vitscale.worker.pipeline import Batch, Batches, open_batches
+
+WARMUP_STEPS = 5
+ALONE_STEPS = 200
+
+
+class NoLosses(Losses):
+    """Holds nothing: without records nobody reads the losses."""
+
+    def add(self, loss: Tensor) -> None:
+        """Nothing."""
+
+
+class NoModel:
+    """An engine and its batches that take no time, so that what is around them is all there is."""
+
+    dtype = torch.float32
+
+    def __init__(self) -> None:
+        self._batch = Batch(torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64))
+
+    def __next__(self) -> Batch:
+        return self._batch
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The images."""
+        return images
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Nothing."""
+
+    def step(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class Blocks:
+    """The two ways of taking some steps, each timed from outside."""
+
+    def __init__(self, folder: Path, spec: RunSpec, launch: Launch) -> None:
+        self.launch, self.accum = launch, spec.grad_accum
+        self.heartbeat = Heartbeat(folder, launch.ranks.rank)
+        self.writer = StepWriter(folder / "launch", launch.ranks.rank)
+
+    def on(self, steps: range, engine: Engine, batches: Batches) -> float:
+        """With clock, losses, heartbeat, step lines, and the ranks' agreement that all losses are finite."""
+        launch = self.launch
+        began = time.perf_counter()
+        after_step = launch._after_step(self.heartbeat, "steady", steps)
+        run_steps(steps, engine, batches, launch.clock, launch.losses, self.accum, after_step)
+        launch._record(self.writer, "steady", steps, launch.clock.drain())
+        return time.perf_counter() - began
+
+    def off(self, steps: range, engine: Engine, batches: Batches) -> float:
+        """With none of these."""
+        began = time.perf_counter()
+        run_steps(steps, engine, batches, NoClock(), NoLosses(self.accum), self.accum, lambda _step: None)
+        return time.perf_counter() - began
+
+
+def main(folder: Path, pairs: int, steps: int) -> None:
+    """Serve `pairs` pairs of blocks of `steps` steps; rank 0 writes `blocks.json`."""
+    round_ = Round.read(folder / ROUND)
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if round_.cores:
+        os.sched_setaffinity(0, round_.cores[local_rank])
+    spec = RunSpec.model_validate(round_.entries[0].spec)
+    if spec.threads_per_rank is not None:
+        torch.set_num_threads(spec.threads_per_rank)
+        torch.set_num_interop_threads(1)
+    ranks = connect(round_.device)
+    engines.prepare(spec.engine, round_.device)
+    model = build_model(spec, ranks.device)
+    engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, ranks.device))
+    data_root = Path(os.environ["VITSCALE_DATA"])
+    batches = open_batches(spec, open_split(spec.data.name, "train", data_root), ranks, engine.dtype)
+    blocks = Blocks(folder, spec, Launch(round_.entries[0], 0, round_, ranks, data_root))
+    blocks.off(range(WARMUP_STEPS), engine, batches)
+    seen: dict[str, list[float]] = {"on_s": [], "off_s": [], "alone_s": [], "steps": [steps]}
+    for pair in range(pairs):
+        ways = (("on_s", blocks.on), ("off_s", blocks.off))
+        for name, way in ways if pair % 2 else ways[::-1]:
+            barrier()
+            seen[name].append(largest(way(range(steps), engine, batches), ranks.device))
+    stub, alone = NoModel(), range(ALONE_STEPS)
+    for _ in range(5):
+        difference_s = blocks.on(alone, stub, stub) - blocks.off(alone, stub, stub)
+        seen["alone_s"].append(difference_s / ALONE_STEPS)
+    if ranks.rank == 0:
+        (folder / "blocks.json").write_text(json.dumps(seen))
+    barrier()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    sys.stdout.flush()
+    os._exit(0)
