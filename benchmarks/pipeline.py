@@ -64,7 +64,10 @@ def _on_one_core(side: int, turns: int, batches: int) -> dict[str, list[float]]:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import torch
 
+    from vitscale.worker.devices import keep_freed_memory
+
     torch.set_num_threads(1)
+    keep_freed_memory()  # as in every rank; it serves both sides here
     ours, usual = _both(side)
     difference = (ours() - usual()).abs()
     # PIL rounds to whole grey levels, torch does not: half of 1/255 of the range 2, and the weights' own rounding.

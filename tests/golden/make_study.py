@@ -49,7 +49,6 @@ def make_spec(world_size: int = 1, protocol: str = "strong", **changes: Any) -> 
         "global_batch": 64 if strong else 32 * world_size,
         "solved": "micro_batch" if strong else "global_batch",
         "optimizer": OptimizerSection(),
-        "lr": 1e-3,
         "measure": MeasureSpec(warmup_steps=2, steps=10, seconds=None, seed=0),
         "threads_per_rank": 1,
     }

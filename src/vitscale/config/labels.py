@@ -10,7 +10,7 @@ from vitscale.config.runspec import RunSpec
 # Identity, placement, and what is resolved from other keys: never an axis. `nodes` is one where it varies on its own.
 _NEVER = {
     "schema_version", "protocol", "world_size", "nodes", "ranks_per_node", "data_parallel", "solved", "oversubscribed",
-    "model.num_classes", "data.fingerprint", "lr",
+    "model.num_classes", "data.fingerprint",
 }  # fmt: skip
 _STUDY_NAMES = {"simulated_device": "hardware.name"}
 _FOLLOWS = {
@@ -35,6 +35,8 @@ def spec_keys(spec: RunSpec) -> dict[str, Any]:
     """A run's settings by their study names, without the ones that follow from the world size or the batch identity."""
     flat = {_STUDY_NAMES.get(key, key): value for key, value in flatten(spec.model_dump(mode="json")).items()}
     consequences = {*_NEVER, spec.solved, *(["data.images"] if spec.protocol == "weak" else [])}
+    if spec.optimizer.lr_policy in ("linear", "sqrt"):
+        consequences.add("optimizer.lr")
     return {key: value for key, value in flat.items() if key not in consequences}
 
 

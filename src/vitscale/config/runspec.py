@@ -19,7 +19,7 @@ from vitscale.config.training import Recipe
 SCHEMA_VERSION: Literal[1] = 1
 
 # What differs between the runs of one series: the world size, and what the batch identity solves from it.
-_PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed", "lr")
+_PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed")
 
 
 class ModelSpec(Frozen):
@@ -33,6 +33,18 @@ class ModelSpec(Frozen):
     """Side of a patch, pixels."""
     num_classes: PositiveInt
     """Outputs of the head."""
+    depth: PositiveInt | None = None
+    """Blocks; null is the model's own."""
+    embed_dim: PositiveInt | None = None
+    """Width of the tokens; null is the model's own."""
+    num_heads: PositiveInt | None = None
+    """Attention heads; null is the model's own."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What timm is told beside the name."""
+        sizes = self.model_dump(exclude={"name"}, exclude_none=True)
+        return {key: int(value) for key, value in sizes.items()}
 
 
 class DataSpec(Frozen):
@@ -97,8 +109,7 @@ class RunSpec(Frozen):
     solved: Literal["micro_batch", "grad_accum", "global_batch"]
     """The member of the batch identity that was solved, not given."""
     optimizer: OptimizerSection
-    lr: PositiveFloat
-    """Learning rate after `optimizer.lr_policy`."""
+    """The update rule; its `lr` is the one after `lr_policy`."""
     train: Recipe | None = None
     """What is learnt; null where the run only measures."""
     init: str | None = None
@@ -126,6 +137,8 @@ class RunSpec(Frozen):
             del tree[key]
         if self.protocol == "weak":
             del tree["data"]["images"]
+        if self.optimizer.lr_policy in ("linear", "sqrt"):
+            del tree["optimizer"]["lr"]
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     def canonical(self) -> str:

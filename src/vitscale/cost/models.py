@@ -87,11 +87,19 @@ def names() -> tuple[str, ...]:
     return tuple(_table())
 
 
-def shape(name: str, img_size: int | None = None, patch_size: int | None = None, num_classes: int = 1000) -> ViTShape:
-    """Return the shape of a timm ViT, at another image or patch size if asked, exactly as timm builds it.
+def shape(
+    name: str,
+    img_size: int | None = None,
+    patch_size: int | None = None,
+    num_classes: int = 1000,
+    depth: int | None = None,
+    embed_dim: int | None = None,
+    num_heads: int | None = None,
+) -> ViTShape:
+    """Return the shape of a timm ViT, at other sizes if asked, exactly as timm builds it.
 
     Raises:
-        UsageError: the model is not in the table, or the patches do not tile the image.
+        UsageError: the model is not in the table, patches do not tile the image, or heads do not divide the width.
     """
     row = _row(name)
     image = row["img_size"] if img_size is None else img_size
@@ -103,7 +111,14 @@ def shape(name: str, img_size: int | None = None, patch_size: int | None = None,
         raise UsageError(f"`num_classes = {num_classes}` leaves no head to train", "give at least 1 class")
     known = {field.name for field in fields(ViTShape)}
     values = {key: value for key, value in row.items() if key in known}
-    return ViTShape(**{**values, "name": name, "img_size": image, "patch_size": patch, "num_classes": num_classes})
+    width, heads = embed_dim or row["width"], num_heads or row["heads"]
+    if width % heads:
+        near = width // heads * heads or heads
+        raise UsageError(f"`embed_dim = {width}` is not a multiple of `num_heads = {heads}`", f"embed_dim={near}")
+    # timm gives the MLP as a ratio of the width.
+    sizes = {"width": width, "heads": heads, "mlp_width": row["mlp_width"] * width // row["width"]}
+    sizes |= {"depth": depth or row["depth"], "img_size": image, "patch_size": patch, "num_classes": num_classes}
+    return ViTShape(**{**values, **sizes, "name": name})
 
 
 def _check_tiling(img_size: int, patch_size: int) -> None:

@@ -76,7 +76,7 @@ class RunEstimate:
 
 def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read."""
-    model = shape(spec.model.name, spec.model.img_size, spec.model.patch_size, spec.model.num_classes)
+    model = shape(spec.model.name, **spec.model.sizes)
     tensors = parameter_tensors(model)
     zero = _zero_keys(spec.deepspeed)
     engine = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}

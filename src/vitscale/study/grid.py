@@ -15,7 +15,7 @@ from vitscale.config.keys import set_path
 from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import DataSection, ModelSection, Precision, Protocol, Study, ZeroStage
+from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Precision, Protocol, Study, ZeroStage
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -208,8 +208,7 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         precision=point.precision,
         device=point.device,
         **batch._asdict(),
-        optimizer=study.optimizer,
-        lr=scaled_lr(study.optimizer.lr, study.optimizer.lr_policy, study.optimizer.lr_base_batch, batch.global_batch),
+        optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
         deepspeed=study.deepspeed,
@@ -218,6 +217,11 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
         simulated_device=where.simulated,
     )
+
+
+def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:
+    lr = scaled_lr(optimizer.lr, optimizer.lr_policy, optimizer.lr_base_batch, global_batch)
+    return optimizer.model_copy(update={"lr": lr})
 
 
 def _recipe(study: Study, point: _Point) -> Recipe | None:
@@ -289,8 +293,10 @@ def model_spec(section: ModelSection, classes: int) -> ModelSpec:
         near = difflib.get_close_matches(section.name, names, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(f'`{name}`' for name in near)}?" if near else "`timm.list_models('vit_*')`"
         raise UsageError(f"no timm Vision Transformer is called `{section.name}`", hint)
-    shape = models.shape(section.name, section.img_size, section.patch_size, classes)
-    return ModelSpec(name=section.name, img_size=shape.img_size, patch_size=shape.patch_size, num_classes=classes)
+    own = {"depth": section.depth, "embed_dim": section.embed_dim, "num_heads": section.num_heads}
+    shape = models.shape(section.name, section.img_size, section.patch_size, classes, **own)
+    sizes = {"img_size": shape.img_size, "patch_size": shape.patch_size}
+    return ModelSpec(name=section.name, num_classes=classes, **sizes, **own)
 
 
 def _notes(study: Study, where: Where) -> Iterator[str]:

@@ -43,6 +43,7 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
     from vitscale.worker import engines
+    from vitscale.worker.devices import keep_freed_memory
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
     from vitscale.worker.train import Training
@@ -51,6 +52,8 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
     if first.threads_per_rank is not None:
         torch.set_num_threads(first.threads_per_rank)
         torch.set_num_interop_threads(1)
+    if round_.device == "cpu":
+        keep_freed_memory()
     ranks = connect(round_.device)
     for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
         engines.prepare(engine, round_.device)

@@ -28,14 +28,9 @@ def write(folder: Path, spec: RunSpec, weights: dict[str, Tensor], last: Evaluat
     building = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)
     make_folder(building)
-    fresh = timm.create_model(
-        spec.model.name,
-        img_size=spec.model.img_size,
-        patch_size=spec.model.patch_size,
-        num_classes=spec.model.num_classes,
-    )
+    fresh = timm.create_model(spec.model.name, **spec.model.sizes)
     fresh.load_state_dict({**fresh.state_dict(), **weights})
-    arguments = {"img_size": spec.model.img_size, "patch_size": spec.model.patch_size}
+    arguments = {name: value for name, value in spec.model.sizes.items() if name != "num_classes"}
     data = {
         "input_size": (3, spec.model.img_size, spec.model.img_size),
         "interpolation": "bilinear",
@@ -66,10 +61,10 @@ Test accuracy {last.test_accuracy:.4f} on {last.test_images:,} images after {las
 
 Trained by vitscale: {spec.engine}{"" if spec.zero_stage is None else f" ZeRO-{spec.zero_stage}"}, {spec.precision}, \
 global batch {spec.global_batch} ({spec.micro_batch} x {spec.grad_accum} x {spec.data_parallel}), \
-{spec.optimizer.name}, learning rate {spec.lr:g}, {spec.optimizer.schedule} schedule; {asked}.
+{spec.optimizer.name}, learning rate {spec.optimizer.lr:g}, {spec.optimizer.schedule} schedule; {asked}.
 Run `{spec.run_id}`.
 
     import timm
-    model = timm.create_model("{spec.model.name}", img_size={spec.model.img_size}, patch_size={spec.model.patch_size}, \
-num_classes={spec.model.num_classes}, checkpoint_path="model.safetensors")
+    model = timm.create_model("{spec.model.name}", checkpoint_path="model.safetensors", \
+{", ".join(f"{name}={value}" for name, value in spec.model.sizes.items())})
 """

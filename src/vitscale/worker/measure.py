@@ -68,7 +68,7 @@ class Launch:
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        self.optimizer = optimizers.build(self.model, self.spec, self.ranks.device)
+        self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.writer = StepWriter(self.folder, self.ranks.rank)
         setup_s = time.perf_counter() - began
@@ -77,6 +77,7 @@ class Launch:
         device = devices.describe(self.ranks, machine, self._cores())
         seen = gathered(device.model_dump(mode="json"), self.ranks)
         self.engine.close()
+        devices.return_freed_memory()
         if self.ranks.rank == 0:
             times = self._times(process_start_s, setup_s)
             self._finish(status, reason, times, seen, devices.versions(machine), parameters)
@@ -214,11 +215,7 @@ def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
     """The run's timm model in training mode, with the same initial weights on every rank and device."""
     torch.manual_seed(spec.measure.seed)
     model: nn.Module = timm.create_model(
-        spec.model.name,
-        img_size=spec.model.img_size,
-        patch_size=spec.model.patch_size,
-        num_classes=spec.model.num_classes,
-        drop_path_rate=spec.train.drop_path if spec.train else 0.0,
+        spec.model.name, drop_path_rate=spec.train.drop_path if spec.train else 0.0, **spec.model.sizes
     )
     path = os.environ.get("VITSCALE_INIT")
     if spec.init is not None and path:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitscale.config.runspec import RunSpec
+from vitscale.config.study import OptimizerSection
 
 
-def build(model: nn.Module, spec: RunSpec, device: torch.device) -> torch.optim.Optimizer:
+def build(model: nn.Module, section: OptimizerSection, device: torch.device) -> torch.optim.Optimizer:
     """AdamW or SGD as the study says; biases and norms (one-dimensional parameters) are not decayed, as timm does it.
 
     Args:
         model: its parameters that require a gradient are optimized.
-        spec: the run; its `lr` is the resolved one.
+        section: the run's `optimizer`.
         device: CUDA uses torch's fused kernels.
     """
-    section = spec.optimizer
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": section.weight_decay},
@@ -24,5 +23,5 @@ def build(model: nn.Module, spec: RunSpec, device: torch.device) -> torch.optim.
     ]
     fused = device.type == "cuda"
     if section.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=section.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=spec.lr, fused=fused)
+        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=section.lr, fused=fused)

@@ -15,13 +15,13 @@ def build(spec: RunSpec, optimizer: Optimizer) -> Scheduler | None:
     recipe = spec.train
     assert recipe is not None
     warmup = round(recipe.warmup_epochs * steps_per_epoch(spec.data.images, spec.global_batch))
-    rising = {"warmup_t": warmup, "warmup_lr_init": spec.lr / (warmup + 1), "warmup_prefix": True}
+    rising = {"warmup_t": warmup, "warmup_lr_init": spec.optimizer.lr / (warmup + 1), "warmup_prefix": True}
     if spec.optimizer.schedule == "cosine":
         total = recipe.total_steps(spec.data.images, spec.global_batch)
         return CosineLRScheduler(
             optimizer,
             t_initial=max(1, total - warmup),
-            lr_min=spec.lr * recipe.final_lr_ratio,
+            lr_min=spec.optimizer.lr * recipe.final_lr_ratio,
             t_in_epochs=False,
             **rising,
         )
