@@ -27,9 +27,9 @@ class Recipe(Section):
     """The part of `[train]` that the ranks carry out."""
 
     epochs: PositiveFloat | None = None
-    """Passes over the training images. With `epochs` or `steps`, `run` trains and evaluates every run."""
-    steps: PositiveInt | None = None
-    """Optimizer steps, in place of `epochs`."""
+    """Passes over the training images. With `epochs` or `max_steps`, `run` trains and evaluates every run."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps in all, in place of `epochs`."""
     warmup_epochs: NonNegativeFloat = 0.0
     """Epochs in which the learning rate rises from 0; 0 is off."""
     final_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -58,19 +58,20 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Recipe:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"epochs = {self.epochs:g} and steps = {self.steps} are both given; give one of them")
+        if self.epochs is not None and self.max_steps is not None:
+            given = f"epochs = {self.epochs:g} and max_steps = {self.max_steps}"
+            raise ValueError(f"{given} are both given; give one of them")
         return self
 
     @property
     def trains(self) -> bool:
         """Whether anything is to be learnt."""
-        return self.epochs is not None or self.steps is not None
+        return self.epochs is not None or self.max_steps is not None
 
     def total_steps(self, images: int, global_batch: int) -> int:
         """Optimizer steps of the whole training; an epoch has `images // global_batch`, the rest waits for the next."""
-        if self.steps is not None:
-            return self.steps
+        if self.max_steps is not None:
+            return self.max_steps
         assert self.epochs is not None
         return in_steps(self.epochs, images, global_batch)
 

@@ -1,0 +1,300 @@
+"""Real training: as if it had never been stopped, evaluated exactly, stopped together, and never poisoned."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from ranks import digests, finish, launches, wait_until, worker_processes
+from safetensors.torch import load_file
+
+from vitscale.records import checkpoint
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+TINY = (
+    "protocol=strong", "model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=2", "embed_dim=48",
+    "global_batch=32", "data.images=128", "train.max_steps=12", "train.eval_epochs=1", "train.checkpoint_epochs=1",
+    "schedule=cosine", "warmup_epochs=1", "crop=1", "label_smoothing=0.1", "mixup=0.2", "drop_path=0.1",
+)  # fmt: skip
+
+
+@pytest.fixture
+def train(store, tmp_path):
+    """Start `vitscale train quick` with a tiny model in a process of its own."""
+
+    def start(*words, out="out", inject="", environ=None):
+        environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": inject, **(environ or {})}
+        command = [sys.executable, "-m", "vitscale", "train", "quick", *TINY, *words, "--out", str(tmp_path / out)]
+        return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+def weights(results):
+    return load_file(results / "export" / "model.safetensors")
+
+
+def losses(results):
+    """step -> loss by rank, of all launches; a step taken again after a checkpoint must repeat its loss."""
+    found = {}
+    for path in sorted(results.glob("runs/*/launch*/steps.*.jsonl")):
+        for line in path.read_text().splitlines():
+            one = json.loads(line)
+            key = (one["step"], one["rank"])
+            assert found.setdefault(key, one["loss"]) == one["loss"], f"step {key} gave another loss"
+    return found
+
+
+def evaluations(results):
+    newest = sorted(results.glob("runs/*/launch*/eval.jsonl"))[-1]
+    lines = [json.loads(line) for line in newest.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("world_size", "zero_stage", "extra"),
+    [(1, 0, ("ema=0.9",)), (2, 0, ()), (2, 1, ("precision=bf16",)), (2, 2, ("ema=0.9", "grad_accum=2")), (2, 3, ())],
+)
+def test_a_killed_training_goes_on_as_if_nothing_had_been(train, tmp_path, world_size, zero_stage, extra):
+    words = (f"world_size={world_size}", f"zero_stage={zero_stage}", *extra)
+    code, err = finish(train(*words, out="whole"))
+    assert code == 0, err
+    killed = train(*words, out="cut", inject="kill rank=0 step=9")
+    code, err = finish(killed)
+    assert code == 5, err
+    assert "SIGKILL" in err
+    code, err = finish(train(*words, out="cut"))
+    assert code == 0, err
+    assert "going on from checkpoint `step00000008`, after step 8" in err
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert losses(cut) == losses(whole)
+    assert len(losses(whole)) == 12 * world_size
+    assert evaluations(cut) == evaluations(whole)
+    a, b = weights(whole), weights(cut)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_exported_model_is_timms_and_gives_the_evaluated_accuracy(train, store, tmp_path):
+    code, err = finish(train("world_size=1"))
+    assert code == 0, err
+    export = tmp_path / "out" / "export"
+    model = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=16,
+        patch_size=8,
+        depth=2,
+        embed_dim=48,
+        num_classes=10,
+        checkpoint_path=str(export / "model.safetensors"),
+    ).eval()
+    by_hub = timm.create_model(f"local-dir:{export}", pretrained=True).eval()
+    from vitscale.data.reader import open_split
+    from vitscale.worker.pipeline import Raw, prepare
+
+    test = open_split("digits", "test", store)
+    every = np.arange(len(test))
+    labels = torch.from_numpy(test.take_labels(every))
+    images = prepare(Raw(torch.from_numpy(test.take(every)), labels, None), 16, torch.float32)
+    with torch.no_grad():
+        logits, again = model(images), by_hub(images)
+    assert torch.equal(logits, again)
+    last = evaluations(tmp_path / "out")[-1]
+    assert float((logits.argmax(1) == labels).double().mean()) == pytest.approx(last["test_accuracy"], abs=1e-12)
+    assert float(torch.nn.functional.cross_entropy(logits, labels)) == pytest.approx(last["test_loss"], rel=1e-5)
+    assert json.loads((export / "config.json").read_text())["architecture"] == "vit_tiny_patch16_224"
+    assert "Test accuracy" in (export / "README.md").read_text()
+
+
+def test_every_test_image_counts_once_at_any_rank_count(train, tmp_path):
+    seen = []
+    for world_size, batch in ((1, 32), (2, 32), (3, 33)):
+        words = (f"world_size={world_size}", f"global_batch={batch}", "data.images=132", "train.max_steps=1")
+        code, err = finish(train(*words, out=f"w{world_size}"))
+        assert code == 0, err
+        seen.append(evaluations(tmp_path / f"w{world_size}")[-1])
+    assert {one["test_images"] for one in seen} == {360}
+    assert seen[1]["test_accuracy"] == seen[0]["test_accuracy"]
+    assert seen[1]["test_loss"] == pytest.approx(seen[0]["test_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("victim", "number"), [("parent", signal.SIGINT), ("parent", signal.SIGTERM), ("rank", signal.SIGUSR1)]
+)
+def test_a_signal_makes_all_ranks_save_at_the_same_step(train, tmp_path, victim, number):
+    out = tmp_path / "out"
+    process = train("world_size=2", "train.max_steps=2000", "train.checkpoint_epochs=400")
+    wait_until(lambda: list(out.glob("runs/*/launch0/eval.jsonl")), 60, "the first evaluation")
+    if victim == "parent":
+        process.send_signal(number)
+    else:
+        worker_processes(out)[-1].send_signal(number)
+    code, err = finish(process)
+    assert code == 75, err
+    assert worker_processes(out) == []
+    found = checkpoint.complete(out / "checkpoints")
+    assert len(found) == 1
+    saved = checkpoint.inspect(found[0])
+    last = {rank: max(step for step, of in losses(out) if of == rank) for rank in (0, 1)}
+    assert last == {0: saved.step - 1, 1: saved.step - 1}
+    (manifest,) = launches(out).values()
+    assert manifest["status"] == "killed"
+    assert f"after step {saved.step} of 2000" in manifest["reason"]
+    code, err = finish(train("world_size=2", f"train.max_steps={saved.step + 4}", "train.checkpoint_epochs=400"))
+    assert code == 9, "another length is another run"
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_and_poisons_no_checkpoint(train, tmp_path):
+    code, err = finish(train("world_size=2", "lr=1e30", "clip=0", "train.checkpoint_epochs=0.25"))
+    assert code == 8, err
+    assert "not finite" in err
+    assert worker_processes(tmp_path / "out") == []
+    for folder in checkpoint.complete(tmp_path / "out" / "checkpoints"):
+        checkpoint.inspect(folder)
+        state = torch.load(next(folder.rglob("mp_rank_00_model_states.pt")), weights_only=False)
+        assert all(torch.isfinite(value).all() for value in state["module"].values())
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory):
+    """A results folder with two checkpoints, killed before its end."""
+    out = tmp_path_factory.mktemp("trained")
+    environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": "kill rank=0 step=9"}
+    command = [sys.executable, "-m", "vitscale", "train", "quick", *TINY, "world_size=1", "--out", str(out)]
+    assert subprocess.run(command, env=environ, capture_output=True).returncode == 5
+    return out
+
+
+def truncate(folder):
+    path = next(folder.rglob("*.pt"))
+    path.write_bytes(path.read_bytes()[:1000])
+    return path.name
+
+
+def flip_a_bit(folder):
+    path = next(folder.rglob("*.pt"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    return path.name
+
+
+def lose(folder):
+    path = next(folder.rglob("*.pt"))
+    path.unlink()
+    return path.name
+
+
+def smuggle(folder):
+    (folder / "engine" / "extra.pt").write_bytes(b"cos\nsystem\n(S'touch /tmp/canary'\ntR.")
+    return "extra.pt"
+
+
+def link_out(folder):
+    path = next(folder.rglob("*.pt"))
+    other = folder.parent / "elsewhere"
+    shutil.move(path, other)
+    path.symlink_to(other)
+    return path.name
+
+
+def open_to_all(folder):
+    path = next(folder.rglob("*.pt"))
+    path.chmod(0o666)
+    return path.name
+
+
+def break_json(folder):
+    (folder / "checkpoint.json").write_text("{")
+    return "checkpoint.json"
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose, smuggle, link_out, open_to_all, break_json])
+def test_a_checkpoint_that_cannot_be_trusted_is_refused_by_name_and_nothing_is_started(
+    train, trained, tmp_path, damage
+):
+    shutil.copytree(trained, tmp_path / "out", symlinks=True)
+    newest = checkpoint.newest(tmp_path / "out" / "checkpoints")
+    name = damage(newest)
+    before = digests(tmp_path / "out" / "runs")
+    code, err = finish(train("world_size=1"))
+    assert code == 9, err
+    assert newest.name in err
+    assert name in err
+    assert "Traceback" not in err
+    assert digests(tmp_path / "out" / "runs") == before
+    shutil.rmtree(newest)
+    code, err = finish(train("world_size=1"))
+    assert code == 0, err
+    assert "after step 4" in err
+
+
+def test_another_run_is_refused_with_what_differs(train, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    for word, said in (
+        ("world_size=2", "`world_size` 1 -> 2"),
+        ("zero_stage=1", "`zero_stage` 0 -> 1"),
+        ("lr=0.5", "lr"),
+    ):
+        code, err = finish(train(word, *(() if "world" in word else ("world_size=1",))))
+        assert code == 9, err
+        assert said in err
+
+
+def test_a_half_made_checkpoint_is_invisible(train, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    (checkpoint.newest(tmp_path / "out" / "checkpoints") / "COMPLETE").unlink()
+    code, err = finish(train("world_size=1"))
+    assert code == 0, err
+    assert "after step 4" in err
+    assert list((tmp_path / "out" / "checkpoints").glob(".*")) == []
+
+
+def test_an_empty_folder_starts_fresh_and_says_so_and_a_finished_one_does_nothing(train, tmp_path):
+    code, err = finish(train("world_size=1", "train.max_steps=2"))
+    assert code == 0, err
+    assert "no checkpoint found: starting from the beginning" in err
+    before = digests(tmp_path / "out" / "runs")
+    code, err = finish(train("world_size=1", "train.max_steps=2"))
+    assert code == 0, err
+    assert "trained to its end already" in err
+    assert digests(tmp_path / "out" / "runs") == before
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(train, tmp_path):
+    code, err = finish(train("world_size=1", "train.keep=2", "train.max_steps=24"))
+    assert code == 0, err
+    kept = [int(path.name.removeprefix("step")) for path in checkpoint.complete(tmp_path / "out" / "checkpoints")]
+    best = max(evaluations(tmp_path / "out"), key=lambda one: (one["test_accuracy"], -one["step"]))["step"]
+    assert kept == sorted({20, 24, best})
+
+
+def test_fine_tuning_resizes_position_embeddings_and_drops_another_head(train, tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=48, num_classes=7)
+    from safetensors.torch import save_file
+
+    save_file(source.state_dict(), tmp_path / "start.safetensors")
+    words = (
+        "world_size=1",
+        f"train.init={tmp_path}/start.safetensors",
+        "train.max_steps=1",
+        "lr=1e-12",
+        "weight_decay=0",
+    )
+    code, err = finish(train(*words))
+    assert code == 0, err
+    after = weights(tmp_path / "out")
+    for name, value in source.state_dict().items():
+        if name not in ("pos_embed", "head.weight", "head.bias"):
+            assert torch.allclose(after[name], value, atol=1e-9), name
+    assert after["pos_embed"].shape == (1, 5, 48)
+    resolved = json.loads(next((tmp_path / "out").glob("runs/*/launch0/run.json")).read_text())
+    assert len(resolved["init"]) == 64
+    assert str(tmp_path) not in json.dumps(resolved)
