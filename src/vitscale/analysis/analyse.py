@@ -69,7 +69,7 @@ def _launch_result(run: Run, one: LaunchFigures, outlier: bool) -> LaunchResult:
         reason=manifest.reason if manifest else None,
         started=manifest.started if manifest else None,
         step_s=one.figures.step_s if one.figures else None,
-        steps=one.figures.steps if one.figures else 0,
+        steps=one.figures.steps if one.figures else None if one.record.aggregate else 0,
         outlier=outlier,
     )
 

@@ -80,7 +80,7 @@ def _largest(study: StudyData, valid: Sequence[RunResult]) -> list[Run]:
     largest: dict[str, Run] = {}
     for run in study.runs:
         held = largest.get(run.series)
-        if run.run_id in known and (held is None or run.spec.world_size > held.spec.world_size):
+        if run.run_id in known and (held is None or run.facts.world_size > held.facts.world_size):
             largest[run.series] = run
     return list(largest.values())
 
@@ -95,14 +95,14 @@ def _scaling(
     clauses = [
         _clause(study, results[run.run_id], results[baselines[run.series]], run, before.get(run.run_id)) for run in runs
     ]
-    plain = len(clauses) == len({run.spec.protocol for run in study.runs})
+    plain = len(clauses) == len({run.facts.protocol for run in study.runs})
     body = "; ".join(clauses)
     word = _word(outcomes) if plain and _about_scaling(question) else ""
     return f"{word}{body}" if word else f"{body[0].upper()}{body[1:]}"
 
 
 def _clause(study: StudyData, result: RunResult, base: RunResult, run: Run, before: RunResult | None) -> str:
-    many, few = ranks(result.world_size, run.spec.device), str(base.world_size)
+    many, few = ranks(result.world_size, run.facts.device_kind), str(base.world_size)
     gain = _gain(result)
     about = study.labels[run.series]
     efficiency = f"efficiency {text.share(result.efficiency)}" if result.efficiency else ""
@@ -114,9 +114,9 @@ def _clause(study: StudyData, result: RunResult, base: RunResult, run: Run, befo
         case "same":
             said = f"no difference detected between {many} and {few} ({about}, {text.ratio(gain)})"
         case _:
-            said = (
-                f"{many} trained {text.ratio(gain)} as fast as {few} ({about}), too few launches to tell it from noise"
-            )
+            doubt = "with no interval" if result.source == "imported" else "too few launches to tell it from noise"
+            told = f"{about}, {efficiency}" if result.source == "imported" else about
+            said = f"{many} trained {text.ratio(gain)} as fast as {few} ({told}), {doubt}"
     return said + _plateau(result, before, base)
 
 

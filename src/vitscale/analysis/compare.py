@@ -125,9 +125,9 @@ def _specs(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _signature(run: Run, keys: set[str]) -> tuple[Any, ...]:
     """What has to be equal for two runs to be held against each other."""
-    spec, values = run.spec, spec_keys(run.spec)
-    batch = (spec.micro_batch, spec.grad_accum, spec.global_batch)
-    return (spec.protocol, spec.world_size, spec.nodes, batch, *(repr(values.get(key)) for key in sorted(keys)))
+    facts, values = run.facts, spec_keys(run.spec)
+    batch = (facts.micro_batch, facts.grad_accum, facts.global_batch)
+    return (facts.protocol, facts.world_size, facts.nodes, batch, *(repr(values.get(key)) for key in sorted(keys)))
 
 
 def _run(label: str, a: Run | None, b: Run | None) -> RunComparison:
@@ -170,10 +170,13 @@ def _versions(study: StudyData) -> dict[str, list[str]]:
 
 def _devices(study: StudyData) -> dict[str, list[str]]:
     manifests = [launch.manifest for launch in study.results.launches if launch.manifest is not None]
-    layouts = {(one.layout.world_size, one.layout.nodes, one.layout.backend) for one in manifests}
+    layouts = {(one.layout.world_size, one.layout.nodes or 0, one.layout.backend or "") for one in manifests}
+    named = {run.facts.device_name for run in study.runs if run.facts.device_name}
     return {
-        "name": sorted({device.name for one in manifests for device in one.devices}),
-        "layout": [f"{size} ranks on {nodes} nodes, {backend}" for size, nodes, backend in sorted(layouts)],
+        "name": sorted(named | {device.name for one in manifests for device in one.devices}),
+        "layout": [
+            f"{size} ranks on {nodes or 'n/a'} nodes, {backend or 'n/a'}" for size, nodes, backend in sorted(layouts)
+        ],
     }
 
 

@@ -67,7 +67,7 @@ def outliers(run: Run) -> set[int]:
 def neighbours(study: StudyData, results: Results) -> Iterator[tuple[Run, Run, Estimate]]:
     """Valid runs of a series at adjacent world sizes, smaller first, with the gain in throughput."""
     for runs in study.by_series.values():
-        by_size = {run.spec.world_size: run for run in reversed(runs) if results[run.run_id].valid}
+        by_size = {run.facts.world_size: run for run in reversed(runs) if results[run.run_id].valid}
         for smaller, larger in pairwise(by_size[size] for size in sorted(by_size)):
             yield smaller, larger, speedup(larger, smaller)
 
@@ -136,10 +136,10 @@ def _no_difference_in_size(study: StudyData, results: Results) -> Iterator[Findi
 
 def _no_difference_between_series(study: StudyData, results: Results) -> Iterator[Finding]:
     """Only runs that differ in one axis are compared: what else differs could explain a difference."""
-    at: dict[tuple[str, int], list[RunResult]] = {}
+    at: dict[tuple[str | None, int], list[RunResult]] = {}
     for run in study.runs:
         if results[run.run_id].valid:
-            at.setdefault((run.spec.protocol, run.spec.world_size), []).append(results[run.run_id])
+            at.setdefault((run.facts.protocol, run.facts.world_size), []).append(results[run.run_id])
     for group in at.values():
         for a, b in combinations(group, 2):
             differing = sum(a.axes.get(key) != b.axes.get(key) for key in a.axes.keys() | b.axes.keys())
@@ -166,7 +166,7 @@ def _does_not_scale(study: StudyData, results: Results) -> Iterator[Finding]:
         efficiency = results[larger.run_id].efficiency
         evidence = []
         if gain.high is not None and gain.high < FEWEST_GAIN:
-            step = f"{smaller.spec.world_size} to {ranks(larger.spec.world_size, larger.spec.device)}"
+            step = f"{smaller.facts.world_size} to {ranks(larger.facts.world_size, larger.facts.device_kind)}"
             evidence.append(f"from {step} throughput is only {text.ratio(gain)}")
         if efficiency is not None and efficiency.high is not None and efficiency.high < POOR_EFFICIENCY:
             evidence.append(f"efficiency is {text.share(efficiency)}")
@@ -195,7 +195,7 @@ def _mixed_devices(study: StudyData) -> Iterator[Finding]:
 
 
 def _more_ranks_than_cores(study: StudyData) -> Iterator[Finding]:
-    over = [run for run in study.runs if run.spec.oversubscribed]
+    over = [run for run in study.runs if run.facts.oversubscribed]
     if over:
         yield Finding(
             kind="more_ranks_than_cores",
@@ -225,7 +225,7 @@ def _baseline_missing(study: StudyData, results: Results, baselines: Mapping[str
     for name, runs in study.by_series.items():
         if name in baselines or not any(results[run.run_id].step_s for run in runs):
             continue
-        sizes = ", ".join(str(run.spec.world_size) for run in runs if results[run.run_id].valid)
+        sizes = ", ".join(str(run.facts.world_size) for run in runs if results[run.run_id].valid)
         wanted = "valid run" if named is None else f"valid run with world_size {named} (`measure.baseline`)"
         yield Finding(
             kind="baseline_missing",

@@ -8,8 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vitscale.analysis.split import StepFigures, step_figures
+from vitscale.analysis.facts import Facts, Spec, facts
+from vitscale.analysis.split import StepFigures, aggregate_figures, step_figures
 from vitscale.config import labels as label
+from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.records.reader import Launch, Results, read_results
 from vitscale.records.schema import Device, Source
@@ -23,7 +25,9 @@ class LaunchFigures:
     """Position in `Results.launches`."""
     record: Launch
     figures: StepFigures | None
-    """None where no steady step was recorded by every rank."""
+    """None where no steady step was recorded by every rank, and an imported source tells no step time."""
+    images_per_s: float | None
+    """Throughput: of the step, or as an imported source tells it."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Run:
 
     run_id: str
     series: str
-    spec: RunSpec
+    spec: Spec
+    facts: Facts
     source: Source
     axes: dict[str, Any]
     launches: tuple[LaunchFigures, ...]
@@ -54,6 +59,11 @@ class Run:
         return [one.step_s for one in self.figures]
 
     @property
+    def images_per_s(self) -> list[float]:
+        """One per launch that counts and has a throughput."""
+        return [one.images_per_s for one in self.counted if one.images_per_s is not None]
+
+    @property
     def devices(self) -> list[Device]:
         """Of every rank of every launch that counts."""
         return [device for one in self.counted if one.record.manifest for device in one.record.manifest.devices]
@@ -61,7 +71,15 @@ class Run:
     @property
     def device_names(self) -> tuple[str, ...]:
         """Each name once, sorted."""
-        return tuple(sorted({device.name for device in self.devices}))
+        told = [self.facts.device_name] if self.facts.device_name else []
+        return tuple(sorted({*told, *(device.name for device in self.devices)}))
+
+    @property
+    def memory_peaks_bytes(self) -> list[float]:
+        """Of the ranks, or as an imported source tells it."""
+        aggregates = [one.record.aggregate for one in self.counted if one.record.aggregate is not None]
+        told = [one.device_memory_used_bytes for one in aggregates]
+        return [peak for peak in (*told, *(device.memory_peak_bytes for device in self.devices)) if peak is not None]
 
 
 @dataclass(frozen=True)
@@ -90,46 +108,69 @@ def load(folder: Path) -> StudyData:
     """
     results = read_results(folder)
     planned = _planned(results.plan)
-    launches = _launches(results)
-    specs = dict(planned)
-    for run_id, found in launches.items():
-        received = [one.record.spec for one in found if one.record.spec is not None]
-        if received:
-            specs[run_id] = received[-1]
+    specs: dict[str, Spec] = dict(planned)
+    specs |= {one.run_id: one.spec for one in results.launches if one.spec is not None}
+    known = facts(specs)
+    launches = _launches(results, known)
     sources = {run_id: _source(spec, launches.get(run_id, [])) for run_id, spec in specs.items()}
     series = _series(specs, sources)
     varying = label.axes(specs)
     order: dict[str, int] = {}
-    for run_id in (*planned, *sorted(specs, key=lambda run_id: label.natural(specs[run_id].protocol, varying[run_id]))):
+    by_axes = sorted(specs, key=lambda run_id: label.natural(known[run_id].protocol or "", varying[run_id]))
+    for run_id in (*planned, *by_axes):
         order.setdefault(series[run_id], len(order))
     runs = [
-        Run(run_id, series[run_id], spec, sources[run_id], varying[run_id], tuple(launches.get(run_id, ())))
+        Run(
+            run_id,
+            series[run_id],
+            spec,
+            known[run_id],
+            sources[run_id],
+            varying[run_id],
+            tuple(launches.get(run_id, ())),
+        )
         for run_id, spec in specs.items()
     ]
-    runs.sort(key=lambda run: (order[run.series], run.spec.world_size, run.spec.nodes, run.run_id))
+    runs.sort(key=lambda run: (order[run.series], run.facts.world_size, run.facts.nodes or 0, run.run_id))
     return StudyData(results, tuple(runs), label.labels(specs, series, varying))
 
 
-def _planned(plan: dict[str, Any]) -> dict[str, RunSpec]:
-    """run_id -> RunSpec of the plan. One this version does not know is left to its launch folder."""
-    specs = {}
+def _planned(plan: dict[str, Any]) -> dict[str, Spec]:
+    """run_id -> spec of the plan. One this version does not know is left to its launch folder."""
+    specs: dict[str, Spec] = {}
     for run in plan.get("runs", ()):
         try:
-            specs[run["run_id"]] = RunSpec.model_validate(run["spec"])
-        except (ValidationError, KeyError, TypeError):
+            kind = ImportedSpec if run["spec"].get("source") == "imported" else RunSpec
+            specs[run["run_id"]] = kind.model_validate(run["spec"])
+        except (ValidationError, KeyError, TypeError, AttributeError):
             continue
     return specs
 
 
-def _launches(results: Results) -> dict[str, list[LaunchFigures]]:
-    figures = step_figures(results.steps)
+def _launches(results: Results, known: dict[str, Facts]) -> dict[str, list[LaunchFigures]]:
+    by_index = step_figures(results.steps)
     found: dict[str, list[LaunchFigures]] = {}
     for index, record in enumerate(results.launches):
-        found.setdefault(record.run_id, []).append(LaunchFigures(index, record, figures.get(index)))
+        figures = by_index.get(index)
+        if figures is None and record.aggregate is not None:
+            figures = aggregate_figures(record.aggregate)
+        batch = known[record.run_id].global_batch if record.run_id in known else None
+        rate = _images_per_s(record, figures, batch)
+        found.setdefault(record.run_id, []).append(LaunchFigures(index, record, figures, rate))
     return found
 
 
-def _source(spec: RunSpec, launches: list[LaunchFigures]) -> Source:
+def _images_per_s(record: Launch, figures: StepFigures | None, global_batch: int | None) -> float | None:
+    """What an imported source says of whole epochs comes first: it holds pauses between steps too."""
+    told = record.aggregate
+    if told is not None and told.images_per_epoch is not None and told.epoch_s is not None:
+        return told.images_per_epoch / told.epoch_s
+    if told is not None and told.images_per_s is not None:
+        return told.images_per_s
+    return None if figures is None or global_batch is None else global_batch / figures.step_s
+
+
+def _source(spec: Spec, launches: list[LaunchFigures]) -> Source:
     """Source of a run's figures: measured where any is, because sources are never mixed."""
     manifests = [one.record.manifest for one in launches if one.record.manifest is not None]
     found = {manifest.source for manifest in manifests if manifest.status == "ok"}
@@ -137,10 +178,12 @@ def _source(spec: RunSpec, launches: list[LaunchFigures]) -> Source:
     for source in ("measured", "imported", "simulated"):
         if source in found:
             return source
+    if isinstance(spec, ImportedSpec):
+        return "imported"
     return "simulated" if spec.simulated_device else "measured"
 
 
-def _series(specs: dict[str, RunSpec], sources: dict[str, Source]) -> dict[str, str]:
+def _series(specs: dict[str, Spec], sources: dict[str, Source]) -> dict[str, str]:
     """run_id -> series. Where runs of one series come from several sources, each source is a series of its own."""
     found: dict[str, set[Source]] = {}
     for run_id, spec in specs.items():

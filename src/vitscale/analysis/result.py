@@ -49,6 +49,8 @@ class Shares(Frozen):
     """Communication that no computation hides."""
     wait: float | None = None
     """Waiting for slower ranks."""
+    comm_and_wait: float | None = None
+    """Communication and waiting in one figure, of imported sources whose host timer cannot tell them apart."""
     launch_gap: float | None = None
     """The device waiting for the host to launch work."""
     other: float | None = None
@@ -81,7 +83,7 @@ class RunResult(Frozen):
     step_s: Interval | None
     """Time of an optimizer step: per launch the median over the steady window of the slowest rank's step."""
     images_per_s: Interval | None
-    """`global_batch / step_s`."""
+    """`global_batch / step_s`; imported: `images_per_epoch / epoch_s` where given."""
     speedup: Interval | None
     """`images_per_s / images_per_s(baseline)`; null without a baseline."""
     efficiency: Interval | None
@@ -136,8 +138,8 @@ class LaunchResult(Frozen):
     """UTC, ISO 8601."""
     step_s: float | None
     """Median steady step of the slowest rank."""
-    steps: int
-    """Steady steps."""
+    steps: int | None
+    """Steady steps; null where an imported source gives figures of a whole launch only."""
     outlier: bool = False
     """Modified z-score above 3.5 among the run's launches: flagged and kept."""
 

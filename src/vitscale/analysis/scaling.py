@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vitscale.analysis.load import Run, StudyData
+from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import shares
 from vitscale.statistics import Estimate, interval, ratio_interval
@@ -33,8 +34,8 @@ def named_baseline(resolved: Mapping[str, Any]) -> int | None:
 
 def baseline(runs: Sequence[Run], named: int | None) -> Run | None:
     """The valid run of the world size that is named, else of the smallest one; of several the one on fewest nodes."""
-    valid = [run for run in runs if not run_problems(run) and named in (None, run.spec.world_size)]
-    return min(valid, key=lambda run: (run.spec.world_size, run.spec.nodes), default=None)
+    valid = [run for run in runs if not run_problems(run) and named in (None, run.facts.world_size)]
+    return min(valid, key=lambda run: (run.facts.world_size, run.facts.nodes or 0), default=None)
 
 
 def speedup(run: Run, base: Run) -> Estimate:
@@ -44,7 +45,11 @@ def speedup(run: Run, base: Run) -> Estimate:
     """
     if run.run_id == base.run_id:
         return Estimate(1.0, 1.0, 1.0)
-    return scaled(ratio_interval(base.step_s, run.step_s), run.spec.global_batch / base.spec.global_batch)
+    if "imported" in (run.source, base.source):
+        return ratio_interval(run.images_per_s, base.images_per_s)._replace(low=None, high=None)
+    assert run.facts.global_batch is not None
+    assert base.facts.global_batch is not None
+    return scaled(ratio_interval(base.step_s, run.step_s), run.facts.global_batch / base.facts.global_batch)
 
 
 def scaled(estimate: Estimate, factor: float) -> Estimate:
@@ -59,66 +64,87 @@ def run_problems(run: Run) -> list[str]:
     if not run.counted:
         return ["no launch with status ok"]
     problems = []
-    fewest = min(one.figures.steps if one.figures else 0 for one in run.counted)
+    fewest = min(_steps(one) for one in run.counted)
     if fewest < FEWEST_STEPS:
         problems.append(f"a launch has {fewest} steady steps, fewer than {FEWEST_STEPS}")
-    if run.spec.oversubscribed:
+    if run.source == "imported" and not run.images_per_s:
+        problems.append("its source does not tell how many images a step or an epoch takes, and in what time")
+    if run.facts.oversubscribed:
         problems.append("more ranks than cores")
     if len(run.device_names) > 1:
         problems.append(f"mixed devices: {', '.join(run.device_names)}")
-    ranks = min((one.ranks for one in run.figures), default=0)
-    if run.source == "measured" and ranks < run.spec.world_size:
-        problems.append(f"records of {ranks} of {run.spec.world_size} ranks")
+    ranks = min((one.ranks or 0 for one in run.figures), default=0)
+    if run.source == "measured" and ranks < run.facts.world_size:
+        problems.append(f"records of {ranks} of {run.facts.world_size} ranks")
     return problems
 
 
+def _steps(one: LaunchFigures) -> float:
+    """Steady steps; figures of a whole launch stand for as many as it had."""
+    if one.figures is None:
+        return math.inf if one.record.aggregate is not None else 0
+    return math.inf if one.figures.steps is None else one.figures.steps
+
+
 def _result(run: Run, base: Run | None) -> RunResult:
-    spec = run.spec
+    facts = run.facts
     problems = run_problems(run)
-    if base is not None and run.step_s and run.device_names != base.device_names and len(run.device_names) == 1:
+    if base is not None and run.images_per_s and run.device_names != base.device_names and len(run.device_names) == 1:
         problems.append(f"mixed devices in the series: {run.device_names[0]}, baseline {', '.join(base.device_names)}")
     step_s = interval(run.step_s) if run.step_s else None
-    gain = speedup(run, base) if base is not None and run.step_s else None
-    peaks = [device.memory_peak_bytes for device in run.devices if device.memory_peak_bytes is not None]
+    gain = speedup(run, base) if base is not None and run.images_per_s else None
     accuracies = [one.record.test_accuracy for one in run.counted if one.record.test_accuracy is not None]
     return RunResult(
         run_id=run.run_id,
         series=run.series,
-        protocol=spec.protocol,
-        model=spec.model.name,
-        dataset=spec.data.name,
-        optimizer=spec.optimizer.name,
-        world_size=spec.world_size,
-        nodes=spec.nodes,
-        engine=spec.engine,
-        zero_stage=spec.zero_stage,
-        micro_batch=spec.micro_batch,
-        grad_accum=spec.grad_accum,
-        global_batch=spec.global_batch,
-        precision=spec.precision,
+        protocol=facts.protocol,
+        model=facts.model,
+        dataset=facts.dataset,
+        optimizer=facts.optimizer,
+        world_size=facts.world_size,
+        nodes=facts.nodes,
+        engine=facts.engine,
+        zero_stage=facts.zero_stage,
+        micro_batch=facts.micro_batch,
+        grad_accum=facts.grad_accum,
+        global_batch=facts.global_batch,
+        precision=facts.precision,
         device=", ".join(run.device_names) or None,
         axes=run.axes,
         source=run.source,
-        launches=len(run.step_s),
-        step_s=_shown(step_s),
-        images_per_s=_shown(_throughput(step_s, spec.global_batch)),
-        speedup=_shown(gain),
-        efficiency=_shown(scaled(gain, base.spec.world_size / spec.world_size)) if gain and base else None,
+        launches=max(len(run.step_s), len(run.images_per_s)),
+        step_s=_shown(step_s, run),
+        images_per_s=_shown(_throughput(run, step_s), run),
+        speedup=_shown(gain, run),
+        efficiency=_shown(scaled(gain, base.facts.world_size / facts.world_size), run) if gain and base else None,
         shares=shares(run.figures),
-        memory_peak_bytes=max(peaks, default=None),
+        memory_peak_bytes=_largest(run.memory_peaks_bytes),
         test_accuracy=median(accuracies) if accuracies else None,
         valid=not problems,
         invalid_reasons=tuple(problems),
     )
 
 
-def _throughput(step_s: Estimate | None, global_batch: int) -> Estimate | None:
-    """Images per second from seconds per step: the ends of the interval change places."""
+def _throughput(run: Run, step_s: Estimate | None) -> Estimate | None:
+    """Images per second from seconds per step (the ends of the interval change places), or as imported."""
+    if run.source == "imported":
+        return Estimate(median(run.images_per_s)) if run.images_per_s else None
     if step_s is None:
         return None
-    low, high = (None if end is None else global_batch / end for end in (step_s.high, step_s.low))
-    return Estimate(global_batch / step_s.median, low, high)
+    batch = run.facts.global_batch
+    assert batch is not None
+    low, high = (None if end is None else batch / end for end in (step_s.high, step_s.low))
+    return Estimate(batch / step_s.median, low, high)
 
 
-def _shown(estimate: Estimate | None) -> Interval | None:
-    return None if estimate is None else Interval(median=estimate.median, low=estimate.low, high=estimate.high)
+def _shown(estimate: Estimate | None, run: Run) -> Interval | None:
+    """Imported figures have no interval: whether several are replications of one another, their sources do not tell."""
+    if estimate is None:
+        return None
+    if run.source == "imported":
+        return Interval(median=estimate.median)
+    return Interval(median=estimate.median, low=estimate.low, high=estimate.high)
+
+
+def _largest(values: Sequence[float]) -> int | None:
+    return int(max(values)) if values else None

@@ -7,8 +7,9 @@ Definitions, for one launch:
    Of ranks that are equally slow the lowest number is taken.
 3. `step_s` of the launch is the median over the counted steps.
 4. The share of a part is its sum over the counted steps over the sum of their `step_s`, so that shares add up.
-   Contract with the worker: parts are disjoint. Where `comm_exposed_s` and `wait_s` are given, `backward_s` and
-   `optimizer_s` come without them. Parts that exceed the step by clocks' rounding are scaled to it; by more, flagged.
+   Contract with the worker: parts are disjoint. Where `comm_exposed_s` and `wait_s` (or an importer's
+   `comm_and_wait_s`) are given, `backward_s` and `optimizer_s` come without them. Parts that exceed the step by
+   clocks' rounding are scaled to it; by more, flagged.
 
 Across launches a share is the median of the launches' shares, all divided by their sum so that they add up to 1 again.
 A part is null where any of the launches lacks it; its time is then in `other` for all of them.
@@ -23,8 +24,9 @@ from statistics import median
 import polars as pl
 
 from vitscale.analysis.result import Shares
+from vitscale.records.schema import Aggregate
 
-PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait")
+PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait", "comm_and_wait")
 """Names of `Shares` that step lines measure, as `<name>_s`."""
 
 DRIFT_STEPS = 10
@@ -39,10 +41,10 @@ class StepFigures:
     """What the steady window of one launch says. Times in seconds."""
 
     step_s: float
-    steps: int
-    """Counted steps."""
-    ranks: int
-    """Ranks that recorded any."""
+    steps: int | None
+    """Counted steps; None where an imported source gives figures of a whole launch only."""
+    ranks: int | None
+    """Ranks that recorded any; None as above."""
     drift: float | None
     """Second half's median step over the first half's, minus 1; None below `DRIFT_STEPS` steps."""
     parts: dict[str, float]
@@ -53,6 +55,21 @@ def step_figures(steps: pl.DataFrame) -> dict[int, StepFigures]:
     """Figures by `launch_index`; a launch without a counted step is left out."""
     rows = _counted(steps).group_by("launch_index").agg(_aggregates()).sort("launch_index").to_dicts()
     return {row["launch_index"]: _figures(row) for row in rows}
+
+
+def aggregate_figures(told: Aggregate) -> StepFigures | None:
+    """Figures of an imported launch that has no step lines; None where no step time is told."""
+    if told.step_s is None:
+        return None
+    parts = {
+        "data": told.data_s,
+        "forward": told.forward_s,
+        "backward": told.backward_compute_s,
+        "optimizer": told.optimizer_s,
+        "comm_and_wait": told.comm_and_wait_s,
+    }
+    shares_of_step = {part: value / told.step_s for part, value in parts.items() if value is not None}
+    return StepFigures(told.step_s, None, None, None, shares_of_step)
 
 
 def shares(launches: Sequence[StepFigures]) -> Shares:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
+
+Spec = RunSpec | ImportedSpec
 
 # Identity, placement, and what is resolved from other keys: never an axis. `nodes` is one where it varies on its own.
 _NEVER = {
@@ -13,6 +16,7 @@ _NEVER = {
     "model.num_classes", "data.fingerprint",
 }  # fmt: skip
 _STUDY_NAMES = {"simulated_device": "hardware.name"}
+_IMPORTED_NAMES = {"model": "model.name", "dataset": "data.name", "optimizer": "optimizer.name"}
 _FOLLOWS = {
     "model.img_size": "model.name",
     "model.patch_size": "model.name",
@@ -31,8 +35,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def spec_keys(spec: RunSpec) -> dict[str, Any]:
+def spec_keys(spec: Spec) -> dict[str, Any]:
     """A run's settings by their study names, without the ones that follow from the world size or the batch identity."""
+    if isinstance(spec, ImportedSpec):
+        return {_IMPORTED_NAMES.get(key, key): value for key, value in spec.told().items() if key not in _NEVER}
     flat = {_STUDY_NAMES.get(key, key): value for key, value in flatten(spec.model_dump(mode="json")).items()}
     consequences = {*_NEVER, spec.solved, *(["data.images"] if spec.protocol == "weak" else [])}
     if spec.optimizer.lr_policy in ("linear", "sqrt"):
@@ -40,18 +46,34 @@ def spec_keys(spec: RunSpec) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in consequences}
 
 
-def axes(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
+def axes(specs: Mapping[str, Spec]) -> dict[str, dict[str, Any]]:
     """By run_id, the keys in which runs of the same protocol differ, with that run's values."""
     flat = {run_id: spec_keys(spec) for run_id, spec in specs.items()}
+    imported = {run_id: spec for run_id, spec in specs.items() if isinstance(spec, ImportedSpec)}
+    asked = {run_id: spec for run_id, spec in specs.items() if isinstance(spec, RunSpec)}
     varying: set[str] = set()
-    for protocol in {spec.protocol for spec in specs.values()}:
-        group = [flat[run_id] for run_id, spec in specs.items() if spec.protocol == protocol]
-        varying |= _varying(group)
-    found = {run_id: {key: flat[run_id][key] for key in sorted(varying & flat[run_id].keys())} for run_id in specs}
+    for protocol in {spec.protocol for spec in asked.values()}:
+        varying |= _varying([flat[run_id] for run_id, spec in asked.items() if spec.protocol == protocol])
+    between = _between_series(imported, flat)
+    keys = {run_id: between if run_id in imported else varying for run_id in specs}
+    found = {run_id: {key: flat[run_id][key] for key in sorted(keys[run_id] & flat[run_id].keys())} for run_id in specs}
     if _nodes_vary(specs.values()):
         for run_id, spec in specs.items():
             found[run_id]["nodes"] = spec.nodes
     return found
+
+
+def _between_series(imported: Mapping[str, ImportedSpec], flat: Mapping[str, dict[str, Any]]) -> set[str]:
+    """Keys that every imported series has one value of, and not the same: a series is what its source calls one."""
+    values: dict[str, dict[str, set[str]]] = {}
+    for run_id, spec in imported.items():
+        for key, value in flat[run_id].items():
+            values.setdefault(key, {}).setdefault(spec.series, set()).add(repr(value))
+    return {
+        key
+        for key, by_series in values.items()
+        if all(len(one) == 1 for one in by_series.values()) and len(set().union(*by_series.values())) > 1
+    }
 
 
 def _varying(group: Sequence[dict[str, Any]]) -> set[str]:
@@ -70,32 +92,36 @@ def _follows(group: Sequence[dict[str, Any]], key: str, parent: str) -> bool:
     return len(pairs) == len({parent for parent, _ in pairs})
 
 
-def _nodes_vary(specs: Iterable[RunSpec]) -> bool:
-    seen: dict[tuple[str, int], int] = {}
+def _nodes_vary(specs: Iterable[Spec]) -> bool:
+    seen: dict[tuple[str, int], int | None] = {}
     return any(seen.setdefault((spec.series, spec.world_size), spec.nodes) != spec.nodes for spec in specs)
 
 
 def labels(
-    specs: Mapping[str, RunSpec], series: Mapping[str, str], varying: Mapping[str, dict[str, Any]]
+    specs: Mapping[str, Spec], series: Mapping[str, str], varying: Mapping[str, dict[str, Any]]
 ) -> dict[str, str]:
-    """run_id and series -> short label, unique among runs and among series.
+    """run_id and series -> short label, unique among runs and among series. An imported series keeps its own name.
 
     Args:
         specs: by run_id.
         series: run_id -> series.
         varying: run_id -> axes.
     """
-    several = len({spec.protocol for spec in specs.values()}) > 1
+    several = len({spec.protocol for spec in specs.values() if isinstance(spec, RunSpec)}) > 1
     of_series: dict[str, str] = {}
     for run_id, spec in specs.items():
+        if isinstance(spec, ImportedSpec):
+            of_series.setdefault(series[run_id], spec.series)
+            continue
         values = [_value(key, value) for key, value in varying[run_id].items() if key != "nodes"]
         parts = ([spec.protocol] if several or not values else []) + values
         of_series.setdefault(series[run_id], ", ".join(parts))
     _make_unique(of_series)
     of_runs = {}
     for run_id, spec in specs.items():
-        where = f" on {spec.nodes} nodes" if "nodes" in varying[run_id] and spec.nodes > 1 else ""
-        of_runs[run_id] = f"{of_series[series[run_id]]}, {ranks(spec.world_size, spec.device)}{where}"
+        where = f" on {spec.nodes} nodes" if "nodes" in varying[run_id] and (spec.nodes or 1) > 1 else ""
+        kind = None if isinstance(spec, ImportedSpec) else spec.device
+        of_runs[run_id] = f"{of_series[series[run_id]]}, {ranks(spec.world_size, kind)}{where}"
     _make_unique(of_runs)
     return of_series | of_runs
 
@@ -109,7 +135,9 @@ def natural(protocol: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def ranks(count: int, device: str | None) -> str:
-    """`1 process`, `4 GPUs`."""
+    """`1 process`, `4 GPUs`; `4 ranks` where the kind of device is not told."""
+    if device is None:
+        return f"{count} rank{'s' * (count != 1)}"
     noun = "GPU" if device == "cuda" else "process"
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'s' if device == 'cuda' else 'es'}"
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import SCHEMA_VERSION as SPEC_VERSION
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
@@ -31,9 +32,11 @@ class LaunchFolder:
     launch: int
     """Number of the launch of this run, from 0."""
     spec: RunSpec | None
-    """None where the launch ended before `run.json` was written."""
+    """None where the launch ended before `run.json` was written, and where it was imported."""
     manifest: Manifest | None
     """None: the launch is not finished."""
+    imported: ImportedSpec | None = None
+    """What its source tells, where the launch was imported."""
 
     @property
     def ok(self) -> bool:
@@ -92,17 +95,25 @@ _REPAIR = "copy it again from where it was measured, or remove its launch folder
 
 
 def _read_launch(root: Path, path: Path, run_id: str, launch: int) -> LaunchFolder:
-    manifest = _read_record(root, path / MANIFEST, Manifest, SCHEMA_VERSION)
-    spec = _read_record(root, path / RUN, RunSpec, SPEC_VERSION)
-    if manifest is not None and spec is None:
+    manifest = read_record(root, path / MANIFEST, Manifest, SCHEMA_VERSION)
+    received = read_document(root, path / RUN, SPEC_VERSION)
+    if manifest is not None and received is None:
         raise ResultsError(f"`{path.relative_to(root)}` has a {MANIFEST} but no {RUN}", _REPAIR)
-    return LaunchFolder(path, run_id, launch, spec, manifest)
+    if received is None:
+        return LaunchFolder(path, run_id, launch, None, manifest)
+    if received.get("source") == "imported":
+        imported = _validated(root, path / RUN, ImportedSpec, received)
+        return LaunchFolder(path, run_id, launch, None, manifest, imported)
+    return LaunchFolder(path, run_id, launch, _validated(root, path / RUN, RunSpec, received), manifest)
 
 
-def _read_record(root: Path, path: Path, kind: type[Record], known: int) -> Record | None:
+def read_record(root: Path, path: Path, kind: type[Record], known: int) -> Record | None:
+    """A record, or None where there is no such file; see `read_document`."""
     document = read_document(root, path, known)
-    if document is None:
-        return None
+    return None if document is None else _validated(root, path, kind, document)
+
+
+def _validated(root: Path, path: Path, kind: type[Record], document: dict[str, Any]) -> Record:
     try:
         # Strictness of JSON, not of Python: lists are tuples there.
         return kind.model_validate_json(json.dumps(document))

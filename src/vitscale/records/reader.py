@@ -12,18 +12,20 @@ from typing import Any
 
 import polars as pl
 
+from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
-from vitscale.records.launches import LaunchFolder, read_document, read_launches
-from vitscale.records.schema import Manifest
+from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
 from vitscale.records.steps import StepFile, examine, parse_lines, read_steps
-from vitscale.records.writer import RUN, file_digest
+from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
 PLAN = "plan.json"
 EVALUATIONS = "eval.jsonl"
 
 _DOCUMENT_VERSION = 1
+_WHOLE = (RUN, EVALUATIONS, AGGREGATE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Launch:
 
     run_id: str
     launch: int
-    spec: RunSpec | None
+    spec: RunSpec | ImportedSpec | None
     """None where the launch ended before `run.json` was written."""
     manifest: Manifest | None
     """None: the launch is not finished."""
@@ -42,6 +44,8 @@ class Launch:
     """Files whose last line was cut off and is not counted."""
     altered: tuple[str, ...] = ()
     """Files that are not, or no longer, what the manifest's sha256 says."""
+    aggregate: Aggregate | None = None
+    """Figures of the whole launch, where it was imported."""
 
     @property
     def ok(self) -> bool:
@@ -95,11 +99,12 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
     return Launch(
         launch.run_id,
         launch.launch,
-        launch.spec,
+        launch.spec or launch.imported,
         launch.manifest,
         _test_accuracy(root, launch.path / EVALUATIONS),
         torn=tuple(file.path.name for file in files if file.torn),
         altered=_altered(launch, {file.path.name: file.sha256 for file in files}),
+        aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
     )
 
 
@@ -108,11 +113,11 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     if launch.manifest is None:
         return ()
     digests = dict(digests)
-    for name in (RUN, EVALUATIONS):
+    for name in _WHOLE:
         if (launch.path / name).is_file():
             digests[name] = file_digest(launch.path / name)
     told = launch.manifest.files
-    checked = [name for name in told if name in (RUN, EVALUATIONS) or name.startswith("steps.")]
+    checked = [name for name in told if name in _WHOLE or name.startswith("steps.")]
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 

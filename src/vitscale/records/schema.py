@@ -1,18 +1,22 @@
 """The contract on disk: what a launch folder holds, field by field. The reference page is generated from here.
 
 runs/<run_id>/launch<k>/
-  run.json              the RunSpec received
+  run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+  aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 Status = Literal["ok", "oom", "timeout", "failed", "killed", "skipped"]
 Source = Literal["measured", "imported", "simulated"]
@@ -32,8 +36,8 @@ class StepRecord(NamedTuple):
     """Rank."""
     loss: float | None
     """Mean loss of this rank's images, before the update."""
-    images: int
-    """Images this rank took."""
+    images: int | None
+    """Images this rank took. Null only where an imported log does not tell."""
     step_s: float
     """From the end of the step before to the end of this one; the first from the start of the loop."""
     data_s: float | None
@@ -48,6 +52,9 @@ class StepRecord(NamedTuple):
     """Communication that no computation hides. Null where the engine's communication was not timed apart."""
     wait_s: float | None
     """Waiting for slower ranks inside collectives. Null where the engine's communication was not timed apart."""
+    comm_and_wait_s: float | None = None
+    """Communication and waiting for slower ranks in one figure, by a host timer; `backward_s` is without it. Of
+    imported logs only: the field is left out where it is null."""
 
 
 class Frozen(BaseModel):
@@ -80,15 +87,15 @@ class Device(Frozen):
 
 
 class Layout(Frozen):
-    """Where the ranks were."""
+    """Where the ranks were. Null only where an imported source does not tell."""
 
     world_size: int
     """Ranks in all."""
-    nodes: int
+    nodes: int | None
     """Hosts."""
-    ranks_per_node: int
+    ranks_per_node: int | None
     """Ranks on each host."""
-    backend: str
+    backend: str | None
     """`nccl`, `gloo`, or `none` where nothing was started."""
 
 
@@ -120,16 +127,16 @@ class Manifest(Frozen):
     """The run."""
     launch: int
     """Number of the launch of this run, from 0."""
-    round: str
-    """Folder of the round that served it."""
+    round: str | None
+    """Folder of the round that served it; null where it was imported."""
     status: Status
     """`ok`, `oom`, `timeout`, `failed`, `killed` or `skipped`. `ok`, `oom` and `skipped` are final."""
     reason: str | None = None
     """Why, where the status is not `ok`."""
     source: Source
     """`measured`, `imported` or `simulated`."""
-    started: str
-    """UTC, ISO 8601."""
+    started: str | None
+    """UTC, ISO 8601; null where it was imported (a log's clock does not tell its zone)."""
     versions: dict[str, str] = {}
     """Package versions, and those of CUDA, NCCL and the driver where there are any."""
     devices: tuple[Device, ...] = ()
@@ -143,4 +150,31 @@ class Manifest(Frozen):
     files: dict[str, str] = {}
     """sha256 of every other file of the launch."""
     notes: dict[str, Any] = {}
-    """Why a field is null, by the field's name."""
+    """Why a field is null, by the field's name; of an imported launch also where it is from and what was read."""
+
+
+class Aggregate(Frozen):
+    """`aggregate.json`: what an imported source tells of a whole launch. Times are means or medians, in seconds."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this format."""
+    images_per_epoch: Annotated[int, Field(gt=0)] | None = None
+    """Images in one epoch, over all ranks."""
+    epoch_s: Positive | None = None
+    """Time of an epoch."""
+    step_s: Positive | None = None
+    """Time of an optimizer step."""
+    images_per_s: Positive | None = None
+    """Throughput, only where the source gives it itself."""
+    data_s: NotNegative | None = None
+    """Of a step: waiting for images."""
+    forward_s: NotNegative | None = None
+    """Of a step: forward passes."""
+    backward_compute_s: NotNegative | None = None
+    """Of a step: backward passes, without the communication that was timed apart."""
+    comm_and_wait_s: NotNegative | None = None
+    """Of a step: communication and waiting for slower ranks, which a host timer cannot tell apart."""
+    optimizer_s: NotNegative | None = None
+    """Of a step: the update."""
+    device_memory_used_bytes: NotNegative | None = None
+    """Highest memory in use on a device, whoever used it."""

@@ -17,6 +17,7 @@ from vitscale.records.schema import Manifest, StepRecord
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
+AGGREGATE = "aggregate.json"
 
 
 def steps_name(rank: int) -> str:
@@ -108,7 +109,10 @@ def append_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
 
 
 def _line(record: StepRecord) -> str:
-    return json.dumps(record._asdict(), separators=(",", ":"), allow_nan=False) + "\n"
+    fields = record._asdict()
+    if record.comm_and_wait_s is None:
+        del fields["comm_and_wait_s"]
+    return json.dumps(fields, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def sync_folder(folder: Path) -> None:

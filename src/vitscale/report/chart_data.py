@@ -139,7 +139,11 @@ def loss_data(result: StudyResult) -> ChartData:
 
 def thinned(curve: LossCurve) -> list[tuple[int, float]]:
     """Evenly spaced (images, loss), the first and last among them; steps without a finite loss are left out."""
-    told = [(x, y) for x, y in zip(curve.images, curve.loss, strict=True) if y is not None and math.isfinite(y)]
+    told = [
+        (x, y)
+        for x, y in zip(curve.images, curve.loss, strict=True)
+        if x is not None and y is not None and math.isfinite(y)
+    ]
     if len(told) <= MOST_POINTS:
         return told
     return [told[round(index * (len(told) - 1) / (MOST_POINTS - 1))] for index in range(MOST_POINTS)]

@@ -87,7 +87,7 @@ def loss_table(result: StudyResult) -> Table:
         told = [loss for loss in curve.loss if loss is not None]
         accuracy = runs[curve.run_id].test_accuracy if curve.run_id in runs else None
         ends = (number(told[0], 4), number(told[-1], 4)) if told else (NOT_AVAILABLE, NOT_AVAILABLE)
-        images = f"{curve.images[-1]:,}" if curve.images else NOT_AVAILABLE
+        images = f"{curve.images[-1]:,}" if curve.images and curve.images[-1] is not None else NOT_AVAILABLE
         shown = percent(accuracy) if accuracy is not None else f"{NOT_AVAILABLE} (not evaluated)"
         rows.append((label(result, curve.run_id), str(len(curve.loss)), images, *ends, shown))
     header = ("Run", "Steps", "Images seen", "First loss", "Last loss", "Test accuracy")
