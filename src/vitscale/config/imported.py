@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from vitscale.config.frozen import Frozen, Text
 from vitscale.config.runspec import slug
-from vitscale.config.study import Frozen, Text
 
 SCHEMA_VERSION: Literal[1] = 1
 

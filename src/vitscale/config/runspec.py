@@ -134,7 +134,7 @@ class RunSpec(Frozen):
         """Identity of the series: equal for runs that differ in nothing but the world size and what it solves."""
         tree = json.loads(self.canonical())
         for key in (*_PLACEMENT, self.solved):
-            del tree[key]
+            tree.pop(key, None)
         if self.protocol == "weak":
             del tree["data"]["images"]
         if self.optimizer.lr_policy in ("linear", "sqrt"):
@@ -142,8 +142,8 @@ class RunSpec(Frozen):
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     def canonical(self) -> str:
-        """JSON with sorted keys and no free whitespace."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """JSON with sorted keys and no free whitespace; nulls are left out, so that a new optional field renames no run."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
 
     def _slug(self) -> str:
         parts = [self.protocol, self.model.name, self.data.name, self.engine]
