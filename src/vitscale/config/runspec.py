@@ -67,9 +67,9 @@ class MeasureSpec(Frozen):
 
     warmup_steps: NonNegativeInt
     """Optimizer steps before the steady window."""
-    steps: PositiveInt | None
+    steps: PositiveInt | None = None
     """Optimizer steps in the steady window, or null where `seconds` decides."""
-    seconds: PositiveFloat | None
+    seconds: PositiveFloat | None = None
     """Length of the steady window in seconds, or null where `steps` decides."""
     seed: NonNegativeInt
     """Seed of weights and data order."""
@@ -94,7 +94,7 @@ class RunSpec(Frozen):
     """Ranks that each take their own images."""
     engine: EngineName
     """Owner of parallelism."""
-    zero_stage: ZeroStage | None
+    zero_stage: ZeroStage | None = None
     """ZeRO stage, or null where the engine has none."""
     precision: Precision
     """Number format of weights and arithmetic."""
@@ -117,7 +117,7 @@ class RunSpec(Frozen):
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """DeepSpeed keys of the user's own, passed through."""
     measure: MeasureSpec
-    threads_per_rank: PositiveInt | None
+    threads_per_rank: PositiveInt | None = None
     """CPU threads of a rank, the same at every world size; null on CUDA."""
     oversubscribed: bool = False
     """More ranks than cores: runs, but is not valid as a measurement of scaling."""
@@ -142,7 +142,7 @@ class RunSpec(Frozen):
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     def canonical(self) -> str:
-        """JSON with sorted keys and no free whitespace; nulls are left out, so that a new optional field renames no run."""
+        """JSON with sorted keys and no free whitespace, without nulls: a new optional field renames no run."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
 
     def _slug(self) -> str:
