@@ -1,7 +1,7 @@
 """Faults on demand, for the tests of what happens when things go wrong.
 
 `VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `raise`, `oom`, `hang`; optional `launch=<run_id part>`
-and `once=<file>`, which is made when the fault strikes and keeps it from striking again.
+and `once=<file>`, which is made when the fault strikes and keeps it from striking again. Several are parted by `;`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,20 @@ class Injected(RuntimeError):
 
 def fault(run_id: str, rank: int, environ: Mapping[str, str]) -> Callable[[int], None] | None:
     """What to call after each step of a launch, or None where nothing was asked for."""
-    kind, *pairs = environ.get("VITSCALE_INJECT", "").split() or [""]
+    asked = [_asked(text, run_id, rank) for text in environ.get("VITSCALE_INJECT", "").split(";")]
+    strikes = [strike for strike in asked if strike is not None]
+    if not strikes:
+        return None
+
+    def strike_all(step: int) -> None:
+        for strike in strikes:
+            strike(step)
+
+    return strike_all
+
+
+def _asked(text: str, run_id: str, rank: int) -> Callable[[int], None] | None:
+    kind, *pairs = text.split() or [""]
     given = dict(pair.partition("=")[::2] for pair in pairs)
     if not kind or rank != int(given.get("rank", 0)) or given.get("launch", "") not in run_id:
         return None

@@ -91,6 +91,7 @@ class Launch:
         device = devices.describe(self.ranks, machine, self._cores())
         seen = gathered(device.model_dump(mode="json"), self.ranks)
         engine.close()
+        devices.return_memory(self.ranks.device)
         if self.ranks.rank == 0:
             notes = {} if own_peak else {"memory_peak_bytes": "of the process since its start, not of this launch"}
             notes["comm_exposed_s"] = "DeepSpeed's communication is inside backward_s and optimizer_s; not timed apart"

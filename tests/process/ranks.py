@@ -1,0 +1,120 @@
+"""Starting studies and rounds on real ranks, and looking at what they leave."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from vitscale.config.load import load
+from vitscale.config.study import LaunchSection
+from vitscale.hardware.probe import probe
+from vitscale.hardware.topology import core_sets, sibling_groups
+from vitscale.launch.local import Local
+from vitscale.records.round import Entry, Round
+from vitscale.study.grid import Where, build
+from vitscale.study.plan import described
+
+SMALL = ("protocol=strong", "model.name=test_vit", "img_size=16", "patch_size=8", "launches=1", "warmup_steps=1")
+
+
+def overrides(*words):
+    """`SMALL` with `key=value` words in place of its own."""
+    return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in (*SMALL, *words)).items()]
+
+
+def runs(store, *words):
+    """The RunSpecs of a small `quick` after overrides, as `vitscale run` makes them."""
+    return build(load("quick", overrides(*words)).study, Where(probe()), described(store)).runs
+
+
+def serve(store, results, specs, environ=None, device="cpu"):
+    """One process start for all of `specs`, which have one world size; the round's end and its launch folders."""
+    world_size, threads = specs[0].world_size, specs[0].threads_per_rank
+    machine = probe()
+    cores = core_sets(world_size, threads, machine.cores, sibling_groups(machine.cores)) if threads else None
+    seen, entries = {}, []
+    for spec in specs:
+        launch = seen[spec.run_id] = seen.get(spec.run_id, -1) + 1
+        folder = f"runs/{spec.run_id}/launch{launch}"
+        entries.append(Entry(folder=folder, run_id=spec.run_id, launch=launch, spec=spec.model_dump(mode="json")))
+    number = len(list((results / "rounds").glob("*"))) if (results / "rounds").exists() else 0
+    round_ = Round(
+        name=f"{number:04d}-w{world_size}",
+        world_size=world_size,
+        nodes=1,
+        ranks_per_node=world_size,
+        device=device,
+        cores=tuple(cores or ()),
+        entries=tuple(entries),
+    )
+    end = Local(store, None, LaunchSection(), environ).run(results, round_, lambda beat: None)
+    return end, [results / entry.folder for entry in entries]
+
+
+def start(store, out, *words, inject="", **more):
+    """`vitscale run quick`, small, in a process of its own."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("VITSCALE")}
+    environ |= {"VITSCALE_DATA": str(store), **more.pop("environ", {})}
+    if inject:
+        environ["VITSCALE_INJECT"] = inject
+    command = [sys.executable, "-m", "vitscale", "run", "quick", *overrides(*words), "--out", str(out)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+
+
+def finish(process, timeout_s=100):
+    """Its exit status and standard error, once it is over."""
+    try:
+        _, err = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return process.returncode, err
+
+
+def wait_until(condition, timeout_s, what):
+    """Poll until `condition()` is true and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.05)
+    return value
+
+
+def worker_processes(results):
+    """Ranks that work in a results folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = "vitscale.worker" in process.cmdline() and Path(process.cwd()) == results.resolve()
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def launches(results, part=""):
+    """(run_id, number) -> manifest of the launches whose run_id holds `part`."""
+    paths = sorted((results / "runs").glob(f"*{part}*/launch*/manifest.json"))
+    return {(path.parts[-3], path.parts[-2]): json.loads(path.read_text()) for path in paths}
+
+
+def steps(folder):
+    """rank -> its step lines."""
+    return {
+        int(path.name.split(".")[1].removeprefix("rank")): [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.glob("steps.rank*.jsonl"))
+    }
+
+
+def digests(folder):
+    """Path -> sha256 and time of change of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
