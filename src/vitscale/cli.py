@@ -151,6 +151,31 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command(name="import")
+def import_(
+    form: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="table, deepspeed-log, epoch-csv, timm-log or torchtitan-log.")
+    ],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Logs or tables of that format.")],
+    out: Annotated[Path, typer.Option(help="Results folder, new or of earlier imports.")],
+) -> None:
+    """Turn other people's logs and tables into records that `report` reads."""
+    from vitscale.importers.write import import_files
+    from vitscale.report import terminal
+    from vitscale.study import results
+
+    results.check(out)
+    done = import_files(form, files, out)
+    console = terminal.console(data=True)
+    for tally in done.tallies:
+        console.print(terminal.clean(tally.words()))
+    console.print(
+        terminal.clean(
+            f"{done.runs:,} runs of {done.series:,} series, {done.new:,} of them new in {out}; vitscale report {out}"
+        )
+    )
+
+
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(metavar="NAME", help="digits, cifar10, cifar100, imagefolder, imagenet100.")],

@@ -22,9 +22,14 @@ from vitscale.study.plan import described
 SMALL = ("protocol=strong", "model.name=test_vit", "img_size=16", "patch_size=8", "launches=1", "warmup_steps=1")
 
 
+def overrides(*words):
+    """`SMALL` with `key=value` words in place of its own."""
+    return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in (*SMALL, *words)).items()]
+
+
 def runs(store, *words):
-    """The RunSpecs of `quick` after overrides, as `vitscale run` makes them."""
-    return build(load("quick", words).study, Where(probe()), described(store)).runs
+    """The RunSpecs of a small `quick` after overrides, as `vitscale run` makes them."""
+    return build(load("quick", overrides(*words)).study, Where(probe()), described(store)).runs
 
 
 def serve(store, results, specs, environ=None, device="cpu"):
@@ -52,12 +57,12 @@ def serve(store, results, specs, environ=None, device="cpu"):
 
 
 def start(store, out, *words, inject="", **more):
-    """`vitscale run quick` in a process of its own."""
+    """`vitscale run quick`, small, in a process of its own."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("VITSCALE")}
     environ |= {"VITSCALE_DATA": str(store), **more.pop("environ", {})}
     if inject:
         environ["VITSCALE_INJECT"] = inject
-    command = [sys.executable, "-m", "vitscale", "run", "quick", *SMALL, *words, "--out", str(out)]
+    command = [sys.executable, "-m", "vitscale", "run", "quick", *overrides(*words), "--out", str(out)]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 

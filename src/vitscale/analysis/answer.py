@@ -136,11 +136,12 @@ def _summary(study: StudyData, results: list[RunResult], outcomes: list[Outcome]
     told = [result for result in results if result.efficiency is not None]
     told.sort(key=lambda result: result.efficiency.median if result.efficiency else 0.0)
     lowest, highest = (f"{percent(_median(one))} ({study.labels[one.series]})" for one in (told[0], told[-1]))
+    imported = all(result.source == "imported" for result in results)
     words: dict[Outcome, str] = {
         "faster": "faster",
         "slower": "slower",
         "same": "no difference detected",
-        "unknown": "too few launches to tell",
+        "unknown": "no interval to tell" if imported else "too few launches to tell",
     }
     counts = ", ".join(f"{outcomes.count(key)} {said}" for key, said in words.items() if key in outcomes)
     return (

@@ -1,6 +1,7 @@
 """Conclusions with their evidence. What makes one, and the threshold, stands beside its constant.
 
-Findings about the records (what failed, what is missing or altered) are in `outcomes.py`.
+Findings about the records (what failed, what is missing or altered) are in `outcomes.py`, those about communication in
+`communication.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import outcomes, text
+from vitscale.analysis import communication, outcomes, text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
@@ -48,6 +49,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     for compare in _OF_RESULTS:
         found += compare(study, by_id)
     found += _baseline_missing(study, by_id, baselines)
+    found += communication.find(study, by_id)
     gravity = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(found, key=lambda finding: gravity[finding.severity]))
 
@@ -106,7 +108,9 @@ def _unstable(study: StudyData, results: Results) -> Iterator[Finding]:
                 kind="unstable",
                 severity="warning",
                 evidence=f"{study.labels[run.run_id]}: {'; '.join(evidence)}.",
-                hint="look for other load and heat; add launches (measure.launches) or warm-up (measure.warmup_steps)",
+                hint="look for other load and heat; add launches (measure.launches) or warm-up (measure.warmup_steps)"
+                if run.source != "imported"
+                else None,
                 runs=(run.run_id,),
             )
 

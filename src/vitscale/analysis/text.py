@@ -39,7 +39,7 @@ def names(labels: Sequence[str]) -> str:
 
 def count(number_of: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
-    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith("ch") else noun if noun.endswith("series") else f"{noun}s"
     return f"{number_of} {noun if number_of == 1 else plural}"
 
 

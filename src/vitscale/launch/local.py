@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,11 +116,18 @@ class Local:
                 if reason and codes[rank] is None:
                     _save_stacks(ranks)
                     where = f"stacks of all ranks: rounds/{round_.name}/stderr.log"
-                    return RoundEnd("timeout", f"rank {rank} {reason}; {where}")
+                    return RoundEnd("timeout", f"{_furthest_behind(beats)} {reason}; {where}")
             seen = [beat[0] for beat in beats if beat]
             if len(seen) == len(ranks):
                 watch(min(seen, key=lambda beat: (beat.entry, beat.step)))
             time.sleep(_POLL_S)
+
+
+def _furthest_behind(beats: Sequence[tuple[Beat, float] | None]) -> str:
+    """The ranks that the others wait for; a rank that hangs inside a step stands beside those that wait for it."""
+    places = [(beat[0].entry, beat[0].step) if beat else (-1, 0) for beat in beats]
+    behind = [str(rank) for rank, place in enumerate(places) if place == min(places)]
+    return f"rank {behind[0]}" if len(behind) == 1 else f"ranks {', '.join(behind)}"
 
 
 @dataclass

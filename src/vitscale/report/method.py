@@ -40,6 +40,7 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
         ("Engine", _values(result, "engine")),
         ("Precision", _values(result, "precision")),
         ("Source", _values(result, "source")),
+        ("Imported from", _imported(result)),
         ("Versions", _versions(result)),
         ("Command", _command(result)),
     ]
@@ -102,7 +103,7 @@ def _devices(result: StudyResult) -> str:
         f"{name} ({kind}{f', {size(memory)}' if memory else ''})"
         for name, kind, memory in sorted(kinds, key=lambda one: (one[0] or "", one[1] or "", one[2] or 0))
     ]
-    return "; ".join(told)
+    return "; ".join(told) or _values(result, "device")
 
 
 def _layouts(result: StudyResult) -> str:
@@ -134,7 +135,16 @@ def _values(result: StudyResult, field: str) -> str:
 
 
 def _command(result: StudyResult) -> str:
-    return _COMMAND if result.resolved else ""
+    return _COMMAND if result.resolved and "imported" not in result.resolved else ""
+
+
+def _imported(result: StudyResult) -> str:
+    """Source files, and by count what was read of them; their sha256 are in the study below."""
+    told = [
+        f"{one['file']} ({one['format']}: {one['lines']:,} lines, {one['read']:,} read, {one['damaged']:,} damaged)"
+        for one in result.resolved.get("imported", ())
+    ]
+    return text.names(told)
 
 
 def resolved_text(resolved: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -32,13 +33,6 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def return_freed_memory() -> None:
-    """Give the kernel back what is free: between two runs of a round."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def reset_peak_memory(device: torch.device) -> bool:
     """Begin a new peak. False where the system cannot: then the peak is the process's, not the launch's."""
     if device.type == "cuda":
@@ -61,6 +55,14 @@ def peak_memory_bytes(device: torch.device) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     kibibytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
     return int(kibibytes) * 1024
+
+
+def return_memory(device: torch.device) -> None:
+    """Give freed memory back: glibc keeps what a launch freed, and the next one's peak would begin with it."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...]) -> Device:

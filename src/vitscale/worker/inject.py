@@ -1,7 +1,8 @@
 """Faults on demand, for the tests of what happens when things go wrong.
 
-`VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `oom`, `hang`; optional `launch=<run_id part>`
-and `once=<file>`, which is made when the fault strikes and keeps it from striking again. Several are parted by `;`.
+`VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `oom`, `hang`; optional
+`launch=<run_id part>` and `once=<file>`, which is made when the fault strikes and keeps it from striking again.
+Several are parted by `;`.
 """
 
 from __future__ import annotations

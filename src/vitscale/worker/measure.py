@@ -77,7 +77,8 @@ class Launch:
         device = devices.describe(self.ranks, machine, self._cores())
         seen = gathered(device.model_dump(mode="json"), self.ranks)
         self.engine.close()
-        devices.return_freed_memory()
+        del self.model, self.optimizer
+        devices.return_memory(self.ranks.device)
         if self.ranks.rank == 0:
             times = self._times(process_start_s, setup_s)
             self._finish(status, reason, times, seen, devices.versions(machine), parameters)

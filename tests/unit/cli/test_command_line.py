@@ -16,6 +16,7 @@ VERBS = {
     "plan": {"study", "overrides"},
     "report": {"results"},
     "compare": {"a", "b", "--json"},
+    "import": {"form", "files", "--out"},
     "data": {"name", "--from", "--download"},
 }
 

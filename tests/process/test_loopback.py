@@ -1,0 +1,36 @@
+"""Ranks of one host listen on the loopback interface only: nobody on the network can reach them."""
+
+import ipaddress
+
+import psutil
+import pytest
+from ranks import finish, start, wait_until, worker_processes
+
+from vitscale.records.round import read_heartbeat
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+
+def test_ranks_listen_on_loopback_only(store, tmp_path):
+    results = tmp_path / "results"
+    words = ("world_size=2", "global_batch=8", "steps=4")
+    process = start(store, results, *words, inject="hang rank=0 step=2")
+    folder = results / "rounds" / "0000-w2"
+
+    def all_are_training():
+        assert process.poll() is None, process.communicate()[1]
+        return all((beat := read_heartbeat(folder, rank)) and beat[0].step == 3 for rank in (0, 1))
+
+    wait_until(all_are_training, 90, "two ranks in training")
+    sockets = [
+        one
+        for rank in worker_processes(results)
+        for one in [rank, *rank.children(recursive=True)]
+        for one in one.net_connections(kind="inet")
+    ]
+    process.terminate()
+    finish(process)
+    # gloo's pairs connect through them: none at all would mean that the wrong processes were looked at.
+    assert sockets
+    ours = [one.laddr.ip for one in sockets if one.status in (psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED)]
+    assert [address for address in ours if not ipaddress.ip_address(address).is_loopback] == []

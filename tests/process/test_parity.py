@@ -1,0 +1,141 @@
+"""Training on ranks is training: ZeRO 0 to 3 follow a plain loop that shares no code with the worker.
+
+Rounding alone makes 2e-7 between any two of them; the bound is 2e-6. An AdamW run with a clip that always binds hides
+the scale of gradients, so SGD without clipping runs too, and wrong references show that the bound has teeth.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from ranks import runs, serve, steps
+
+from vitscale.data.reader import open_split
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+BOUND = 2e-6
+STEPS, BATCH = 20, 80  # 17 steps are an epoch of 1,437 images: the second epoch's order is followed too
+ADAMW = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.05, "clip": 1.0}
+SGD = {"name": "sgd", "lr": 0.01, "weight_decay": 0.05, "clip": 0.0}
+ALL = "zero_stage=0,1,2,3"
+GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
+CASES = {
+    "adamw": (ADAMW, ALL),
+    "sgd": (SGD, ALL),
+    "adamw, two micro-steps": (ADAMW, "zero_stage=1,3", "grad_accum=2"),
+    "sgd, two micro-steps": (SGD, "zero_stage=0,2", "grad_accum=2"),
+    "adamw, no parameter persists": (ADAMW, "zero_stage=3", GATHER),
+    "bf16": (ADAMW, ALL, "precision=bf16"),
+}
+FP32 = [case for case in CASES if case != "bf16"]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def measured(request, store, tmp_path_factory):
+    """case -> run -> global mean loss of every step; one process start for all."""
+    specs = {}
+    for case, (optimizer, *words) in CASES.items():
+        keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
+        size = (f"global_batch={BATCH}", f"steps={STEPS - 1}", "world_size=1,2")
+        found = runs(store, *size, *keys, *words)
+        specs[case] = [run for run in found if run.world_size == request.param]
+    flat = [(case, spec) for case, found in specs.items() for spec in found]
+    end, folders = serve(store, tmp_path_factory.mktemp("parity"), [spec for _, spec in flat])
+    assert end.status == "ok", end.reason
+    losses = {case: {} for case in CASES}
+    for (case, spec), folder in zip(flat, folders, strict=True):
+        of_ranks = [[line["loss"] for line in lines] for lines in steps(folder).values()]
+        assert [len(one) for one in of_ranks] == [STEPS] * request.param
+        losses[case][spec.zero_stage] = np.mean(of_ranks, axis=0)
+    return losses
+
+
+@cache
+def plain_loop(root, optimizer, gradient_scale=1.0):
+    """Losses of a plain single-process run: plain model, torch's optimizer, whole global batches."""
+    told = dict(optimizer)
+    split = open_split("digits", "train", root)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = timm.create_model("test_vit", img_size=16, patch_size=8, num_classes=10).train()
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    groups = [
+        {"params": matrices, "weight_decay": told["weight_decay"]},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if told["name"] == "adamw":
+        update = torch.optim.AdamW(groups, lr=told["lr"])
+    else:
+        update = torch.optim.SGD(groups, lr=told["lr"], momentum=0.9)
+    losses = []
+    for step in range(STEPS):
+        images, labels = global_batch(split, step)
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        (loss * gradient_scale).backward()
+        if told["clip"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), told["clip"])
+        update.step()
+        update.zero_grad()
+        losses.append(loss.item())
+    torch.set_num_threads(threads)
+    return np.array(losses)
+
+
+def global_batch(split, step):
+    """As documented: epoch e is shuffled by PCG64 of (seed, e), the incomplete last batch is dropped."""
+    epoch, within = divmod(step, len(split) // BATCH)
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence((0, epoch)))).permutation(len(split))
+    chosen = order[within * BATCH : (within + 1) * BATCH]
+    grey = torch.from_numpy(split.take(chosen)).permute(0, 3, 1, 2).float()
+    images = torch.nn.functional.interpolate(grey, (16, 16), mode="bilinear") / 127.5 - 1
+    return images.repeat(1, 3, 1, 1), torch.from_numpy(split.take_labels(chosen))
+
+
+def reference(store, optimizer, gradient_scale=1.0):
+    return plain_loop(store, tuple(optimizer.items()), gradient_scale)
+
+
+def gap(losses, wanted):
+    """Largest relative difference of a step's loss."""
+    return float(np.max(np.abs(losses - wanted) / wanted))
+
+
+@pytest.mark.parametrize("case", FP32)
+def test_fp32_losses_are_those_of_a_plain_loop(measured, store, case):
+    wanted = reference(store, CASES[case][0])
+    gaps = {stage: gap(losses, wanted) for stage, losses in measured[case].items()}
+    assert max(gaps.values()) < BOUND, gaps
+    assert wanted[-1] < wanted[0] - 0.1
+
+
+@pytest.mark.parametrize(
+    ("case", "optimizer", "scale"),
+    [
+        ("sgd", SGD, 1.01),
+        ("sgd", SGD, 2.0),
+        ("adamw", {**ADAMW, "weight_decay": 0.0}, 1.0),
+        ("sgd", {**SGD, "weight_decay": 0.0}, 1.0),
+        ("sgd", {**SGD, "clip": 1.0}, 1.0),
+        ("adamw", {**ADAMW, "lr": ADAMW["lr"] * 1.001}, 1.0),
+    ],
+    ids=["scale 1 % off", "scale doubled", "no decay", "no L2", "a clip nobody asked for", "rate 0.1 % off"],
+)
+def test_the_bound_notices_a_wrong_update(measured, store, case, optimizer, scale):
+    wrong = reference(store, optimizer, scale)
+    gaps = {stage: gap(losses, wrong) for stage, losses in measured[case].items()}
+    assert min(gaps.values()) > 3 * BOUND, gaps
+
+
+def test_bf16_learns_as_fp32_does(measured, store):
+    wanted = reference(store, ADAMW)
+    for stage, losses in measured["bf16"].items():
+        assert all(math.isfinite(loss) for loss in losses)
+        assert losses[-3:].mean() < losses[:3].mean() - 0.1, stage
+        assert gap(losses, wanted) < 0.05, stage
+        assert gap(losses, wanted) > 1e-4, f"stage {stage} did not compute in bf16"

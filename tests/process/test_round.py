@@ -1,0 +1,60 @@
+"""One process start serves several runs, and each of them finds the ranks as the first one did."""
+
+import json
+
+import pytest
+from ranks import runs, serve, steps, worker_processes
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+# Large enough that weights and optimizer states of four engines (4 x 86 MB) would show if they stayed.
+LARGER = ("model.name=vit_tiny_patch16_224", "steps=2", "global_batch=16", "world_size=1,2")
+HELD_BYTES = 150e6
+
+
+@pytest.fixture(scope="module")
+def served(store, tmp_path_factory):
+    """ZeRO 0, 1, 2, 3, and the same again, on two ranks of one process start."""
+    results = tmp_path_factory.mktemp("round")
+    specs = [spec for spec in runs(store, *LARGER, "zero_stage=0,1,2,3") if spec.world_size == 2]
+    end, folders = serve(store, results, specs * 2)
+    assert end.status == "ok", end.reason
+    return results, folders
+
+
+def manifests(folders):
+    return [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+
+
+def test_one_process_start_serves_every_run(served):
+    results, folders = served
+    assert [path.name for path in (results / "rounds").iterdir()] == ["0000-w2"]
+    found = manifests(folders)
+    assert [one["status"] for one in found] == ["ok"] * 8
+    assert {one["round"] for one in found} == {"0000-w2"}
+    # Only the first run had to wait for the imports.
+    assert found[0]["times"]["process_start_s"] > 0
+    assert [one["times"]["process_start_s"] for one in found[1:]] == [None] * 7
+
+
+def test_memory_comes_back_between_runs(served):
+    _, folders = served
+    found = manifests(folders)
+    if "memory_peak_bytes" in found[0]["notes"]:
+        pytest.skip("this system cannot reset a process's peak memory")
+    # From one time to the next: what code and buffers are there once (each stage's first time) is no leak.
+    for first, again in zip(found[:4], found[4:], strict=True):
+        for before, after in zip(first["devices"], again["devices"], strict=True):
+            assert after["memory_peak_bytes"] - before["memory_peak_bytes"] < HELD_BYTES
+
+
+def test_a_run_does_not_depend_on_those_before_it(served):
+    _, folders = served
+    losses = [[line["loss"] for line in steps(folder)[0]] for folder in folders]
+    # Not to the last bit: the order in which a kernel adds may follow the alignment of its buffers.
+    for first, again in zip(losses[:4], losses[4:], strict=True):
+        assert again == pytest.approx(first, rel=2e-6)
+
+
+def test_no_rank_outlives_its_round(served):
+    assert worker_processes(served[0]) == []
