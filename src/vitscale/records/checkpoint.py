@@ -26,6 +26,7 @@ from vitscale.records.writer import file_digest
 CHECKPOINT, COMPLETE, ENGINE, AVERAGE = "checkpoint.json", "COMPLETE", "engine", "average.safetensors"
 _FOLDER = re.compile(r"step(\d+)")
 _SHOWN = 4
+_ASKED = ("world_size", "zero_stage", "precision", "model.name", "data.name")  # what others follow from comes first
 
 
 class Evaluation(BaseModel):
@@ -142,7 +143,8 @@ def require_same_run(folder: Path, checkpoint: Checkpoint, spec: RunSpec) -> Non
     """
     mine = flatten(spec.model_dump(mode="json"))
     theirs = flatten(checkpoint.spec)
-    different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+    keys = [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]
+    different = sorted(keys, key=lambda key: (key not in _ASKED, key))
     if different:
         shown = [f"`{key}` {_text(theirs.get(key))} -> {_text(mine.get(key))}" for key in different[:_SHOWN]]
         more = f" and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""

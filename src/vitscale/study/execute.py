@@ -108,7 +108,8 @@ class _Execution:
         ok = [launch for launch in self.launches[run.run_id] if launch.ok]
         if target is None or budget is None or not ok or time.monotonic() - self.began > budget:
             return False
-        found = intervals.interval([launch_step_s(launch.path) for launch in ok])
+        times = [launch_step_s(launch.path) for launch in ok]
+        found = intervals.interval([time_s for time_s in times if time_s is not None])
         if found.low is None or found.high is None:
             return True
         return (found.high - found.low) / 2 > target * found.median

@@ -79,11 +79,12 @@ class Follow:
         entry = self._round.entries[number]
         folder = self._folder / entry.folder
         if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_bytes())["status"] == "ok":
-            pace = entry.spec["global_batch"] / launch_step_s(folder)
+            step_s = launch_step_s(folder)
+            pace = None if step_s is None else entry.spec["global_batch"] / step_s
             self._observer.launch_finished(entry.run_id, entry.launch, "ok", pace, None)
 
 
-def launch_step_s(folder: Path) -> float:
+def launch_step_s(folder: Path) -> float | None:
     """Median over the steady window of the slowest rank's step, seconds, of a finished launch."""
     slowest: dict[int, float] = {}
     for path in folder.glob("steps.*.jsonl"):
@@ -91,4 +92,4 @@ def launch_step_s(folder: Path) -> float:
             step = json.loads(line)
             if step["window"] == "steady":
                 slowest[step["step"]] = max(slowest.get(step["step"], 0.0), step["step_s"])
-    return statistics.median(slowest.values())
+    return statistics.median(slowest.values()) if slowest else None
