@@ -75,7 +75,11 @@ def neighbours(study: StudyData, results: Results) -> Iterator[tuple[Run, Run, E
 
 
 def _too_few_launches(study: StudyData) -> Iterator[Finding]:
-    few = [run for run in study.runs if run.source == "measured" and 0 < len(run.step_s) < FEWEST_LAUNCHES]
+    few = [
+        run
+        for run in study.runs
+        if run.source == "measured" and not run.trains and 0 < len(run.step_s) < FEWEST_LAUNCHES
+    ]
     if few:
         fewest = min(len(run.step_s) for run in few)
         yield Finding(

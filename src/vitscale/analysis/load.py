@@ -44,6 +44,11 @@ class Run:
     """All of them; none where the run is planned and not started."""
 
     @property
+    def trains(self) -> bool:
+        """Whether something is learnt, so that one launch is what was asked for."""
+        return isinstance(self.spec, RunSpec) and self.spec.train is not None
+
+    @property
     def counted(self) -> list[LaunchFigures]:
         """Launches that count: status `ok`, of the run's source."""
         return [one for one in self.launches if _counts(one.record, self.source)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from vitscale.config.keys import FREE, full_path, is_axis, require_swept, set_path, shown
@@ -40,10 +41,18 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         else:
             # One value ends what the file let vary.
             _swept(tree).pop(path, None)
+            if path == "deepspeed.file" and isinstance(value, str):
+                value = str(Path(value).expanduser().absolute())  # typed here, so meant from here
             set_path(tree, path, value)
 
 
+# Keys whose value is a list, so that commas make it longer and not vary.
+_LISTS = ("train.trackers",)
+
+
 def _own_list(path: str, text: str) -> bool:
+    if path in _LISTS:
+        return True
     return path.split(".")[0] in FREE and text.strip().startswith("[")
 
 

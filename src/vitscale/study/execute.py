@@ -108,8 +108,10 @@ class _Execution:
         ok = [launch for launch in self.launches[run.run_id] if launch.ok]
         if target is None or budget is None or not ok or time.monotonic() - self.began > budget:
             return False
-        times = [launch_step_s(launch.path) for launch in ok]
-        found = intervals.interval([time_s for time_s in times if time_s is not None])
+        times = [time_s for launch in ok if (time_s := launch_step_s(launch.path)) is not None]
+        if not times:
+            return False
+        found = intervals.interval(times)
         if found.low is None or found.high is None:
             return True
         return (found.high - found.low) / 2 > target * found.median

@@ -85,7 +85,7 @@ class Follow:
 
 
 def launch_step_s(folder: Path) -> float | None:
-    """Median over the steady window of the slowest rank's step, seconds, of a finished launch."""
+    """Median over the steady window of the slowest rank's step, seconds, of a finished launch; None without any."""
     slowest: dict[int, float] = {}
     for path in folder.glob("steps.*.jsonl"):
         for line in path.read_text().splitlines():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,9 +84,18 @@ def start_of(folder: Path, run: RunSpec) -> Start:
 
 
 def train(
-    folder: Path, run: RunSpec, label: str, study: Study, machine: Machine, launcher: Launcher, observer: Observer
+    folder: Path,
+    run: RunSpec,
+    label: str,
+    study: Study,
+    machine: Machine,
+    launcher: Launcher,
+    observer: Observer,
+    followed: Callable[[Path], AbstractContextManager[object]] = nullcontext,
 ) -> None:
     """Train to the end in a folder that is `results.opened`.
+
+    `followed` makes what accompanies the launch, from its folder: trackers, where there are any.
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds what was learnt.
@@ -105,8 +116,9 @@ def train(
     )
     round_ = make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
     observer.started(1, 0)
-    end = _serve(folder, round_, label, launcher, observer)
-    _raise_unless_finished(folder, round_, end)
+    with followed(folder / round_.entries[0].folder):
+        end = _serve(folder, round_, label, launcher, observer)
+        _raise_unless_finished(folder, round_, end)
 
 
 def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer: Observer) -> RoundEnd:

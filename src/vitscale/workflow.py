@@ -1,0 +1,140 @@
+"""What several verbs of the command line do: resolve, plan, measure, train, report. Here the rooms meet.
+
+Imports are inside the functions, as in `cli.py`: `--help` loads none of this, and `plan` loads no chart.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vitscale.analysis.result import StudyResult
+    from vitscale.config.load import Loaded
+    from vitscale.config.study import DataSection
+    from vitscale.launch.outcome import Launcher
+    from vitscale.study.grid import Where
+    from vitscale.study.plan import Plan
+    from vitscale.trackers.protocol import Tracker
+
+
+class LauncherName(StrEnum):
+    """Who starts the ranks."""
+
+    local = "local"
+    simulate = "simulate"
+
+
+def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | None) -> tuple[Loaded, Where]:
+    """The study, and the machine or the simulated device it is for. `plan` simulates where a device is named."""
+    from vitscale.config.load import load
+    from vitscale.hardware import catalog
+    from vitscale.hardware.probe import probe
+    from vitscale.study.grid import Where
+
+    loaded = load(study, overrides or ())
+    name = loaded.study.hardware.name
+    if launcher is LauncherName.simulate and name is None:
+        raise UsageError("the launcher `simulate` needs `hardware.name`", f"one of {', '.join(catalog.names())}")
+    if launcher is LauncherName.local and name is not None:
+        raise UsageError(
+            f"`hardware.name` = {name!r} is for what is not measured", "add --launcher simulate, or leave the key out"
+        )
+    simulated = None if name is None else catalog.device(name).name
+    if simulated is not None:
+        # A closed form has no noise: further launches would repeat the first to the last digit.
+        loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
+    return loaded, Where(probe(), simulated)
+
+
+def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
+    """The study with other values in `[measure]`."""
+    measure = loaded.study.measure.model_copy(update=changes)
+    return loaded._replace(study=loaded.study.model_copy(update={"measure": measure}))
+
+
+def make_plan(loaded: Loaded, where: Where, *, prepare: bool, report: Any = None) -> Plan:
+    """The plan; `prepare` makes the data ready first, `report` hears of it."""
+    from vitscale.data.catalog import store_root
+    from vitscale.study import plan
+
+    images_of: Any = plan.prepared(store_root(), report) if prepare else plan.described(store_root())
+    return plan.make(loaded, where, images_of)
+
+
+def show_plan(plan: Plan, *, json: bool) -> None:
+    """Print the plan."""
+    from vitscale.report import terminal
+
+    if json:
+        print_json(plan.document())
+    else:
+        terminal.print_plan(plan.document(), terminal.console(data=True))
+
+
+def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console) -> tuple[str, ...]:
+    """Measure; the run_ids that are still missing afterwards."""
+    from vitscale.report.live import LiveTable, PlainLines
+    from vitscale.study.execute import execute
+
+    live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
+    measure = plan.loaded.study.measure
+    with live as observer:
+        starter = launcher_of(launcher, plan.loaded.study.data, plan.loaded)
+        outcome = execute(folder, plan.grid.runs, plan.labels, measure, where.machine, starter, observer)
+    return outcome.missing
+
+
+def train_to_end(folder: Path, plan: Plan, where: Where, console: Console, trackers: list[Tracker]) -> None:
+    """Train the only run, with trackers beside it."""
+    from vitscale.report.live import LiveTable, PlainLines
+    from vitscale.study.train import train
+    from vitscale.trackers.follow import Follower, catch_up
+
+    study, run = plan.loaded.study, plan.grid.runs[0]
+    live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
+    with live as observer:
+        starter = launcher_of(LauncherName.local, study.data, plan.loaded)
+
+        def followed(launch_folder: Path) -> Follower:
+            catch_up(folder, trackers, observer.message)
+            return Follower(folder, launch_folder, trackers, observer.message)
+
+        train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
+
+
+def launcher_of(name: LauncherName, section: DataSection, loaded: Loaded) -> Launcher:
+    """The launcher by its name."""
+    if name is LauncherName.simulate:
+        from vitscale.launch.simulate import Simulate
+
+        return Simulate()
+    from vitscale.data.catalog import store_root
+    from vitscale.launch.local import Local
+
+    path = Path(section.path).expanduser() if section.path else None
+    init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    return Local(store_root(), path, loaded.study.launch, init=init)
+
+
+def write_reports(folder: Path) -> tuple[StudyResult, Path]:
+    """Analyse a results folder and write what is shown of it; the page's path."""
+    from vitscale.analysis.analyse import analyse, write_analysis
+    from vitscale.report.write import write_report
+
+    result = analyse(folder)
+    write_analysis(folder, result)
+    return result, write_report(folder, result)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on standard output."""
+    import json
+
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
