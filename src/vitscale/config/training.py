@@ -15,12 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from vitscale.config.frozen import Section
+from vitscale.config.frozen import Section, Text
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 LrPolicy = Literal["none", "linear", "sqrt"]
 Schedule = Literal["constant", "cosine", "step"]
-TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 
 
 class Recipe(Section):
@@ -92,8 +91,9 @@ class TrainSection(Recipe):
     """Newest checkpoints that are kept; the best one is kept besides."""
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """Test accuracy whose time is reported. Off: none."""
-    trackers: Annotated[tuple[TrackerName, ...], BeforeValidator(_tuple)] = ()
-    """Trackers that are fed from the records while `train` runs."""
+    trackers: Annotated[tuple[Text, ...], BeforeValidator(_tuple)] = ()
+    """Trackers that are fed from the records while `train` runs: `tensorboard`, `wandb`, `mlflow`, `trackio`, or one that
+    another package brings."""
 
 
 def in_steps(epochs: float, images: int, global_batch: int) -> int:
