@@ -92,8 +92,8 @@ class TrainSection(Recipe):
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """Test accuracy whose time is reported. Off: none."""
     trackers: Annotated[tuple[Text, ...], BeforeValidator(_tuple)] = ()
-    """Trackers that are fed from the records while `train` runs: `tensorboard`, `wandb`, `mlflow`, `trackio`, or one that
-    another package brings."""
+    """Trackers fed from the records while `train` runs: `tensorboard`, `wandb`, `mlflow`, `trackio`, or one of another
+    package."""
 
 
 def in_steps(epochs: float, images: int, global_batch: int) -> int:
