@@ -92,8 +92,9 @@ def global_batch(split, step):
     epoch, within = divmod(step, len(split) // BATCH)
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence((0, epoch)))).permutation(len(split))
     chosen = order[within * BATCH : (within + 1) * BATCH]
-    grey = torch.from_numpy(split.take(chosen)).permute(0, 3, 1, 2).float()
-    images = torch.nn.functional.interpolate(grey, (16, 16), mode="bilinear") / 127.5 - 1
+    grey = torch.from_numpy(split.take(chosen)).permute(0, 3, 1, 2)
+    # Resized as bytes, as PIL does it.
+    images = torch.nn.functional.interpolate(grey, (16, 16), mode="bilinear", antialias=True).float() / 127.5 - 1
     return images.repeat(1, 3, 1, 1), torch.from_numpy(split.take_labels(chosen))
 
 
