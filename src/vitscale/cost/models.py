@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from vitscale.errors import UsageError
+from vitscale.errors import Infeasible, UsageError
 
 Pooling = Literal["token", "avg", "map"]
 Mlp = Literal["mlp", "glu", "swiglu"]
@@ -99,7 +99,8 @@ def shape(
     """Return the shape of a timm ViT, at other sizes if asked, exactly as timm builds it.
 
     Raises:
-        UsageError: the model is not in the table, patches do not tile the image, or heads do not divide the width.
+        UsageError: the model is not in the table.
+        Infeasible: patches do not tile the image, or heads do not divide the width.
     """
     row = _row(name)
     image = row["img_size"] if img_size is None else img_size
@@ -114,7 +115,7 @@ def shape(
     width, heads = embed_dim or row["width"], num_heads or row["heads"]
     if width % heads:
         near = width // heads * heads or heads
-        raise UsageError(f"`embed_dim = {width}` is not a multiple of `num_heads = {heads}`", f"embed_dim={near}")
+        raise Infeasible(f"`embed_dim = {width}` is not a multiple of `num_heads = {heads}`", f"embed_dim={near}")
     # timm gives the MLP as a ratio of the width.
     sizes = {"width": width, "heads": heads, "mlp_width": row["mlp_width"] * width // row["width"]}
     sizes |= {"depth": depth or row["depth"], "img_size": image, "patch_size": patch, "num_classes": num_classes}
@@ -130,7 +131,7 @@ def _check_tiling(img_size: int, patch_size: int) -> None:
     fitting = [size for size in range(1, img_size + 1) if img_size % size == 0]
     nearest = min(fitting, key=lambda size: (abs(size - patch_size), size))
     sizes = " or ".join(str(size) for size in (below, above) if size > 0)
-    raise UsageError(
+    raise Infeasible(
         f"`img_size = {img_size}` is not a multiple of `patch_size = {patch_size}`",
         f"use `img_size = {sizes}`, or `patch_size = {nearest}`",
     )

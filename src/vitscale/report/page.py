@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from functools import cache
 from importlib.resources import files
 
-import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from vitscale.report.bundle import bundle
 from vitscale.report.document import Document
 from vitscale.report.escape import script_json
 from vitscale.report.figures import VEGA_LITE, Drawing
@@ -27,7 +26,7 @@ def render(document: Document, drawings: Sequence[Drawing]) -> str:
     """`index.html`."""
     style = _template("style.css")
     # Without a figure there is nothing to run.
-    scripts = [_bundle(), _template("page.js")] if drawings else []
+    scripts = [bundle(_SNIPPET, VEGA_LITE), _template("page.js")] if drawings else []
     environment = Environment(
         loader=PackageLoader("vitscale.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
@@ -51,15 +50,6 @@ def _code(text: str) -> Markup:
     return Markup("").join(
         Markup("<code>{}</code>").format(one) if index % 2 else one for index, one in enumerate(pieces)
     )
-
-
-@cache
-def _bundle() -> str:
-    bundle: str = vl_convert.javascript_bundle(_SNIPPET, vl_version=VEGA_LITE)
-    # Neither may end the element it stands in; the text would have to be escaped, not the hash fitted to it.
-    assert "</script" not in bundle.lower()
-    assert "<!--" not in bundle
-    return bundle
 
 
 def _policy(style: str, scripts: Sequence[str]) -> str:
