@@ -56,6 +56,7 @@ def run(
     if launcher is workflow.LauncherName.local:
         require_training_packages()
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
+    workflow.require_sound_records(folder)
     terminal.print_skipped(plan.document(), console)
     with results.opened(folder, plan):
         missing = workflow.measure(folder, plan, where, launcher, console)
@@ -84,7 +85,7 @@ def train(
     from vitscale.launch.preflight import require_training_packages
     from vitscale.report import terminal
     from vitscale.study import results
-    from vitscale.study.train import require_one_run
+    from vitscale.study.train import require_one_run, start_of
     from vitscale.trackers.choose import open_trackers
 
     if launcher is workflow.LauncherName.simulate:
@@ -97,6 +98,8 @@ def train(
     results.check(folder)
     require_training_packages()
     plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
+    workflow.require_sound_records(folder)
+    start_of(folder, plan.grid.runs[0])  # a checkpoint that is refused changes nothing here
     with results.opened(folder, plan):
         try:
             workflow.train_to_end(folder, plan, where, console, trackers)
@@ -222,8 +225,13 @@ def _status() -> int:
     return code if isinstance(code, int) else 0
 
 
+_HINTS = {UsageError.exit_code: "docs/reference/study.md has every key, its unit and what it takes"}
+
+
 def _failed(error: VitscaleError) -> int:
     from vitscale.report.terminal import print_error
 
-    print_error(error.message, error.hint)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it is over: one more Ctrl-C must not change the status
+    print_error(error.message, error.hint or _HINTS.get(error.exit_code))
     return error.exit_code

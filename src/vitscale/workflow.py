@@ -78,11 +78,25 @@ def show_plan(plan: Plan, *, json: bool) -> None:
         terminal.print_plan(plan.document(), terminal.console(data=True))
 
 
+def require_sound_records(folder: Path) -> None:
+    """Read what is there before more is measured: a report that damage prevents is known now, not hours later.
+
+    Raises:
+        ResultsError: a record that no crash can damage is damaged.
+    """
+    if (folder / "runs").is_dir():
+        from vitscale.records.reader import read_results
+
+        read_results(folder)
+
+
 def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console) -> tuple[str, ...]:
     """Measure; the run_ids that are still missing afterwards."""
+    from vitscale.launch.local import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
+    end_leftovers(folder)
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer:
@@ -93,10 +107,12 @@ def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, cons
 
 def train_to_end(folder: Path, plan: Plan, where: Where, console: Console, trackers: list[Tracker]) -> None:
     """Train the only run, with trackers beside it."""
+    from vitscale.launch.local import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.train import train
     from vitscale.trackers.follow import Follower, catch_up
 
+    end_leftovers(folder)
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:

@@ -297,6 +297,25 @@ def test_another_run_is_refused_with_what_differs(train, trained, tmp_path):
         assert said in err
 
 
+def test_a_refusal_changes_nothing(train, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    code, err = finish(train("world_size=1", "lr=0.5"))
+    assert code == 9, err
+    after = digests(tmp_path / "out")
+    assert {name: after[name] for name in before} == before
+    assert set(after) == set(before)
+
+
+def test_a_training_stopped_in_its_last_steps_is_evaluated_and_finished(train, tmp_path):
+    code, err = finish(train("world_size=1", "train.max_steps=3", "train.eval_epochs=9", inject="stop rank=0 step=0"))
+    assert code == 75, err
+    code, err = finish(train("world_size=1", "train.max_steps=3", "train.eval_epochs=9"))
+    assert code == 0, err
+    assert [one["step"] for one in evaluations(last_launch(tmp_path / "out"))] == [3]
+    assert (tmp_path / "out" / "export" / "model.safetensors").exists()
+
+
 def test_a_half_made_checkpoint_is_invisible(train, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "out")
     (checkpoint.newest(tmp_path / "out" / "checkpoints") / "COMPLETE").unlink()

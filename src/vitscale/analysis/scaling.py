@@ -69,6 +69,8 @@ def run_problems(run: Run) -> list[str]:
         problems.append(f"a launch has {fewest} steady steps, fewer than {FEWEST_STEPS}")
     if run.source == "imported" and not run.images_per_s:
         problems.append("its source does not tell how many images a step or an epoch takes, and in what time")
+    if any(one.record.altered for one in run.counted):
+        problems.append("records are not what was measured, by the manifest's sha256")
     if run.facts.oversubscribed:
         problems.append("more ranks than cores")
     if len(run.device_names) > 1:

@@ -71,11 +71,11 @@ class ModelSection(Section):
     """Side of the square input in pixels; off: the model's own. Images are resized to it on the device."""
     patch_size: PositiveInt | None = None
     """Side of a square patch in pixels; must divide `img_size`. Off: the model's own."""
-    depth: PositiveInt | None = None
+    depth: Annotated[int, Field(gt=0, le=1000)] | None = None
     """Blocks. Off: the model's own."""
-    embed_dim: PositiveInt | None = None
+    embed_dim: Annotated[int, Field(gt=0, le=65536)] | None = None
     """Width of the tokens; `num_heads` must divide it. Off: the model's own."""
-    num_heads: PositiveInt | None = None
+    num_heads: Annotated[int, Field(gt=0, le=4096)] | None = None
     """Attention heads. Off: the model's own."""
 
 

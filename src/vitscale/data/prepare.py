@@ -44,7 +44,7 @@ def prepare(
         SetupError: a package is missing.
     """
     catalog.require_name(name)
-    _require_sensible(name, source, download)
+    require_sensible(name, source, download)
     if name == "synthetic":
         return catalog.describe(name, root)
     listing = _listing(name, source)
@@ -64,7 +64,12 @@ def prepare(
         return catalog.facts_of(store.write(root, key, content, report))
 
 
-def _require_sensible(name: str, source: Path | None, wants_download: bool) -> None:
+def require_sensible(name: str, source: Path | None, wants_download: bool = False) -> None:
+    """Refuse a source or a download that the data set does not have.
+
+    Raises:
+        UsageError: with what to leave out.
+    """
     if source is not None and name in catalog.EMBEDDED_NAMES:
         raise UsageError(
             f"`{name}` is not read from a path, but `{source}` is given", "leave `data.path` or `--from` out"

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted
 from vitscale.launch.outcome import RoundEnd, Watch
@@ -75,7 +77,7 @@ class Local:
         finally:
             _end(ranks)
             _scrub(folder)
-        if end.status == "failed" and _oom_kills() > before:
+        if end.status == "failed" and "SIGKILL" in (end.reason or "") and _oom_kills() > before:
             return RoundEnd("oom", "the kernel ended a rank for want of host memory")
         return end
 
@@ -202,6 +204,15 @@ def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
         rank.wait()
         if rank.stdin:
             rank.stdin.close()
+
+
+def end_leftovers(results: Path) -> None:
+    """End ranks of an earlier start that still work in a results folder: its tool was killed a moment ago."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError, PermissionError):
+            if "vitscale.worker" in process.cmdline() and Path(process.cwd()) == results.resolve():
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(_LAST_WORDS_S)
 
 
 def _scrub(folder: Path) -> None:

@@ -70,6 +70,7 @@ def read_document(root: Path, path: Path, known: int) -> dict[str, Any] | None:
         ResultsError: it is not a JSON object, cannot be read, or is of a newer format.
     """
     where = path.relative_to(root)
+    repair = _REPAIR if path.parent != root else f"remove `{where}`: the next `vitscale run` writes it again"
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -77,12 +78,12 @@ def read_document(root: Path, path: Path, known: int) -> dict[str, Any] | None:
     except OSError as error:
         raise ResultsError(f"cannot read `{where}`: {error.strerror}") from None
     except ValueError as error:
-        raise ResultsError(f"`{where}` is damaged: {error}", _REPAIR) from None
+        raise ResultsError(f"`{where}` is damaged: {error}", repair) from None
     if not isinstance(document, dict):
-        raise ResultsError(f"`{where}` is damaged: not a JSON object", _REPAIR)
+        raise ResultsError(f"`{where}` is damaged: not a JSON object", repair)
     version = document.get("schema_version", known)
     if not isinstance(version, int) or version < 1:
-        raise ResultsError(f"`{where}` is damaged: schema_version is {version!r}", _REPAIR)
+        raise ResultsError(f"`{where}` is damaged: schema_version is {version!r}", repair)
     if version > known:
         raise ResultsError(
             f"`{where}` has schema_version {version}; this vitscale reads up to {known}",

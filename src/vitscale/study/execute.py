@@ -93,12 +93,16 @@ class _Execution:
     def _ok(self, run: RunSpec) -> int:
         return sum(launch.ok for launch in self.launches[run.run_id])
 
-    def _settled(self, run: RunSpec) -> bool:
+    def _ended(self, run: RunSpec) -> bool:
+        """Whether the run has an outcome that further launches would only repeat."""
         statuses = {launch.manifest.status for launch in self.launches[run.run_id] if launch.manifest}
-        return bool(statuses & ({*FINAL} - {"ok"})) or self._ok(run) >= self.measure.launches
+        return bool(statuses & ({*FINAL} - {"ok"}))
+
+    def _settled(self, run: RunSpec) -> bool:
+        return self._ended(run) or self._ok(run) >= self.measure.launches
 
     def _wanting(self, run: RunSpec) -> bool:
-        if self.failures[run.run_id] >= ATTEMPTS:
+        if self.failures[run.run_id] >= ATTEMPTS or self._ended(run):
             return False
         return not self._settled(run) or self._too_wide(run)
 

@@ -113,6 +113,10 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
         UsageError: a value that can never be valid, or a world size of which no run is left.
         SetupError: CUDA is asked for and there is none.
     """
+    baseline = study.measure.baseline
+    if baseline is not None and baseline not in study.axes.world_size:
+        sizes = ", ".join(map(str, study.axes.world_size))
+        raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
     for variant, varied in _variants(study):

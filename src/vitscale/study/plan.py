@@ -89,6 +89,7 @@ def described(root: Path) -> Callable[[DataSection], Images]:
     def images_of(section: DataSection) -> Images:
         path = Path(section.path) if section.path else None
         facts = datasets.describe(section.name, root, path)
+        preparing.require_sensible(section.name, path)
         prepared = datasets.find_prepared(section.name, root, path) if section.name != "synthetic" else None
         return Images(facts, _fingerprint(prepared) if prepared else "generated")
 

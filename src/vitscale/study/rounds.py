@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,9 +19,7 @@ from vitscale.records.writer import RUN, make_folder, write_json, write_manifest
 
 def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None) -> Entry:
     """The next launch of a run."""
-    known = folder / "runs" / run.run_id
-    numbers = [int(path.name.removeprefix("launch")) for path in known.glob("launch*")]
-    launch = max(numbers, default=-1) + 1
+    launch = _next_number(folder / "runs" / run.run_id, r"launch(\d+)")
     name = f"runs/{run.run_id}/launch{launch}"
     return Entry(
         folder=name, run_id=run.run_id, launch=launch, spec=run.model_dump(mode="json"), checkpoints=checkpoints
@@ -46,8 +45,13 @@ def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Mac
 
 def next_round(folder: Path) -> int:
     """Number of the next round."""
-    numbers = [int(path.name.split("-")[0]) for path in (folder / "rounds").glob("[0-9]*-w*")]
-    return max(numbers, default=-1) + 1
+    return _next_number(folder / "rounds", r"(\d+)-w\d+")
+
+
+def _next_number(folder: Path, pattern: str) -> int:
+    """One more than the highest number of the names that match; other names are somebody else's."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(match[1]) for name in names if (match := re.fullmatch(pattern, name))), default=-1) + 1
 
 
 def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> None:

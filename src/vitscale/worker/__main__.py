@@ -87,9 +87,13 @@ def _leave_failure(folder: Path, error: BaseException) -> None:
 
     text = error.message if isinstance(error, VitscaleError) else f"{type(error).__name__}: {error}"
     # A record names no home folder: the message may go through one.
-    line = text.strip().splitlines()[0][:500].replace(str(Path.home()), "~")
+    lines = [line.strip() for line in text.strip().splitlines()[:_LINES]]
+    line = "; ".join(lines)[:500].replace(str(Path.home()), "~")
     document = {"kind": _kind(error), "message": line}
     failure_path(folder, int(os.environ["RANK"])).write_text(json.dumps(document) + "\n")
+
+
+_LINES = 3  # a validation error names the key in its second line and the value in its third
 
 
 def _kind(error: BaseException) -> str:
@@ -98,7 +102,7 @@ def _kind(error: BaseException) -> str:
     told = str(error).lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
-    if "out of memory" in told or "can't allocate memory" in told:
+    if any(words in told for words in ("out of memory", "can't allocate memory", "cannot allocate memory")):
         return "oom"
     if isinstance(error, DivergedError):
         return "diverged"

@@ -63,7 +63,8 @@ class Training(Launch):
         plan = self.entry.checkpoints
         evaluating = in_steps(self.recipe.eval_epochs, self.spec.data.images, self.spec.global_batch)
         stops = (evaluating, plan.every) if plan else (evaluating,)
-        if self.step and self.step % evaluating == 0 and all(one.step != self.step for one in self.evaluations):
+        due = self.step and (self.step % evaluating == 0 or self.step == self.total)
+        if due and all(one.step != self.step for one in self.evaluations):
             self._evaluate()  # stopped just before it
         while self.step < self.total:
             until = min(self.total, *(self.step - self.step % every + every for every in stops))

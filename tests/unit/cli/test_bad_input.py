@@ -54,6 +54,8 @@ def nothing_was_left(tmp_path):
         ("measure.steps=3,", "measure.steps", None),
         ("world_size", "not an override", "key=value"),
         ("name=1", "`name` = 1", None),
+        ("measure.baseline=99", "`measure.baseline = 99`", "name one of them"),
+        ("model.depth=100000000", "`model.depth` = 100000000", None),
     ],
 )
 def test_an_override_that_cannot_be(vitscale, tmp_path, override, said, hint):
@@ -204,6 +206,30 @@ def test_a_damaged_middle_line_is_named(vitscale, simulated):
     ran = vitscale("report", simulated)
     assert ran.code == 10
     assert f"{steps.relative_to(simulated)}:4" in ran.error
+
+
+def test_a_damaged_line_is_named_before_anything_more_is_done(vitscale, simulated):
+    steps = next(simulated.glob("runs/*/launch0/steps.*.jsonl"))
+    lines = steps.read_bytes().splitlines(keepends=True)
+    steps.write_bytes(b"".join([*lines[:3], b"{\n", *lines[4:]]))
+    before = sorted(simulated.glob("runs/*/*"))
+    words = ("run", "quick", "--launcher", "simulate", "hardware.name=h100", "world_size=1,8,16", "--out", simulated)
+    ran = vitscale(*words)
+    assert ran.code == 10
+    assert f"{steps.relative_to(simulated)}:4" in ran.error
+    assert sorted(simulated.glob("runs/*/*")) == before
+
+
+def test_a_damaged_top_document_says_which_file_to_remove(vitscale, simulated):
+    (simulated / "resolved.json").write_text("[]")
+    ran = vitscale("run", "quick", "--launcher", "simulate", "hardware.name=h100", "world_size=1,8", "--out", simulated)
+    assert ran.code == 10
+    assert "remove `resolved.json`" in ran.hint
+
+
+def test_every_usage_error_has_a_hint(vitscale):
+    for word in ("world_size=0", "zero_stage=7", "optimizer.lr=nan", "protocol=foo", "engine=ddp"):
+        assert vitscale("plan", "quick", word).err.count("hint: ") == 1
 
 
 def test_a_damaged_plan_or_manifest_is_named(vitscale, simulated):

@@ -34,12 +34,18 @@ def test_the_dialect_is_deepspeeds_own(given):
         "gradient_clipping": 0.5,
         zero_optimization: {
             overlap_comm: false
-            offload_param: {device: "cpu",},
+            reduce_bucket_size: 1000000,
         },
     }"""
     loaded = given(text)
     assert loaded.study.optimizer.clip == 0.5
-    assert loaded.study.deepspeed == {"zero_optimization": {"overlap_comm": False, "offload_param": {"device": "cpu"}}}
+    assert loaded.study.deepspeed == {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 1000000}}
+
+
+@pytest.mark.parametrize("key", ['"cpu_offload": true', '"offload_optimizer": {"device": "cpu"}'])
+def test_offloading_is_refused_before_anything_starts(given, key):
+    with pytest.raises(UsageError, match="no offloading yet"):
+        given(f'{{"zero_optimization": {{"stage": 1, {key}}}}}')
 
 
 def test_the_file_lies_beside_the_study_wherever_the_command_runs(given, tmp_path, monkeypatch):

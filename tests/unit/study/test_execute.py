@@ -162,6 +162,27 @@ def test_out_of_memory_is_an_outcome_and_not_tried_again(go, make, specs, tmp_pa
     assert fake.rounds == []
 
 
+def test_out_of_memory_is_final_even_while_launches_are_added(go, make, specs, tmp_path):
+    def faults(round_, number):
+        entry = round_.entries[number]
+        return RoundEnd("oom", "no") if entry.run_id == specs[0].run_id and entry.launch == 1 else None
+
+    adaptive = {"launches": 2, "target_interval": 0.0001, "budget_s": 1000}
+    noisy = Fake(make, tmp_path, faults, lambda spec, launch: 0.1 * (1 + launch / 5))
+    go(noisy, runs=specs[:1], **adaptive)
+    found = statuses(tmp_path)
+    assert found == {"strong-w1-launch0": "ok", "strong-w1-launch1": "oom"}
+
+
+def test_folders_of_somebody_elses_are_passed_over(go, specs, tmp_path):
+    go(launches=1)
+    (tmp_path / "runs" / specs[0].run_id / "launch0.bak").mkdir()
+    (tmp_path / "rounds" / "0abc-w1").mkdir(parents=True)
+    _, _, outcome = go(launches=2)
+    assert outcome.missing == ()
+    assert statuses(tmp_path)["strong-w1-launch1"] == "ok"
+
+
 def test_a_launch_without_a_manifest_of_a_dead_process_is_marked_killed_and_repeated(go, make, specs, tmp_path):
     make.write_launch(tmp_path, specs[0], 0, status=None)
     _, _, outcome = go(launches=1)
