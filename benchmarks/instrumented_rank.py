@@ -64,16 +64,16 @@ class Blocks:
 
     def __init__(self, folder: Path, spec: RunSpec, launch: Launch) -> None:
         self.launch, self.accum = launch, spec.grad_accum
-        self.heartbeat = Heartbeat(folder, launch.ranks.rank)
-        self.writer = StepWriter(folder / "launch", launch.ranks.rank)
+        launch.heartbeat = Heartbeat(folder, launch.ranks.rank)
+        launch.writer = StepWriter(folder / "launch", launch.ranks.rank)
 
     def on(self, steps: range, engine: Engine, batches: Batches) -> float:
         """With clock, losses, heartbeat, step lines, and the ranks' agreement that all losses are finite."""
         launch = self.launch
         began = time.perf_counter()
-        after_step = launch._after_step(self.heartbeat, "steady", steps)
+        after_step = launch.after_step("steady", steps.stop)
         run_steps(steps, engine, batches, launch.clock, launch.losses, self.accum, after_step)
-        launch._record(self.writer, "steady", steps, launch.clock.drain())
+        launch.record("steady", steps)
         return time.perf_counter() - began
 
     def off(self, steps: range, engine: Engine, batches: Batches) -> float:

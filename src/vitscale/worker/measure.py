@@ -92,7 +92,7 @@ class Launch:
             for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
                 first = len(self.warmup)
                 steps = range(first, first + count())
-                after_step = self._after_step(phase, steps.stop if phase == "steady" else 0)
+                after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
                 run_steps(steps, self.engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
                 self.record(phase, steps)
         finally:
@@ -147,7 +147,7 @@ class Launch:
     def _cores(self) -> tuple[int, ...]:
         return self.round.cores[self.ranks.local_rank] if self.round.cores else ()
 
-    def _after_step(self, phase: str, total: int) -> Callable[[int], None]:
+    def after_step(self, phase: str, total: int) -> Callable[[int], None]:
         fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
 
         def after_step(step: int) -> None:
