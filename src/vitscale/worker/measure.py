@@ -148,6 +148,7 @@ class Launch:
         return self.round.cores[self.ranks.local_rank] if self.round.cores else ()
 
     def after_step(self, phase: str, total: int) -> Callable[[int], None]:
+        """What follows each step of a phase of `total` steps: a heartbeat, and the fault that a test asked for."""
         fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
 
         def after_step(step: int) -> None:
