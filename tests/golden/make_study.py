@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,8 @@ def write_launch(
     ranks: int | None = None,
     one_file: bool = False,
     accuracy: float | None = None,
+    evaluations: Sequence[dict[str, Any]] = (),
+    notes: dict[str, Any] | None = None,
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -80,11 +82,13 @@ def write_launch(
         writer = StepWriter(folder, 0 if one_file else rank)
         writer.write(_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
         writer.close()
+    lines = list(evaluations)
     if accuracy is not None:
-        lines = [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
+        lines += [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
+    if lines:
         (folder / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if status is not None:
-        write_manifest(folder, _manifest(spec, launch, status, reason, source, device, warmup + steps))
+        write_manifest(folder, _manifest(spec, launch, status, reason, source, device, warmup + steps, notes))
     return folder
 
 
@@ -107,7 +111,14 @@ def _record(
 
 
 def _manifest(
-    spec: RunSpec, launch: int, status: str, reason: str | None, source: str, device: str, steps: int
+    spec: RunSpec,
+    launch: int,
+    status: str,
+    reason: str | None,
+    source: str,
+    device: str,
+    steps: int,
+    notes: dict[str, Any] | None,
 ) -> Manifest:
     return Manifest(
         run_id=spec.run_id,
@@ -125,6 +136,7 @@ def _manifest(
         layout=Layout(world_size=spec.world_size, nodes=1, ranks_per_node=spec.world_size, backend="gloo"),
         times=Times(setup_s=1.5),
         steps=steps,
+        notes=notes or {},
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from vitscale.analysis import learning
 from vitscale.analysis.answer import answer
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
@@ -39,10 +41,12 @@ def analyse(folder: Path) -> StudyResult:
         analysis=analysis,
         launches=tuple(launch for run in study.runs for launch in _launch_results(run)),
         losses=_losses(study),
+        accuracies=learning.curves(study),
         skipped=_skipped(study),
         manifests=tuple(launch.manifest for launch in results.launches if launch.manifest is not None),
         resolved=results.resolved,
         labels=study.labels,
+        sent_bytes=_sent_bytes(results.plan),
     )
 
 
@@ -76,18 +80,31 @@ def _launch_result(run: Run, one: LaunchFigures, outlier: bool) -> LaunchResult:
 
 def _losses(study: StudyData) -> tuple[LossCurve, ...]:
     """Of each run's first launch that counts; runs without a loss (simulated ones) have no curve."""
-    first = {run.counted[0].index: run.run_id for run in study.runs if run.counted}
-    curves = loss_table(study.results, list(first))
+    first = {run.run_id: _with_before(run) for run in study.runs if run.counted}
+    tables = _loss_tables(study.results, [index for indices in first.values() for index in indices])
     found = []
-    for index, run_id in first.items():
-        curve = curves.get(index)
-        if curve is not None and curve["loss"].null_count() < curve.height:
-            found.append(LossCurve(run_id, curve["step"].to_list(), curve["seen"].to_list(), curve["loss"].to_list()))
+    for run_id, indices in first.items():
+        told = [tables[index] for index in indices if index in tables]
+        if not told:
+            continue
+        # What a later launch did again counts from there.
+        curve = pl.concat(told).unique("step", keep="last").sort("step").with_columns(pl.col("images").cum_sum())
+        if curve["loss"].null_count() < curve.height:
+            found.append(LossCurve(run_id, curve["step"].to_list(), curve["images"].to_list(), curve["loss"].to_list()))
     return tuple(found)
 
 
-def loss_table(results: Results, indices: list[int]) -> dict[int, pl.DataFrame]:
-    """By `launch_index`: per step the images seen so far and the loss, ranks weighted by the images they took."""
+def _with_before(run: Run) -> list[int]:
+    """The first launch that counts, after the launches that left the checkpoints it went on from."""
+    launch = run.counted[0]
+    manifest = launch.record.manifest
+    if manifest is None or "resumed_after_step" not in manifest.notes:
+        return [launch.index]
+    return [one.index for one in run.launches if one.record.launch <= launch.record.launch]
+
+
+def _loss_tables(results: Results, indices: list[int]) -> dict[int, pl.DataFrame]:
+    """By `launch_index`: per step the images and the loss, ranks weighted by the images they took."""
     told = pl.col("loss").is_not_null()
     weighted = (pl.col("loss") * pl.col("images")).sum() / pl.col("images").filter(told).sum()
     table = (
@@ -98,9 +115,19 @@ def loss_table(results: Results, indices: list[int]) -> dict[int, pl.DataFrame]:
             pl.when(told.any() & (pl.col("images").filter(told).sum() > 0)).then(weighted).alias("loss"),
         )
         .sort("launch_index", "step")
-        .with_columns(pl.col("images").cum_sum().over("launch_index").alias("seen"))
     )
-    return {int(key[0]): frame for key, frame in table.partition_by("launch_index", as_dict=True).items()}
+    parts = table.partition_by("launch_index", as_dict=True, include_key=False)
+    return {int(key[0]): frame for key, frame in parts.items()}
+
+
+def _sent_bytes(plan: dict[str, Any]) -> dict[str, int]:
+    """Of each planned run, as its estimate counts them."""
+    found = {}
+    for run in plan.get("runs", ()):
+        collectives = (run.get("estimate") or {}).get("collectives")
+        if collectives is not None:
+            found[str(run["run_id"])] = sum(int(one["bytes"]) for one in collectives)
+    return found
 
 
 def _skipped(study: StudyData) -> tuple[SkippedRun, ...]:

@@ -27,6 +27,8 @@ class Facts:
     grad_accum: int | None
     global_batch: int | None
     precision: str | None
+    images_per_epoch: int | None
+    """Over all ranks."""
     device_kind: str | None
     """`cpu` or `cuda`; None where the run is imported."""
     device_name: str | None
@@ -88,6 +90,7 @@ def _asked(spec: RunSpec) -> Facts:
         grad_accum=spec.grad_accum,
         global_batch=spec.global_batch,
         precision=spec.precision,
+        images_per_epoch=spec.data.images,
         device_kind=spec.device,
         device_name=None,
         oversubscribed=spec.oversubscribed,
@@ -109,6 +112,7 @@ def _imported(spec: ImportedSpec, protocol: str | None) -> Facts:
         grad_accum=spec.grad_accum,
         global_batch=spec.global_batch,
         precision=spec.precision,
+        images_per_epoch=spec.images_per_epoch,
         device_kind=None,
         device_name=spec.device,
         oversubscribed=False,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vitscale.records.evaluations import Scored
 from vitscale.records.schema import Manifest, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -88,11 +89,21 @@ class RunResult(Frozen):
     """`images_per_s / images_per_s(baseline)`; null without a baseline."""
     efficiency: Interval | None
     """`speedup * N_baseline / N`."""
+    epoch_s: Interval | None = None
+    """`images_per_epoch / images_per_s`: training time of an epoch; null where a source does not tell its images."""
     shares: Shares
     memory_peak_bytes: int | None
     """Highest over ranks and launches."""
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
+    time_to_accuracy_s: Interval | None = None
+    """Training time to the first evaluation at or above `train.target_accuracy`; null where any launch did not."""
+    epochs_to_accuracy: float | None = None
+    """Passes over the training images until then."""
+    images_to_accuracy: float | None = None
+    """Training images until then."""
+    algorithmic_efficiency: float | None = None
+    """Images to accuracy of the baseline over those of this run; `efficiency` times it is that of the whole."""
     valid: bool
     """Whether the figures may be read as a measurement of scaling."""
     invalid_reasons: tuple[str, ...] = ()
@@ -156,6 +167,14 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
+class AccuracyCurve:
+    """Evaluations of a run's first `ok` launch that has any."""
+
+    run_id: str
+    evaluations: tuple[Scored, ...]
+
+
+@dataclass(frozen=True)
 class SkippedRun:
     """A combination of the plan that was not run."""
 
@@ -170,6 +189,7 @@ class StudyResult:
     analysis: Analysis
     launches: tuple[LaunchResult, ...]
     losses: tuple[LossCurve, ...]
+    accuracies: tuple[AccuracyCurve, ...]
     skipped: tuple[SkippedRun, ...]
     manifests: tuple[Manifest, ...]
     """Of every finished launch: versions, devices, layouts."""
@@ -177,3 +197,5 @@ class StudyResult:
     """`resolved.json`: the study after overrides."""
     labels: dict[str, str] = field(default_factory=dict)
     """run_id and series -> short readable label, unique within the study."""
+    sent_bytes: dict[str, int] = field(default_factory=dict)
+    """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""

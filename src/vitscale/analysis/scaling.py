@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from vitscale.analysis import learning
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import shares
@@ -21,7 +22,8 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     named = named_baseline(study.results.resolved)
     chosen = {name: baseline(runs, named) for name, runs in study.by_series.items()}
     baselines = {name: run for name, run in chosen.items() if run is not None}
-    results = tuple(_result(run, baselines.get(run.series)) for run in study.runs)
+    target = learning.target_of(study.results.resolved)
+    results = tuple(_result(run, baselines.get(run.series), target) for run in study.runs)
     return results, {name: run.run_id for name, run in baselines.items()}
 
 
@@ -88,13 +90,16 @@ def _steps(one: LaunchFigures) -> float:
     return math.inf if one.figures.steps is None else one.figures.steps
 
 
-def _result(run: Run, base: Run | None) -> RunResult:
+def _result(run: Run, base: Run | None, target: float | None) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
     if base is not None and run.images_per_s and run.device_names != base.device_names and len(run.device_names) == 1:
         problems.append(f"mixed devices in the series: {run.device_names[0]}, baseline {', '.join(base.device_names)}")
     step_s = interval(run.step_s) if run.step_s else None
     gain = speedup(run, base) if base is not None and run.images_per_s else None
+    rate = _throughput(run, step_s)
+    way = learning.reached(run, target)
+    base_images = learning.reached(base, target).images if base is not None else None
     accuracies = [one.record.test_accuracy for one in run.counted if one.record.test_accuracy is not None]
     return RunResult(
         run_id=run.run_id,
@@ -116,12 +121,17 @@ def _result(run: Run, base: Run | None) -> RunResult:
         source=run.source,
         launches=max(len(run.step_s), len(run.images_per_s)),
         step_s=_shown(step_s, run),
-        images_per_s=_shown(_throughput(run, step_s), run),
+        images_per_s=_shown(rate, run),
         speedup=_shown(gain, run),
         efficiency=_shown(scaled(gain, base.facts.world_size / facts.world_size), run) if gain and base else None,
+        epoch_s=_shown(_inverse(rate, facts.images_per_epoch), run),
         shares=shares(run.figures),
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
         test_accuracy=median(accuracies) if accuracies else None,
+        time_to_accuracy_s=way.seconds,
+        epochs_to_accuracy=way.epochs,
+        images_to_accuracy=way.images,
+        algorithmic_efficiency=learning.algorithmic_efficiency(way.images, base_images),
         valid=not problems,
         invalid_reasons=tuple(problems),
     )
@@ -131,12 +141,15 @@ def _throughput(run: Run, step_s: Estimate | None) -> Estimate | None:
     """Images per second from seconds per step (the ends of the interval change places), or as imported."""
     if run.source == "imported":
         return Estimate(median(run.images_per_s)) if run.images_per_s else None
-    if step_s is None:
+    return _inverse(step_s, run.facts.global_batch)
+
+
+def _inverse(estimate: Estimate | None, images: int | None) -> Estimate | None:
+    """`images` over the estimate: the ends of its interval change places."""
+    if estimate is None or images is None:
         return None
-    batch = run.facts.global_batch
-    assert batch is not None
-    low, high = (None if end is None else batch / end for end in (step_s.high, step_s.low))
-    return Estimate(batch / step_s.median, low, high)
+    low, high = (None if end is None else images / end for end in (estimate.high, estimate.low))
+    return Estimate(images / estimate.median, low, high)
 
 
 def _shown(estimate: Estimate | None, run: Run) -> Interval | None:

@@ -15,14 +15,14 @@ import polars as pl
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
+from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
-from vitscale.records.steps import StepFile, examine, parse_lines, read_steps
+from vitscale.records.steps import StepFile, examine, read_steps
 from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
 PLAN = "plan.json"
-EVALUATIONS = "eval.jsonl"
 
 _DOCUMENT_VERSION = 1
 _WHOLE = (RUN, EVALUATIONS, AGGREGATE)
@@ -38,8 +38,8 @@ class Launch:
     """None where the launch ended before `run.json` was written."""
     manifest: Manifest | None
     """None: the launch is not finished."""
-    test_accuracy: float | None
-    """Fraction, of the last evaluation; None where nothing was evaluated."""
+    evaluations: tuple[Scored, ...] = ()
+    """In order; none where nothing was evaluated."""
     torn: tuple[str, ...] = ()
     """Files whose last line was cut off and is not counted."""
     altered: tuple[str, ...] = ()
@@ -51,6 +51,11 @@ class Launch:
     def ok(self) -> bool:
         """Whether the launch counts for figures."""
         return self.manifest is not None and self.manifest.status == "ok"
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Fraction, of the last evaluation; None where nothing was evaluated."""
+        return self.evaluations[-1].test_accuracy if self.evaluations else None
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
         launch.launch,
         launch.spec or launch.imported,
         launch.manifest,
-        _test_accuracy(root, launch.path / EVALUATIONS),
+        read_evaluations(root, launch.path / EVALUATIONS),
         torn=tuple(file.path.name for file in files if file.torn),
         altered=_altered(launch, {file.path.name: file.sha256 for file in files}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
@@ -119,14 +124,3 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     told = launch.manifest.files
     checked = [name for name in told if name in _WHOLE or name.startswith("steps.")]
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
-
-
-def _test_accuracy(root: Path, path: Path) -> float | None:
-    if not path.is_file():
-        return None
-    last = None
-    for number, document in parse_lines(path.read_bytes(), str(path.relative_to(root))):
-        last = document.get("test_accuracy")
-        if last is not None and not (type(last) in (int, float) and 0 <= last <= 1):
-            raise ResultsError(f"`{path.relative_to(root)}:{number}` is damaged: `test_accuracy` is {last!r}")
-    return None if last is None else float(last)

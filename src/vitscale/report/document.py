@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vitscale.analysis import text
@@ -11,6 +11,7 @@ from vitscale.report import tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
+from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH
 from vitscale.report.tables import Table
 
 _SOURCES = {
@@ -68,14 +69,13 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
     by whoever writes a format."""
     analysis = result.analysis
     messages = tuple(Message(one.severity, one.kind, one.evidence, one.hint or "") for one in analysis.findings)
-    by_name = {one.name: one for one in drawings}
     made = Document(
         study=analysis.study,
         question=analysis.question,
         answer=analysis.answer,
         banners=_banners(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
-        parts=tuple(_part(result, name, by_name.get(name)) for name in _PARTS),
+        parts=tuple(_parts(result, {one.name: one for one in drawings})),
         findings=messages,
         method=method(result),
         batch=tables.batch_table(result),
@@ -86,47 +86,91 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
     return cleaned(made)
 
 
-_PARTS: dict[str, tuple[str, str, str, Callable[[StudyResult], Table]]] = {
-    "throughput": (
+@dataclass(frozen=True)
+class _Words:
+    title: str
+    reading: str
+    table: Callable[[StudyResult], Table]
+    absent: str = ""
+    """Why there is none, said in its place; empty: nothing is missed, and nothing is said."""
+
+
+_PARTS: dict[str, _Words] = {
+    "throughput": _Words(
         "Throughput",
         "Images per second against world size. A point is the median of a run's launches, its bar the 95 % interval.",
-        "no run has a throughput",
         tables.throughput_table,
+        "no run has a throughput",
     ),
-    "speedup": (
+    "speedup": _Words(
         "Speed-up",
         "Throughput over the baseline's. Both axes are logarithmic, so ideal scaling is the straight dashed line.",
-        "no series has a baseline",
         lambda result: tables.gain_table(result, "speedup"),
+        "no series has a baseline",
     ),
-    "efficiency": (
+    "efficiency": _Words(
         "Efficiency",
         "Speed-up over what the added ranks would give at best; 100 % is ideal.",
-        "no series has a baseline",
         lambda result: tables.gain_table(result, "efficiency"),
+        "no series has a baseline",
     ),
-    "split": (
+    "split": _Words(
         "Where a step's time goes",
         "Share of each part in the step of the slowest rank, median of the launches.",
-        "no run has a split of its step",
         tables.split_table,
+        "no run has a split of its step",
     ),
-    "loss": (
+    "accuracy": _Words(
+        "Test accuracy",
+        "Of each run's first launch that counts. Time is training time, without evaluations and checkpoints.",
+        tables.accuracy_table,
+    ),
+    "test_loss": _Words(
+        "Test loss",
+        "Mean cross-entropy without label smoothing, at the same evaluations; the table above has the last of each.",
+        tables.no_table,
+    ),
+    "efficiency_split": _Words(
+        "What larger batches cost",
+        "System efficiency is throughput per rank over the baseline's. Algorithmic efficiency is the images that the "
+        "baseline needed for the target accuracy over those that this run needed. Their product is what counts.",
+        tables.efficiency_table,
+    ),
+    "batch": _Words(
+        "Batch size",
+        "Time of an epoch, and how much longer a step is than at the smallest world size with the same micro_batch and "
+        "grad_accum: communication, waiting and shared memory together.",
+        lambda result: tables.sweep_table(result, BATCH),
+    ),
+    "accumulation": _Words(
+        "Accumulation",
+        "The same global batch in more and smaller micro-steps. What a rank sends is a closed form, not measured.",
+        lambda result: tables.sweep_table(result, ACCUMULATION),
+    ),
+    "accuracy_batch": _Words(
+        "Accuracy against the global batch",
+        "Of the last evaluation, and the epochs to the target accuracy where the study has one.",
+        lambda result: tables.sweep_table(result, ACCURACY),
+    ),
+    "loss": _Words(
         "Training loss",
         "Mean over the ranks, of the first launch of each run that counts, warm-up included.",
-        "no run has a loss",
         tables.loss_table,
+        "no run has a loss",
     ),
 }
 
 
-def _part(result: StudyResult, name: str, drawing: Drawing | None) -> Part:
-    title, reading, absent, table_of = _PARTS[name]
-    table = table_of(result)
-    if drawing is None:
-        return Part(name, title, f"Not drawn: {absent}.", "", False, (), table)
-    about = f"{title}, {text.count(len(table.rows), 'run')}. The table below has every figure."
-    return Part(name, title, reading, about, True, drawing.notes, table)
+def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
+    for name, words in _PARTS.items():
+        drawing = drawings.get(name)
+        if drawing is not None:
+            table = words.table(result)
+            below = f", {text.count(len(table.rows), 'run')}. The table below has every figure." if table.rows else "."
+            about = words.title + below
+            yield Part(name, words.title, words.reading, about, True, drawing.notes, table)
+        elif words.absent:
+            yield Part(name, words.title, f"Not drawn: {words.absent}.", "", False, (), words.table(result))
 
 
 def _banners(result: StudyResult) -> tuple[str, ...]:

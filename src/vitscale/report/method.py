@@ -10,7 +10,7 @@ from typing import Any
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
 from vitscale.records.schema import Manifest
-from vitscale.report.chart_data import label
+from vitscale.report.rows import label
 from vitscale.statistics import BOOTSTRAP_FROM
 from vitscale.units import size
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitscale.analysis.result import Interval, LaunchResult, RunResult, StudyResult
-from vitscale.report.chart_data import PARTS, label
 from vitscale.report.escape import csv_text, latex
+from vitscale.report.rows import label
+from vitscale.report.rows.split import PARTS
+from vitscale.report.rows.sweeps import FORMS, Sweep, sweep_key, swept, value_of
 from vitscale.units import NOT_AVAILABLE, number, percent, seconds, size
 
 _INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency")
@@ -92,6 +94,60 @@ def loss_table(result: StudyResult) -> Table:
         rows.append((label(result, curve.run_id), str(len(curve.loss)), images, *ends, shown))
     header = ("Run", "Steps", "Images seen", "First loss", "Last loss", "Test accuracy")
     return Table("Training loss of each run's first launch, warm-up included", header, tuple(rows))
+
+
+def accuracy_table(result: StudyResult) -> Table:
+    """What the test set said of every run that was evaluated."""
+    runs = {run.run_id: run for run in result.analysis.runs}
+    rows = []
+    for curve in result.accuracies:
+        run = runs[curve.run_id]
+        told = [one for one in curve.evaluations if one.test_accuracy is not None]
+        if told:
+            best = max(one.test_accuracy or 0.0 for one in told)
+            last = (number(told[-1].epoch), percent(told[-1].test_accuracy), percent(best), number(told[-1].test_loss))
+            way = (_interval(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
+            rows.append((label(result, curve.run_id), str(len(told)), *last, *way))
+    header = ("Run", "Evaluations", "Epochs", "Last accuracy", "Best", "Last test loss", *_TO_TARGET)
+    return Table("Test set, of each run's first launch: every test image once", header, tuple(rows))
+
+
+_TO_TARGET = ("Time to the target [95 %]", "Epochs to it")
+
+
+def no_table(result: StudyResult) -> Table:
+    """Of a figure whose values another figure's table has."""
+    del result
+    return Table("", (), ())
+
+
+def efficiency_table(result: StudyResult) -> Table:
+    """What is lost to the machine and what to the larger batch, of every run that reached the target."""
+    rows = []
+    for run in result.analysis.runs:
+        if run.images_to_accuracy is None:
+            continue
+        system, algorithmic = run.efficiency.median if run.efficiency else None, run.algorithmic_efficiency
+        both = None if system is None or algorithmic is None else system * algorithmic
+        batch = NOT_AVAILABLE if run.global_batch is None else f"{run.global_batch:,}"
+        way = (_interval(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
+        named = (label(result, run.run_id), str(run.world_size), batch)
+        rows.append((*named, *way, percent(system), percent(algorithmic), percent(both)))
+    header = ("Run", "World size", "Global batch", *_TO_TARGET, "System", "Algorithmic", "The whole")
+    return Table(
+        "Efficiency to the target accuracy: of the machine, of the batch, and their product", header, tuple(rows)
+    )
+
+
+def sweep_table(result: StudyResult, sweep: Sweep) -> Table:
+    """Every metric of a sweep, by curve and by what lies across."""
+    rows = []
+    for run in swept(result, sweep):
+        values = [(metric, value_of(metric, result, run)) for metric in sweep.metrics]
+        cells = [_interval(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values]
+        rows.append((sweep_key(result, run, sweep), str(getattr(run, sweep.across)), *cells))
+    titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in sweep.metrics]
+    return Table(f"Against {sweep.across}, median and 95 % interval", ("Curve", sweep.across, *titles), tuple(rows))
 
 
 def batch_table(result: StudyResult) -> Table:

@@ -100,10 +100,13 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
     out.print(Text.assemble(("answer  ", "bold"), clean(analysis.answer)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
-    for name in ("launches", "step", "images/s", "speed-up", "efficiency"):
+    evaluated = any(run.test_accuracy is not None for run in analysis.runs)
+    timed = any(run.time_to_accuracy_s is not None for run in analysis.runs)
+    more = (("accuracy",) if evaluated else ()) + (("to target",) if timed else ())
+    for name in ("launches", "step", "images/s", "speed-up", "efficiency", *more):
         table.add_column(name, justify="right")
     for run in analysis.runs:
-        row = (result.labels.get(run.run_id, run.run_id), *_summary_cells(run))
+        row = (result.labels.get(run.run_id, run.run_id), *_summary_cells(run), *_learnt_cells(run)[: len(more)])
         table.add_row(*(clean(cell) for cell in row), style="" if run.valid else "dim")
     out.print(table)
     for run in analysis.runs:
@@ -127,6 +130,11 @@ def _summary_cells(run: RunResult) -> tuple[str, ...]:
         text.ratio(run.speedup) if run.speedup else units.NOT_AVAILABLE,
         text.share(run.efficiency) if run.efficiency else units.NOT_AVAILABLE,
     )
+
+
+def _learnt_cells(run: RunResult) -> tuple[str, str]:
+    time = run.time_to_accuracy_s
+    return units.percent(run.test_accuracy), text.duration(time) if time else units.NOT_AVAILABLE
 
 
 def print_comparison(comparison: Comparison, out: Console) -> None:

@@ -6,10 +6,14 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.result import LossCurve
-from vitscale.report import chart_data
 from vitscale.report.document import document
-from vitscale.report.figures import COLOURS, draw
+from vitscale.report.figures import draw
+from vitscale.report.figures.look import COLOURS
 from vitscale.report.method import method
+from vitscale.report.rows import MOST_KEYS
+from vitscale.report.rows.curves import MOST_POINTS, loss_data, thinned
+from vitscale.report.rows.scaling import scaling_data
+from vitscale.report.rows.split import MOST_BARS, split_data
 from vitscale.report.tables import batch_table, gain_table, split_table, throughput_table
 
 
@@ -26,7 +30,7 @@ def many(make, tmp_path_factory):
 
 
 def test_protocols_never_share_a_panel_and_equal_settings_share_a_colour(result):
-    data = chart_data.scaling_data(result, "images_per_s")
+    data = scaling_data(result, "images_per_s")
     by_panel = {}
     for row in data.rows:
         by_panel.setdefault(row["panel"], set()).add(row["label"].split(",")[0])
@@ -35,7 +39,7 @@ def test_protocols_never_share_a_panel_and_equal_settings_share_a_colour(result)
 
 
 def test_lines_and_bars_pass_by_what_is_not_valid_or_has_no_interval(result):
-    data = chart_data.scaling_data(result, "speedup")
+    data = scaling_data(result, "speedup")
     hollow = [row for row in data.rows if row["kind"] == "run" and not row["valid"]]
     assert [row["world_size"] for row in hollow] == [4]
     assert hollow[0]["shown"].endswith("not valid")
@@ -50,15 +54,15 @@ def test_lines_and_bars_pass_by_what_is_not_valid_or_has_no_interval(result):
 
 
 def test_the_ideal_line_starts_at_each_baseline(result):
-    data = chart_data.scaling_data(result, "speedup")
+    data = scaling_data(result, "speedup")
     ideal = [row for row in data.rows if row["kind"] == "ideal"]
     assert {(row["world_size"], row["y"]) for row in ideal if row["panel"].startswith("strong")} == {(1, 1), (4, 4)}
     assert {(row["world_size"], row["y"]) for row in ideal if row["panel"].startswith("weak")} == {(1, 1), (2, 2)}
-    assert {row["y"] for row in chart_data.scaling_data(result, "efficiency").rows if row["kind"] == "ideal"} == {1.0}
+    assert {row["y"] for row in scaling_data(result, "efficiency").rows if row["kind"] == "ideal"} == {1.0}
 
 
 def test_the_split_of_a_bar_ends_at_one_and_what_was_not_timed_is_said(result):
-    data = chart_data.split_data(result)
+    data = split_data(result)
     ends = {}
     for row in data.rows:
         ends[row["label"]] = row["end"]
@@ -69,8 +73,8 @@ def test_the_split_of_a_bar_ends_at_one_and_what_was_not_timed_is_said(result):
 
 
 def test_many_series_are_drawn_in_few_colours_and_the_rest_in_grey_below(many):
-    data = chart_data.scaling_data(many, "images_per_s")
-    assert len(data.keys) == chart_data.MOST_KEYS - 1 == len(COLOURS) - 1
+    data = scaling_data(many, "images_per_s")
+    assert len(data.keys) == MOST_KEYS - 1 == len(COLOURS) - 1
     assert data.others == "5 further series"
     keys = [row["key"] for row in data.rows]
     assert len(keys) == 48
@@ -79,9 +83,9 @@ def test_many_series_are_drawn_in_few_colours_and_the_rest_in_grey_below(many):
 
 
 def test_many_runs_leave_as_many_bars_of_each_protocol(many):
-    data = chart_data.split_data(many)
+    data = split_data(many)
     labels = {row["label"] for row in data.rows}
-    assert len(labels) == chart_data.MOST_BARS
+    assert len(labels) == MOST_BARS
     assert sum(label.startswith("weak") for label in labels) == 12
     assert all(label.endswith("4 processes") for label in labels)
     assert data.notes[0].startswith("24 of 48 runs are drawn")
@@ -90,17 +94,17 @@ def test_many_runs_leave_as_many_bars_of_each_protocol(many):
 def test_many_curves_are_capped_and_long_ones_thinned_between_their_ends(many):
     steps = 1000
     long = [LossCurve(one.run_id, list(range(steps)), list(range(steps)), [1.0] * steps) for one in many.losses]
-    data = chart_data.loss_data(replace(many, losses=tuple(long)))
-    assert len(data.keys) == chart_data.MOST_KEYS
+    data = loss_data(replace(many, losses=tuple(long)))
+    assert len(data.keys) == MOST_KEYS
     first = [row["images"] for row in data.rows if (row["panel"], row["key"]) == (data.rows[0]["panel"], data.keys[0])]
-    assert len(first) == chart_data.MOST_POINTS
+    assert len(first) == MOST_POINTS
     assert (first[0], first[-1]) == (0, steps - 1)
     assert len(data.notes) == 2
 
 
 def test_a_loss_that_is_not_finite_is_no_point():
     curve = LossCurve("run", [0, 1, 2], [1, 2, 3], [1.0, float("nan"), None])
-    assert chart_data.thinned(curve) == [(1, 1.0)]
+    assert thinned(curve) == [(1, 1.0)]
 
 
 def test_missing_figures_are_na_with_the_reason_and_never_zero(result):
