@@ -25,6 +25,7 @@ from vitscale.records.writer import file_digest
 
 CHECKPOINT, COMPLETE, ENGINE, AVERAGE = "checkpoint.json", "COMPLETE", "engine", "average.safetensors"
 _FOLDER = re.compile(r"step(\d+)")
+_BUILDING = re.compile(r"\.step\d+\.tmp")
 _SHOWN = 4
 _ASKED = ("world_size", "zero_stage", "precision", "model.name", "data.name")  # what others follow from comes first
 
@@ -93,6 +94,17 @@ class Checkpoint(BaseModel):
 def folder_of(root: Path, step: int) -> Path:
     """Where the checkpoint of a step lies below `checkpoints/`."""
     return root / f"step{step:08d}"
+
+
+def building_of(folder: Path) -> Path:
+    """Where a checkpoint lies while it is written."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What saves and removals that were killed left below `checkpoints/`: it does not count and only takes space."""
+    ours = [path for path in _children(root) if _FOLDER.fullmatch(path.name) or _BUILDING.fullmatch(path.name)]
+    return [path for path in ours if not (path / COMPLETE).is_file()]
 
 
 def complete(root: Path) -> list[Path]:
