@@ -140,7 +140,7 @@ class Killer:
 
     def print_table(self) -> None:
         """One row for each kill."""
-        print("| kill | after s | victim | meanwhile | finished launches | changed | processes left | all gone after s |")
+        print("| kill | after s | victim | meanwhile | finished launches | changed | left | all gone after s |")
         print("|---|---|---|---|---|---|---|---|")
         for number, one in enumerate(self.kills, start=1):
             gone = "not" if one.gone_s is None else f"{one.gone_s:.1f}"

@@ -14,7 +14,9 @@ from benchmarks.figure import VITSCALE, Figure, run, say, shown
 from benchmarks.killing import Killer
 
 COMMAND = ["vitscale", "train", "digits"]
-LATEST_S = 20.0
+LATEST_SHARE = 0.2
+"""A kill comes at most this share of a whole training after the one before it, so that most of them meet steps."""
+
 SHORT = ["train.epochs=20", "train.eval_epochs=2"]
 
 
@@ -25,7 +27,7 @@ def measure(short: bool) -> list[Figure]:
         root = Path(name)
         say(f"  {shown(command)}, not stopped")
         whole = run([VITSCALE, *command[1:], "--out", str(root / "whole")], root)
-        killer = Killer(command, root, 5 if short else 20, LATEST_S)
+        killer = Killer(command, root, 5 if short else 20, LATEST_SHARE * whole.wall_s)
         killed: list[Path] = []
         while not killer.done:
             killed.append(root / f"killed{len(killed)}")

@@ -61,7 +61,7 @@ def main(folder):
         root = folder / str(touch)
         save(root, 1)
         killed = save_until(touch, root)
-        print(on_disk.inspect(on_disk.newest(root)).step)
+        sys.stdout.write(f"{on_disk.inspect(on_disk.newest(root)).step}\n")
         save(root, 3)
         assert [path.name for path in root.iterdir()] == ["step00000003"], "what was torn is cleared away"
         touch += 1

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitscale.config.labels import flatten
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import CheckpointError
+from vitscale.records import archives
 from vitscale.records.writer import file_digest
 
 CHECKPOINT, COMPLETE, ENGINE, AVERAGE = "checkpoint.json", "COMPLETE", "engine", "average.safetensors"
@@ -127,7 +128,8 @@ def inspect(folder: Path) -> Checkpoint:
     """Read `checkpoint.json` and hold every file against it.
 
     Raises:
-        CheckpointError: another user's, writable by others, damaged, incomplete, altered, or with links out of it.
+        CheckpointError: another user's, writable by others, damaged, incomplete, altered, with links out of it, or with
+            a pickle that asks for more than tensors.
     """
     checkpoint = Checkpoint.read(folder)
     _require_own(folder)
@@ -144,6 +146,9 @@ def inspect(folder: Path) -> Checkpoint:
             raise _unusable(folder, f"`{name}` is not a plain file")
         if file_digest(path) != digest:
             raise _unusable(folder, f"`{name}` is not what was written: its sha256 differs")
+        objection = archives.objection(path) if name.startswith(f"{ENGINE}/") else None
+        if objection:
+            raise _unusable(folder, f"`{name}` {objection}")
     return checkpoint
 
 
