@@ -71,6 +71,7 @@ def write_launch(
     ranks: int | None = None,
     one_file: bool = False,
     accuracy: float | None = None,
+    skipped: range = range(0),
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -78,7 +79,8 @@ def write_launch(
     time = step_s if callable(step_s) else lambda rank, step: step_s
     for rank in range(spec.world_size if ranks is None else ranks):
         writer = StepWriter(folder, 0 if one_file else rank)
-        writer.write(_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        records = (_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        writer.write(one._replace(window="skipped") if one.step in skipped else one for one in records)
         writer.close()
     if accuracy is not None:
         lines = [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
