@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -143,6 +144,7 @@ STILL = ("lr=1e-12", "weight_decay=0", "warmup_epochs=0")
 
 
 def test_every_test_image_counts_once_at_any_rank_count(train, tmp_path):
+    """Fault 36."""
     seen = []
     for world_size in (1, 2, 3):
         batch = 33 if world_size == 3 else 32
@@ -157,6 +159,7 @@ def test_every_test_image_counts_once_at_any_rank_count(train, tmp_path):
 
 @pytest.mark.parametrize(("victim", "number"), [("parent", signal.SIGINT), ("rank", signal.SIGUSR1)])
 def test_a_signal_makes_all_ranks_save_at_the_same_step(train, tmp_path, victim, number):
+    """Fault 23."""
     out = tmp_path / "out"
     process = train("world_size=2", "train.max_steps=2000", "train.checkpoint_epochs=400")
     wait_until(lambda: list(out.glob("runs/*/launch0/eval.jsonl")), 60, "the first evaluation")
@@ -180,7 +183,27 @@ def test_a_signal_makes_all_ranks_save_at_the_same_step(train, tmp_path, victim,
     assert code == 9, "another length is another run"
 
 
+def test_a_second_signal_ends_everything_at_once_and_tears_nothing(train, tmp_path):
+    """Fault 23, of somebody who does not wait."""
+    out = tmp_path / "out"
+    words = ("world_size=2", "train.max_steps=2000", "train.checkpoint_epochs=1")
+    process = train(*words)
+    wait_until(lambda: checkpoint.complete(out / "checkpoints"), 60, "the first checkpoint")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    code, err = finish(process)
+    assert time.monotonic() - sent < 10
+    assert code == 75, err
+    assert "Traceback" not in err
+    assert worker_processes(out) == []
+    for folder in checkpoint.complete(out / "checkpoints"):
+        checkpoint.inspect(folder)
+
+
 def test_a_loss_that_is_not_finite_ends_all_ranks_and_poisons_no_checkpoint(train, tmp_path):
+    """Fault 22."""
     code, err = finish(train("world_size=2", "lr=1e30", "clip=0", "train.checkpoint_epochs=0.25"))
     assert code == 8, err
     assert "not finite" in err
@@ -192,6 +215,7 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_poisons_no_checkpoint(trai
 
 
 def test_another_run_is_refused_with_what_differs(train, trained, tmp_path):
+    """Fault 27."""
     shutil.copytree(trained, tmp_path / "out")
     for words, said in (
         (("world_size=2",), "`world_size` 1 -> 2"),
@@ -223,6 +247,7 @@ def test_a_training_stopped_in_its_last_steps_is_evaluated_and_finished(train, t
 
 
 def test_a_half_made_checkpoint_is_invisible(train, trained, tmp_path):
+    """Fault 24."""
     shutil.copytree(trained, tmp_path / "out")
     (checkpoint.newest(tmp_path / "out" / "checkpoints") / "COMPLETE").unlink()
     code, err = finish(train("world_size=1"))
@@ -232,6 +257,7 @@ def test_a_half_made_checkpoint_is_invisible(train, trained, tmp_path):
 
 
 def test_an_empty_folder_starts_fresh_and_says_so_and_a_finished_one_does_nothing(train, tmp_path):
+    """Fault 26."""
     code, err = finish(train("world_size=1", "train.max_steps=2"))
     assert code == 0, err
     assert "no checkpoint found: starting from the beginning" in err
