@@ -1,6 +1,7 @@
-"""How long `vitscale import deepspeed-log` takes over 100,000 lines, half of them timers and half of something else.
+"""What `vitscale import deepspeed-log` takes over 100,000 lines, half of them timers and half of something else, and
+over 200 MB of which nearly all is something else.
 
-The log is made here, of two ranks and in DeepSpeed's form; its times are random numbers.
+The logs are made here, of two ranks and in DeepSpeed's form; their times are random numbers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from vitscale.statistics import median_of
 
 TARGET_S = 5.0
 LINES = 100_000
+MORE_BYTES = 32 << 20
+_NOISE = ("训练 第 3 轮 损失 0.512\n".encode() * 20 + bytes(range(256)).replace(b"\n", b"") + b"\n") * 100
 
 
 def measure(short: bool) -> list[Figure]:
     """The verb 5 times, each into a new folder."""
-    count = 4_000 if short else LINES
+    count, large_bytes = (4_000, 4_000_000) if short else (LINES, 200_000_000)
     seen = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -29,11 +32,23 @@ def measure(short: bool) -> list[Figure]:
         for _ in range(2 if short else 5):
             seen.append(run([VITSCALE, "import", "deepspeed-log", "train.log", "--out", "imported"], folder))
             shutil.rmtree(folder / "imported")
+        _bury(folder / "train.log", folder / "large.log", large_bytes)
+        large = run([VITSCALE, "import", "deepspeed-log", "large.log", "--out", "imported"], folder)
+        counts = large.stdout.splitlines()[0]
     peaks = [one.peak_bytes for one in seen]
     command = "vitscale import deepspeed-log train.log --out imported"
     return [
         below(f"import of {count:,} log lines", [one.wall_s for one in seen], TARGET_S, units.seconds, command),
         Figure("its peak resident set", units.size(median_of(peaks)), spread(peaks, units.size), "", None, command),
+        Figure(
+            "peak resident set of the same among 200 MB of something else",
+            units.size(large.peak_bytes),
+            "n = 1",
+            f"< {units.size(MORE_BYTES)} more",
+            large.peak_bytes < median_of(peaks) + MORE_BYTES,
+            command.replace("train", "large"),
+            f"{units.seconds(large.wall_s)}; {counts}",
+        ),
     ]
 
 
@@ -47,6 +62,16 @@ def _write(path: Path, count: int) -> None:
             lines += [_timers(rng, at, rank, "_microstep"), _timers(rng, at, rank, "")]
         lines += [f"epoch {len(lines)} loss {rng.random():.4f} accuracy {rng.random():.4f}"] * 4
     path.write_text("\n".join(lines[:count]) + "\n")
+
+
+def _bury(log: Path, path: Path, size_bytes: int) -> None:
+    """Write a log's lines spread over a file of about `size_bytes`, the rest other text and binary junk."""
+    lines = log.read_bytes().splitlines(keepends=True)
+    blocks = max(size_bytes // len(_NOISE), 1)
+    with path.open("wb") as file:
+        for block in range(blocks):
+            file.writelines(lines[block * len(lines) // blocks : (block + 1) * len(lines) // blocks])
+            file.write(_NOISE)
 
 
 def _timers(rng: random.Random, at: datetime, rank: int, end: str) -> str:

@@ -19,7 +19,7 @@ from vitscale.worker import engines, optimizers
 from vitscale.worker.clock import NoClock
 from vitscale.worker.distributed import barrier, connect, largest
 from vitscale.worker.engines import Engine
-from vitscale.worker.loop import Losses, run_steps
+from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.measure import Launch, build_model
 from vitscale.worker.pipeline import Batch, Batches, open_batches
 
@@ -62,9 +62,10 @@ class NoModel:
 class Blocks:
     """The two ways of taking some steps, each timed from outside."""
 
-    def __init__(self, folder: Path, spec: RunSpec, launch: Launch) -> None:
+    def __init__(self, folder: Path, spec: RunSpec, launch: Launch, engine: Engine) -> None:
         self.launch, self.accum = launch, spec.grad_accum
         launch.heartbeat = Heartbeat(folder, launch.ranks.rank)
+        launch.skips = Skips(engine)
         launch.writer = StepWriter(folder / "launch", launch.ranks.rank)
 
     def on(self, steps: range, engine: Engine, batches: Batches) -> float:
@@ -99,7 +100,7 @@ def main(folder: Path, pairs: int, steps: int) -> None:
     engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, ranks.device))
     data_root = Path(os.environ["VITSCALE_DATA"])
     batches = open_batches(spec, open_split(spec.data.name, "train", data_root), ranks, engine.dtype)
-    blocks = Blocks(folder, spec, Launch(round_.entries[0], 0, round_, ranks, data_root))
+    blocks = Blocks(folder, spec, Launch(round_.entries[0], 0, round_, ranks, data_root), engine)
     blocks.off(range(WARMUP_STEPS), engine, batches)
     seen: dict[str, list[float]] = {"on_s": [], "off_s": [], "alone_s": [], "steps": [steps]}
     for pair in range(pairs):

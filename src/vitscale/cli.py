@@ -196,15 +196,18 @@ def data(
     )
 
 
+# A scheduler's, a closed terminal's; Ctrl-C is Python's own.
+_STOPS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
 def _stop(signum: int, _frame: object) -> None:
     raise Interrupted(f"stopped by {signal.Signals(signum).name}", "the same command goes on with what is missing")
 
 
 def main() -> None:
     """Run a command and end with its exit status (see `errors.py`)."""
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
-    signal.signal(signal.SIGUSR1, _stop)
+    for number in _STOPS:
+        signal.signal(number, _stop)
     sys.exit(_status())
 
 
@@ -231,7 +234,7 @@ _HINTS = {UsageError.exit_code: "docs/reference/study.md has every key, its unit
 def _failed(error: VitscaleError) -> int:
     from vitscale.report.terminal import print_error
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, *_STOPS):
         signal.signal(number, signal.SIG_IGN)  # it is over: one more Ctrl-C must not change the status
     print_error(error.message, error.hint or _HINTS.get(error.exit_code))
     return error.exit_code

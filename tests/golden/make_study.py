@@ -73,6 +73,7 @@ def write_launch(
     accuracy: float | None = None,
     evaluations: Sequence[dict[str, Any]] = (),
     notes: dict[str, Any] | None = None,
+    skipped: range = range(0),
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -80,7 +81,8 @@ def write_launch(
     time = step_s if callable(step_s) else lambda rank, step: step_s
     for rank in range(spec.world_size if ranks is None else ranks):
         writer = StepWriter(folder, 0 if one_file else rank)
-        writer.write(_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        records = (_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        writer.write(one._replace(window="skipped") if one.step in skipped else one for one in records)
         writer.close()
     lines = list(evaluations)
     if accuracy is not None:

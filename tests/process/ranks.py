@@ -22,6 +22,18 @@ from vitscale.study.plan import described
 SMALL = ("protocol=strong", "model.name=test_vit", "img_size=16", "patch_size=8", "launches=1", "warmup_steps=1")
 
 
+TINY = (
+    "protocol=strong", "model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=2", "embed_dim=48",
+    "global_batch=32", "data.images=128", "train.max_steps=12", "train.eval_epochs=1", "train.checkpoint_epochs=1",
+    "schedule=cosine", "warmup_epochs=1", "crop=1", "label_smoothing=0.1", "mixup=0.2", "drop_path=0.1",
+)  # fmt: skip
+
+
+def over_tiny(words):
+    """`TINY` with these words in place of its own."""
+    return list({word.partition("=")[0]: word for word in (*TINY, *words)}.values())
+
+
 def overrides(*words):
     """`SMALL` with `key=value` words in place of its own."""
     return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in (*SMALL, *words)).items()]

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import polars as pl
+
 from vitscale.analysis import text
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Finding
+
+SKIPPED_SHARE = 0.1
+"""`skipped_steps`: more than the search for the first loss scale takes in a run of ordinary length."""
 
 _ENDED = {"oom": "ran out of memory", "timeout": "ran into a time limit", "failed": "failed"}
 
@@ -17,6 +22,7 @@ def find(study: StudyData) -> Iterator[Finding]:
     yield from _unfinished(study)
     yield from _other_sources(study)
     yield from _damaged(study)
+    yield from _skipped(study)
 
 
 def _run_failed(study: StudyData) -> Iterator[Finding]:
@@ -103,6 +109,26 @@ def _damaged(study: StudyData) -> Iterator[Finding]:
                 evidence=f"{study.labels[run.run_id]}: not what was measured, by the manifest's sha256: "
                 f"{text.names(altered)}.",
                 hint="copy the launch folder again from where it was measured, or measure it again",
+                runs=(run.run_id,),
+            )
+
+
+def _skipped(study: StudyData) -> Iterator[Finding]:
+    steps_of = study.results.steps.group_by("launch_index").agg(
+        pl.col("step").n_unique(), skipped=pl.col("step").filter(pl.col("window") == "skipped").n_unique()
+    )
+    told = {index: (steps, skipped) for index, steps, skipped in steps_of.iter_rows()}
+    for run in study.runs:
+        counts = [told[one.index] for one in run.counted if one.index in told]
+        steps, skipped = sum(one for one, _ in counts), sum(one for _, one in counts)
+        if skipped:
+            much = skipped > SKIPPED_SHARE * steps
+            yield Finding(
+                kind="skipped_steps",
+                severity="warning" if much else "note",
+                evidence=f"{study.labels[run.run_id]}: gradients overflowed fp16's loss scale in {skipped:,} of "
+                f"{steps:,} steps, whose updates were left out; these steps are in no time.",
+                hint="precision=bf16 needs no loss scale" if much else None,
                 runs=(run.run_id,),
             )
 

@@ -21,10 +21,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitscale.config.labels import flatten
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import CheckpointError
+from vitscale.records import archives
 from vitscale.records.writer import file_digest
 
 CHECKPOINT, COMPLETE, ENGINE, AVERAGE = "checkpoint.json", "COMPLETE", "engine", "average.safetensors"
 _FOLDER = re.compile(r"step(\d+)")
+_BUILDING = re.compile(r"\.step\d+\.tmp")
 _SHOWN = 4
 _ASKED = ("world_size", "zero_stage", "precision", "model.name", "data.name")  # what others follow from comes first
 
@@ -95,6 +97,17 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"step{step:08d}"
 
 
+def building_of(folder: Path) -> Path:
+    """Where a checkpoint lies while it is written."""
+    return folder.with_name(f".{folder.name}.tmp")
+
+
+def leftovers(root: Path) -> list[Path]:
+    """What saves and removals that were killed left below `checkpoints/`: it does not count and only takes space."""
+    ours = [path for path in _children(root) if _FOLDER.fullmatch(path.name) or _BUILDING.fullmatch(path.name)]
+    return [path for path in ours if not (path / COMPLETE).is_file()]
+
+
 def complete(root: Path) -> list[Path]:
     """Finished checkpoints below `checkpoints/`, oldest first; half-made ones are invisible."""
     found = [(int(match[1]), path) for path in _children(root) if (match := _FOLDER.fullmatch(path.name))]
@@ -115,7 +128,8 @@ def inspect(folder: Path) -> Checkpoint:
     """Read `checkpoint.json` and hold every file against it.
 
     Raises:
-        CheckpointError: another user's, writable by others, damaged, incomplete, altered, or with links out of it.
+        CheckpointError: another user's, writable by others, damaged, incomplete, altered, with links out of it, or with
+            a pickle that asks for more than tensors.
     """
     checkpoint = Checkpoint.read(folder)
     _require_own(folder)
@@ -132,6 +146,9 @@ def inspect(folder: Path) -> Checkpoint:
             raise _unusable(folder, f"`{name}` is not a plain file")
         if file_digest(path) != digest:
             raise _unusable(folder, f"`{name}` is not what was written: its sha256 differs")
+        objection = archives.objection(path) if name.startswith(f"{ENGINE}/") else None
+        if objection:
+            raise _unusable(folder, f"`{name}` {objection}")
     return checkpoint
 
 

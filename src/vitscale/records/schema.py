@@ -21,6 +21,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Status = Literal["ok", "oom", "timeout", "failed", "killed", "skipped"]
 Source = Literal["measured", "imported", "simulated"]
 
+WINDOWS = ("warmup", "steady", "skipped")
+
 # A run with one of these has its outcome: the same command does not try it again.
 FINAL: tuple[Status, ...] = ("ok", "oom", "skipped")
 
@@ -31,7 +33,7 @@ class StepRecord(NamedTuple):
     step: int
     """Number of the step in this launch, from 0, warm-up included."""
     window: str
-    """`warmup` or `steady`. Only `steady` is counted."""
+    """`warmup`, `steady`, or `skipped` where fp16's loss scaling left the update out. Only `steady` is counted."""
     rank: int
     """Rank."""
     loss: float | None

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from vitscale.errors import ResultsError
+from vitscale.records.schema import WINDOWS
 
 SCHEMA: dict[str, Any] = {
     "step": pl.Int64,
@@ -112,7 +113,7 @@ def _fast(files: Sequence[StepFile]) -> pl.DataFrame | None:
             *(pl.col(name).is_not_null() & (pl.col(name) >= 0) for name in _COUNTS),
             pl.col("images").is_null() | (pl.col("images") >= 0),
             *(pl.col(name).is_null() | pl.col(name).is_finite() for name in _MEASURES),
-            pl.col("window").is_in(["warmup", "steady"]),
+            pl.col("window").is_in(WINDOWS),
             pl.col("step_s") > 0,
         ).all(ignore_nulls=False)
     ).item()
@@ -149,7 +150,7 @@ def _problem(document: dict[str, Any]) -> str | None:
         value = document.get(name)
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             return f"`{name}` is {value!r}"
-    if document.get("window") not in ("warmup", "steady"):
+    if document.get("window") not in WINDOWS:
         return f"`window` is {document.get('window')!r}"
     step_s = document.get("step_s")
     return None if step_s is not None and step_s > 0 else f"`step_s` is {step_s!r}"

@@ -18,7 +18,7 @@ from vitscale.worker.distributed import Ranks, start_maximum
 DELAY = 2
 """Steps between a flag and the step after which all ranks act on it."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
 class Verdict(NamedTuple):

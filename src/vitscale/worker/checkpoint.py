@@ -28,11 +28,11 @@ def save(root: Path, checkpoint: Checkpoint, engine: Engine, average: dict[str, 
         ranks: all of them take part.
     """
     folder = on_disk.folder_of(root, checkpoint.step)
-    building = folder.with_name(f".{folder.name}.tmp")
+    building = on_disk.building_of(folder)
     if ranks.rank == 0:
         make_folder(root)
-        for leftover in (*root.glob(".step*.tmp"), folder):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (*on_disk.leftovers(root), folder):
+            _remove(leftover)
         make_folder(building / ENGINE)
     barrier()
     engine.save(building / ENGINE)
@@ -66,8 +66,12 @@ def prune(root: Path, keep: int, best: int | None) -> None:
     kept = {on_disk.folder_of(root, best)} if best is not None else set()
     for folder in on_disk.complete(root)[:-keep]:
         if folder not in kept:
-            (folder / COMPLETE).unlink()
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    (folder / COMPLETE).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def load(folder: Path, engine: Engine) -> dict[str, Tensor] | None:

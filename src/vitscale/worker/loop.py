@@ -47,6 +47,20 @@ class Losses:
         return means
 
 
+class Skips:
+    """Steps whose update the engine left out: they are shorter than the others, and are not counted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._seen = engine, engine.skipped
+        self.steps: set[int] = set()
+
+    def see(self, step: int) -> None:
+        """Look whether the step that was just taken was one."""
+        if self._engine.skipped > self._seen:
+            self._seen = self._engine.skipped
+            self.steps.add(step)
+
+
 def run_steps(
     steps: range,
     engine: Engine,

@@ -26,7 +26,7 @@ from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, w
 from vitscale.worker import devices, engines, inject, optimizers
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
-from vitscale.worker.loop import Losses, run_steps
+from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.pipeline import open_batches
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
@@ -70,6 +70,7 @@ class Launch:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
+        self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)
         setup_s = time.perf_counter() - began
         status, reason = self._take_steps()
@@ -122,7 +123,8 @@ class Launch:
         (self.warmup if window == "warmup" else self.steady).extend(times)
         finite = [loss if math.isfinite(loss) else None for loss in losses]
         lines = zip(steps, times, finite, strict=True)
-        self.writer.write(self._line(window, step, time_, loss) for step, time_, loss in lines)
+        windows = dict.fromkeys(self.skips.steps, "skipped")
+        self.writer.write(self._line(windows.get(step, window), step, time_, loss) for step, time_, loss in lines)
 
     def beat(self, phase: str, step: int, steps: int) -> None:
         """Say where this rank is."""
@@ -153,6 +155,7 @@ class Launch:
 
         def after_step(step: int) -> None:
             self.beat(phase, step + 1, total)
+            self.skips.see(step)
             if fault is not None:
                 fault(step)
 

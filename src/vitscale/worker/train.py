@@ -20,7 +20,7 @@ from vitscale.worker.agreement import Agreement, Verdict
 from vitscale.worker.average import WeightAverage
 from vitscale.worker.distributed import agreed_finite, barrier
 from vitscale.worker.evaluate import evaluate
-from vitscale.worker.loop import run_steps
+from vitscale.worker.loop import Skips, run_steps
 from vitscale.worker.measure import Launch
 from vitscale.worker.pipeline import Batches, open_batches
 
@@ -51,6 +51,7 @@ class Training(Launch):
         self.test = self.open("test")
         self.fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
         self._go_on(self.entry.checkpoints)
+        self.skips = Skips(self.engine)
         self.batches: Batches = open_batches(spec, self.open("train"), self.ranks, self.engine.dtype, self.step)
         barrier()
         try:
@@ -119,6 +120,7 @@ class Training(Launch):
         if self.average is not None:
             self.average.update()
         self.beat("steady", step + 1, self.total)
+        self.skips.see(step)
         if self.fault is not None:
             self.fault(step)
         verdict = self.agreement.after_step(step, self.losses.of_last_step())

@@ -187,6 +187,20 @@ def test_a_torn_unfinished_launch_is_only_unfinished(make, root):
     assert kinds(root) == {"unfinished"}
 
 
+def test_steps_whose_update_was_skipped_are_told_and_in_no_time(make, root):
+    """Fault 21: fp16's loss scale is searched for in the first steps."""
+    spec = make.make_spec(2, precision="fp16")
+    write(make, root, spec, [lambda rank, step: 0.05 if step in (2, 3) else 0.1] * 3, skipped=range(2, 4))
+    analysis = analyse(root).analysis
+    assert analysis.runs[0].step_s.median == pytest.approx(0.1)
+    (finding,) = found(root, "skipped_steps")
+    assert (finding.severity, finding.hint) == ("warning", "precision=bf16 needs no loss scale")
+    assert "overflowed fp16's loss scale in 6 of 36 steps" in finding.evidence
+    other = make.make_spec(1, precision="fp16")
+    write(make, root, other, [0.2] * 3, steps=100, skipped=range(1))
+    assert found(root, "skipped_steps")[1].severity == "note"
+
+
 def test_the_gravest_come_first(make, root):
     make.write_launch(root, make.make_spec(1), 0)
     make.write_launch(root, make.make_spec(1), 1, status="failed")

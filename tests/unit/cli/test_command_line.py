@@ -172,3 +172,18 @@ def test_data_prepares_digits_and_says_what_is_ready(vitscale):
     ran = vitscale("data", "digits")
     assert ran.code == 0
     assert "1,437 training and 360 test images of 8 x 8 x 1, 10 classes" in ran.out
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT"])
+def test_a_signal_ends_with_75_and_how_to_go_on(name):
+    """Fault 23."""
+    program = (
+        "import os, signal, time\n"
+        "from vitscale import cli\n"
+        f"cli.app = lambda **_: (os.kill(os.getpid(), signal.{name}), time.sleep(9))\n"
+        "cli.main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 75
+    assert "hint: the same command goes on with what is missing" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -98,10 +98,20 @@ def test_the_fingerprint_follows_paths_and_sizes_and_not_the_place(image_folder,
         ),
         (lambda root: (root / "train" / "cat" / "l.png").symlink_to("/etc/passwd"), "leaves the folder `Pets & Co`"),
         (lambda root: (root / "train" / "cat" / "l.png").symlink_to("l.png"), "leads nowhere"),
+        (
+            lambda root: (root / "train" / "cat" / "loop").symlink_to(root),
+            "`train/cat/loop` is a folder inside a class",
+        ),
+        (
+            lambda root: (root / "train" / "loop").symlink_to(root / "train"),
+            "no test folder for 1 classes, first `loop`",
+        ),
+        (lambda root: [shutil.rmtree(root / "train" / name) for name in ("cat", "dog")], "has no class folders"),
         (shutil.rmtree, "is not a folder"),
     ],
 )
 def test_a_folder_of_another_layout_is_refused_by_what_is_wrong(image_folder, spoil, complaint):
+    """Fault 29."""
     spoil(image_folder)
     assert complaint in refused(image_folder).message
 

@@ -117,6 +117,7 @@ def prepare_folder(root, source, told):
 
 
 def test_two_processes_at_once_prepare_once(image_folder, tmp_path):
+    """Fault 28: ranks never prepare; two commands wait for each other."""
     context = multiprocessing.get_context("spawn")
     told = context.Queue()
     processes = [

@@ -45,7 +45,7 @@ def test_any_bytes_end_in_counts_or_an_error(form, data, tmp_path_factory):
 @pytest.mark.parametrize("form", ["deepspeed-log", "timm-log", "torchtitan-log"])
 def test_another_language_and_another_programs_log_are_counted_and_refused(form, tmp_path):
     path = tmp_path / "other.log"
-    path.write_text("Обучение началось\nエポック 1 損失 0.5\nstep time loss epoch\n" * 50)
+    path.write_text("Обучение началось\n训练开始 1 損失 0.5\nبدأ التدريب step time loss epoch\n" * 50)
     with pytest.raises(VitscaleError) as raised:
         import_files(form, [path], tmp_path / "out")
     assert "150 lines: 0 read, 0 damaged, 150 of something else" in raised.value.message
@@ -88,6 +88,40 @@ def test_memory_does_not_grow_with_unrelated_lines(form, tmp_path):
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 4 << 20
+
+
+UNRELATED = [
+    "[训练] 第 3 轮 损失 0.512 时间 12.5 毫秒",
+    "بدأ التدريب: الخسارة ٠٫٥١٢ والزمن ١٢ ثانية",
+    "epoch 3 loss 0.512 time 12.5 ms step 4 rank 1",
+    "Downloading: 37%|███▋      | 37/100 [00:12<00:21, 2.95it/s]",
+]
+STEP = "[2024-12-01 21:23:{:02d},000] [INFO] [Rank 0] time (ms) | fwd: 1.00 | bwd: 2.00 | step: 3.00"
+SETTINGS = "[INFO] [config.py:1003:print]   world_size ................... 1\n"
+
+
+def test_whole_torn_and_unrelated_lines_are_counted_each(tmp_path):
+    path = tmp_path / "t.log"
+    binary = bytes(range(256)).replace(b"\n", b"").replace(b"\r", b"") * 4
+    unrelated = 0
+    with path.open("wb") as file:
+        file.write(SETTINGS.encode())
+        for step in range(40):
+            line = STEP.format(step).encode()
+            # Every tenth line is cut off: the next one begins in the middle of its number.
+            file.write((line[:-3] if step % 10 == 9 else line) + b"\n")
+            for _ in range(300):
+                file.write("\n".join(UNRELATED).encode() + b"\n" + binary[:100] + b"\n")
+                unrelated += len(UNRELATED) + 1
+    tracemalloc.start()
+    reading = read_files("deepspeed-log", [path])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (tally,), (run,) = reading.tallies, reading.runs
+    assert path.stat().st_size > 4e6
+    assert (tally.read, tally.damaged, tally.other) == (1 + 36, 4, unrelated)
+    assert len(run.steps) == 36
+    assert peak_bytes < 2 << 20
 
 
 @pytest.mark.parametrize("name", ["absent.log", "folder"])

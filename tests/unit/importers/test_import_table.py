@@ -1,6 +1,7 @@
 """Tables of other people's runs: the published figures come out, and a row that cannot be meant is named."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,22 +10,8 @@ from vitscale.errors import ResultsError, UsageError
 from vitscale.importers.write import TABLE, import_files
 from vitscale.report.write import write_report
 
-# Published figures: logs beside arXiv 2602.21081 (github.com/trinhgiahuy/Scalable_ViT_DT). ViT-B/16 at 224 px on
-# CIFAR-10, DeepSpeed ZeRO-0; `full` is the whole data set with a fixed micro-batch, `weak` N/10 of it.
-T4 = {"series": "t4-b64-full", "device": "t4", "micro_batch": 64, "images_per_epoch": 50000}
-RTX_FULL = {"series": "rtx3070-b16-full", "device": "rtx3070", "images_per_epoch": 50000}
-RTX_WEAK = {"series": "rtx3070-b16-weak", "device": "rtx3070"}
-PUBLISHED = [
-    {**T4, "world_size": 1, "global_batch": 64, "epoch_s": 1821.03, "step_s": 2.32869},
-    {**T4, "world_size": 8, "global_batch": 512, "epoch_s": 236.31, "step_s": 2.41138, "exposed_comm_s": 0.28094},
-    {**RTX_FULL, "world_size": 1, "global_batch": 16, "epoch_s": 712.93, "step_s": 0.22814},
-    {**RTX_FULL, "world_size": 2, "nodes": 2, "global_batch": 32, "epoch_s": 920.50, "step_s": 0.58893},
-    {**RTX_WEAK, "world_size": 1, "images_per_epoch": 5000, "global_batch": 16, "epoch_s": 71.36, "step_s": 0.22799,
-     "forward_s": 0.0648, "backward_compute_s": 0.14018, "exposed_comm_s": 0.00376, "optimizer_s": 0.01733},
-    {**RTX_WEAK, "world_size": 2, "nodes": 2, "images_per_epoch": 10000, "global_batch": 32, "epoch_s": 177.15,
-     "step_s": 0.56597, "forward_s": 0.06376, "backward_compute_s": 0.13887, "exposed_comm_s": 0.33925,
-     "optimizer_s": 0.01738},
-]  # fmt: skip
+PUBLISHED = Path(__file__).parents[3] / "docs" / "guides" / "published.csv"
+"""Figures of the logs beside arXiv 2602.21081, as the guide replays them."""
 
 
 def of(result, series, world_size):
@@ -36,8 +23,8 @@ def kinds(result):
     return {finding.kind for finding in result.analysis.findings}
 
 
-def test_the_published_figures_come_out(table, imported):
-    result, _ = imported("table", table(*PUBLISHED))
+def test_the_published_figures_come_out(imported):
+    result, _ = imported("table", PUBLISHED)
     t4, rtx, weak = (of(result, *key) for key in (("t4-b64-full", 8), ("rtx3070-b16-full", 2), ("rtx3070-b16-weak", 2)))
     assert t4.speedup.median == pytest.approx(7.71, abs=0.005)
     assert t4.efficiency.median == pytest.approx(0.963, abs=0.0005)
@@ -46,8 +33,8 @@ def test_the_published_figures_come_out(table, imported):
     assert (t4.protocol, rtx.protocol, weak.protocol) == ("strong_fixed_micro", "strong_fixed_micro", "weak")
 
 
-def test_the_findings_say_that_the_batch_grew_and_that_nothing_overlaps(table, imported):
-    result, _ = imported("table", table(*PUBLISHED))
+def test_the_findings_say_that_the_batch_grew_and_that_nothing_overlaps(imported):
+    result, _ = imported("table", PUBLISHED)
     evidence = {finding.kind: finding.evidence for finding in result.analysis.findings}
     assert "in 2 series" in evidence["global_batch_grows"]
     assert "64 at world size 1 to 512 at 8" in evidence["global_batch_grows"]
@@ -57,11 +44,11 @@ def test_the_findings_say_that_the_batch_grew_and_that_nothing_overlaps(table, i
     assert [finding.severity for finding in shares] == ["warning", "note"]
 
 
-def test_the_report_opens_and_carries_the_banner(table, imported, tmp_path):
-    result, _ = imported("table", table(*PUBLISHED))
+def test_the_report_opens_and_carries_the_banner(imported, tmp_path):
+    result, _ = imported("table", PUBLISHED)
     page = write_report(tmp_path / "out", result).read_text()
     assert "Imported, not measured by vitscale" in page
-    assert "table.csv (table: 7 lines, 7 read, 0 damaged)" in page
+    assert "published.csv (table: 7 lines, 7 read, 0 damaged)" in page
     assert "communication and wait" in page
 
 
@@ -175,7 +162,7 @@ def test_importing_again_changes_nothing_and_other_files_are_added(table, import
 
 
 def test_the_table_written_beside_can_be_imported(table, imported, tmp_path):
-    result, _ = imported("table", table(*PUBLISHED))
+    result, _ = imported("table", PUBLISHED)
     again, _ = imported("table", tmp_path / "out" / TABLE, out="again")
     shown = [
         {(run.series, run.world_size, run.speedup.median, run.shares.comm_and_wait) for run in one.analysis.runs}

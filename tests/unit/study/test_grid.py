@@ -14,12 +14,14 @@ def machine(cores=4, gpus=0):
     return Machine(cores, tuple(range(cores)), 16 << 30, "a CPU", cards, None if gpus else "NVML sees no GPU", None)
 
 
-def grid(protocol="strong", where=None, model=None, data=None, swept=None, **axes):
+def grid(protocol="strong", where=None, model=None, data=None, swept=None, train=None, optimizer=None, **axes):
     tree = {
         "name": "mine",
         "protocol": protocol,
         "model": {"name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 4, **(model or {})},
         "data": {"name": "digits", **(data or {})},
+        "train": train or {},
+        "optimizer": optimizer or {},
         "axes": {"world_size": [1, 2], "global_batch": 64, **axes, "swept": swept or {}},
     }
     return build(validate(tree, "study `mine`"), where or Where(machine()), lambda section: DIGITS)
@@ -95,6 +97,7 @@ def test_a_world_size_of_which_no_run_is_left_refuses_the_study():
 
 
 def test_a_global_batch_beyond_the_images_is_skipped():
+    """Fault 37: no run of 0 steps."""
     made = grid(global_batch=[64, 2048])
     assert len(made.runs) == 2
     assert all("`global_batch` 2,048 is more than the 1,437 training images" in skip.reason for skip in made.skipped)
@@ -109,6 +112,16 @@ def test_more_images_per_device_than_there_are_is_refused_with_what_fits():
 def test_more_images_than_the_data_set_has_are_refused():
     with pytest.raises(UsageError, match=r"`data\.images` = 2,000, but `digits` has 1,437"):
         grid(data={"images": 2000})
+
+
+def test_where_the_global_batch_grows_the_learning_rate_is_asked_for_and_scaled():
+    """Fault 34: accuracies at one learning rate and several batches say nothing about scaling."""
+    growing = {"protocol": "weak", "micro_batch": 16, "train": {"epochs": 1}}
+    with pytest.raises(UsageError, match=r"global batches 16, 32, and `optimizer.lr_policy` is not given"):
+        grid(**growing)
+    for policy, factor in (("linear", 2), ("sqrt", 2**0.5), ("none", 1)):
+        one, two = grid(**growing, optimizer={"lr": 0.1, "lr_policy": policy, "lr_base_batch": 16}).runs
+        assert (one.optimizer.lr, two.optimizer.lr) == pytest.approx((0.1, 0.1 * factor))
 
 
 def test_fp16_is_skipped_on_a_cpu_and_runs_on_a_gpu():

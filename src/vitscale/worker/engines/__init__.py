@@ -24,7 +24,15 @@ class Engine(Protocol):
         """Add the gradients of one micro-step; `loss` is its images' mean. `last`: the optimizer step follows."""
 
     def step(self) -> None:
-        """Clip, update, and clear the gradients."""
+        """Clip, update, and clear the gradients.
+
+        Raises:
+            DivergedError: gradients overflow at the smallest loss scale (fp16).
+        """
+
+    @property
+    def skipped(self) -> int:
+        """Updates left out so far, because gradients overflowed at the loss scale of their step (fp16)."""
 
     def train(self, *, mode: bool) -> None:
         """Training mode (dropout, drop path) or evaluation mode."""

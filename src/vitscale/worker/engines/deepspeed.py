@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+from vitscale.errors import DivergedError
 
 _TAG = "engine"
+_SMALLEST_SCALE = "loss scale already at minimum"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,7 +76,17 @@ class DeepSpeedEngine:
 
     def step(self) -> None:
         """Clip, update, clear the gradients."""
-        self._engine.step()
+        try:
+            self._engine.step()
+        except Exception as error:
+            if _SMALLEST_SCALE not in str(error):
+                raise
+            raise DivergedError("gradients overflow fp16 at the smallest loss scale", "precision=bf16") from error
+
+    @property
+    def skipped(self) -> int:
+        """Updates that DeepSpeed's loss scaling left out."""
+        return int(self._engine.skipped_steps)
 
     def train(self, *, mode: bool) -> None:
         """Training mode or evaluation mode."""

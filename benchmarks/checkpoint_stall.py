@@ -1,0 +1,88 @@
+"""How long training stands still for a checkpoint, against writing the same bytes raw.
+
+A ViT-S on one rank. After each training, its newest checkpoint's files are written again in the same folder, from
+memory and with one fsync each: what no way of saving can avoid. The two alternate: the disk's moods fall on both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.figure import VITSCALE, Figure, run, say, shown, spread
+from vitscale import units
+from vitscale.records import checkpoint
+from vitscale.statistics import median_of
+
+TARGET_TIMES = 2.0
+SAVES = 4
+COMMAND = [
+    "vitscale", "train", "quick", "protocol=strong", "model.name=vit_small_patch16_224", "world_size=1",
+    "global_batch=8", f"data.images={8 * SAVES}", "train.epochs=1", f"train.checkpoint_epochs={1 / SAVES}",
+    f"train.keep={SAVES}",
+]  # fmt: skip
+SMALL = ["depth=2", "embed_dim=192"]
+
+
+def measure(short: bool) -> list[Figure]:
+    """Five trainings of four checkpoints each, and after each the raw writes."""
+    command = [*COMMAND, *(SMALL if short else [])]
+    saves_s, raws_s = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(2 if short else 5):
+            out = folder / f"train{number}"
+            run([VITSCALE, *command[1:], "--out", str(out)], folder)
+            saves_s.append(_save_s(out))
+            parts = _bytes_of(out)
+            raws_s.append(median_of([_raw_s(out, parts) for _ in range(SAVES)]))
+            say(f"  save {units.seconds(saves_s[-1])}, raw {units.seconds(raws_s[-1])}")
+        size = sum(map(len, parts))
+    times = [save / raw for save, raw in zip(saves_s, raws_s, strict=True)]
+    note = (
+        f"{units.size(size)}: {units.seconds(median_of(saves_s))} ({spread(saves_s, units.seconds)}) for a checkpoint, "
+        f"{units.seconds(median_of(raws_s))} ({spread(raws_s, units.seconds)}) for its bytes"
+    )
+    median = median_of(times)
+    target = f"<= {TARGET_TIMES:g} x"
+    return [
+        Figure(
+            "stall of a checkpoint over a raw write",
+            f"{median:.2f} x",
+            spread(times, "{:.2f} x".format),
+            target,
+            median <= TARGET_TIMES,
+            shown(command),
+            note,
+        )
+    ]
+
+
+def _save_s(results: Path) -> float:
+    """Mean stall of a checkpoint, by the manifest."""
+    (path,) = results.glob("runs/*/launch0/manifest.json")
+    return float(json.loads(path.read_text())["times"]["checkpoint_s"]) / SAVES
+
+
+def _bytes_of(results: Path) -> list[bytes]:
+    newest = checkpoint.newest(results / "checkpoints")
+    assert newest is not None
+    return [path.read_bytes() for path in sorted(newest.rglob("*")) if path.is_file()]
+
+
+def _raw_s(folder: Path, parts: list[bytes]) -> float:
+    """Write and fsync files of these bytes in a folder."""
+    paths = [folder / f"raw{number}" for number in range(len(parts))]
+    began = time.perf_counter()
+    for path, data in zip(paths, parts, strict=True):
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    passed_s = time.perf_counter() - began
+    for path in paths:
+        path.unlink()
+    return passed_s
