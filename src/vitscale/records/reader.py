@@ -6,18 +6,22 @@ is an error that names the line, because figures made from the rest would be fig
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
+from pydantic import ValidationError
 
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
-from vitscale.records.steps import StepFile, examine, parse_lines, read_steps
+from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
 from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
@@ -26,6 +30,15 @@ EVALUATIONS = "eval.jsonl"
 
 _DOCUMENT_VERSION = 1
 _WHOLE = (RUN, EVALUATIONS, AGGREGATE)
+
+
+class Scored(NamedTuple):
+    """An evaluation as figures need it."""
+
+    test_accuracy: float | None
+    """Fraction."""
+    seconds: float | None
+    """Training time before it."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +51,21 @@ class Launch:
     """None where the launch ended before `run.json` was written."""
     manifest: Manifest | None
     """None: the launch is not finished."""
-    test_accuracy: float | None
-    """Fraction, of the last evaluation; None where nothing was evaluated."""
+    evaluations: tuple[Scored, ...] = ()
+    """In order; none where nothing was evaluated."""
     torn: tuple[str, ...] = ()
     """Files whose last line was cut off and is not counted."""
     altered: tuple[str, ...] = ()
     """Files that are not, or no longer, what the manifest's sha256 says."""
     aggregate: Aggregate | None = None
     """Figures of the whole launch, where it was imported."""
+    samples: tuple[Sample, ...] = ()
+    """Of the devices, by node and time."""
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Fraction, of the last evaluation; None where nothing was evaluated."""
+        return self.evaluations[-1].test_accuracy if self.evaluations else None
 
     @property
     def ok(self) -> bool:
@@ -96,15 +116,17 @@ def _step_paths(folder: Path) -> list[Path]:
 
 
 def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
+    sampled = [examine(path, 0) for path in sorted(launch.path.glob("devices.*.jsonl"))]
     return Launch(
         launch.run_id,
         launch.launch,
         launch.spec or launch.imported,
         launch.manifest,
-        _test_accuracy(root, launch.path / EVALUATIONS),
-        torn=tuple(file.path.name for file in files if file.torn),
-        altered=_altered(launch, {file.path.name: file.sha256 for file in files}),
+        _evaluations(root, launch.path / EVALUATIONS),
+        torn=tuple(file.path.name for file in (*files, *sampled) if file.torn),
+        altered=_altered(launch, {file.path.name: file.sha256 for file in (*files, *sampled)}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
+        samples=tuple(sample for file in sampled for sample in _samples(root, file.path)),
     )
 
 
@@ -117,16 +139,30 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
         if (launch.path / name).is_file():
             digests[name] = file_digest(launch.path / name)
     told = launch.manifest.files
-    checked = [name for name in told if name in _WHOLE or name.startswith("steps.")]
+    checked = [name for name in told if name in _WHOLE or name.startswith(("steps.", "devices."))]
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 
-def _test_accuracy(root: Path, path: Path) -> float | None:
+def _samples(root: Path, path: Path) -> Iterator[Sample]:
+    where = str(path.relative_to(root))
+    for number, document in parse_lines(path.read_bytes(), where):
+        try:
+            yield Sample.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise damaged(where, number, f"`{field}`: {first['msg']}") from None
+
+
+def _evaluations(root: Path, path: Path) -> tuple[Scored, ...]:
     if not path.is_file():
-        return None
-    last = None
+        return ()
+    found = []
     for number, document in parse_lines(path.read_bytes(), str(path.relative_to(root))):
-        last = document.get("test_accuracy")
-        if last is not None and not (type(last) in (int, float) and 0 <= last <= 1):
-            raise ResultsError(f"`{path.relative_to(root)}:{number}` is damaged: `test_accuracy` is {last!r}")
-    return None if last is None else float(last)
+        accuracy, seconds = document.get("test_accuracy"), document.get("seconds")
+        if accuracy is not None and not (type(accuracy) in (int, float) and 0 <= accuracy <= 1):
+            raise ResultsError(f"`{path.relative_to(root)}:{number}` is damaged: `test_accuracy` is {accuracy!r}")
+        if seconds is not None and not (type(seconds) in (int, float) and 0 <= seconds < math.inf):
+            raise ResultsError(f"`{path.relative_to(root)}:{number}` is damaged: `seconds` is {seconds!r}")
+        found.append(Scored(accuracy, seconds))
+    return tuple(found)
