@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import OptimizerSection
+from vitscale.records.samples import Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 
@@ -71,6 +72,7 @@ def write_launch(
     ranks: int | None = None,
     one_file: bool = False,
     accuracy: float | None = None,
+    samples: Sequence[Sample] = (),
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -83,6 +85,10 @@ def write_launch(
     if accuracy is not None:
         lines = [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
         (folder / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for node in sorted({sample.node for sample in samples}):
+        sampled = SampleWriter(folder, node)
+        sampled.write(sample for sample in samples if sample.node == node)
+        sampled.close()
     if status is not None:
         write_manifest(folder, _manifest(spec, launch, status, reason, source, device, warmup + steps))
     return folder

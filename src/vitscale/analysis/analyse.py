@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from vitscale.analysis.answer import answer
+from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
@@ -43,6 +44,7 @@ def analyse(folder: Path) -> StudyResult:
         manifests=tuple(launch.manifest for launch in results.launches if launch.manifest is not None),
         resolved=results.resolved,
         labels=study.labels,
+        devices=devices(study, runs),
     )
 
 

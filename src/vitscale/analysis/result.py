@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.records.schema import Manifest, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -57,6 +58,31 @@ class Shares(Frozen):
     """The rest."""
 
 
+class Costs(Frozen):
+    """What a run takes: energy of its devices (GPUs, or on CPUs the packages), and money.
+
+    Null is not measured, or not told: energy needs a sensor, money `hardware.price_per_hour`, a target
+    `train.target_accuracy`. Money is in the currency of the price.
+    """
+
+    power_w: Interval | None = None
+    """Mean power of all devices in the steady window."""
+    images_per_joule: Interval | None = None
+    """`images_per_s / power_w`."""
+    epoch_s: Interval | None = None
+    """Images of an epoch over `images_per_s`."""
+    energy_per_epoch_j: Interval | None = None
+    """Images of an epoch over `images_per_joule`."""
+    cost_per_epoch: Interval | None = None
+    """`epoch_s` times devices times price."""
+    time_to_target_s: float | None = None
+    """Training time to the first evaluation at the target accuracy; null unless every launch reached it."""
+    energy_to_target_j: float | None = None
+    """`time_to_target_s * power_w`."""
+    cost_to_target: float | None = None
+    """`time_to_target_s` times devices times price."""
+
+
 class RunResult(Frozen):
     """One run, over its launches."""
 
@@ -91,6 +117,7 @@ class RunResult(Frozen):
     shares: Shares
     memory_peak_bytes: int | None
     """Highest over ranks and launches."""
+    costs: Costs = Costs()
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
     valid: bool
@@ -164,6 +191,46 @@ class SkippedRun:
 
 
 @dataclass(frozen=True)
+class LaunchUse:
+    """One launch that counts."""
+
+    run_id: str
+    launch: int
+    use: DeviceUse
+
+
+@dataclass(frozen=True)
+class DeviceSeries:
+    """One GPU or host against time, of a run's first launch that counts."""
+
+    run_id: str
+    launch: int
+    device: str
+    """`GPU of rank 0`, `host 0`."""
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where more devices stop paying in a series of at least two valid world sizes."""
+
+    series: str
+    run_id: str
+    world_size: int
+    reached: bool
+    """False where it is the largest world size measured: it may lie beyond."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the report draws of devices, beside `RunResult.costs`."""
+
+    launches: tuple[LaunchUse, ...] = ()
+    series: tuple[DeviceSeries, ...] = ()
+    knees: tuple[Knee, ...] = ()
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything the report draws."""
 
@@ -177,3 +244,5 @@ class StudyResult:
     """`resolved.json`: the study after overrides."""
     labels: dict[str, str] = field(default_factory=dict)
     """run_id and series -> short readable label, unique within the study."""
+    devices: Devices = Devices()
+    """Samples of the devices against time, and the knees."""

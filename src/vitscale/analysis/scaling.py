@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from vitscale.analysis.costs import Terms, costs
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import shares
@@ -21,7 +22,8 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     named = named_baseline(study.results.resolved)
     chosen = {name: baseline(runs, named) for name, runs in study.by_series.items()}
     baselines = {name: run for name, run in chosen.items() if run is not None}
-    results = tuple(_result(run, baselines.get(run.series)) for run in study.runs)
+    terms = Terms.of(study.results.resolved)
+    results = tuple(_result(run, baselines.get(run.series), terms) for run in study.runs)
     return results, {name: run.run_id for name, run in baselines.items()}
 
 
@@ -88,12 +90,13 @@ def _steps(one: LaunchFigures) -> float:
     return math.inf if one.figures.steps is None else one.figures.steps
 
 
-def _result(run: Run, base: Run | None) -> RunResult:
+def _result(run: Run, base: Run | None, terms: Terms) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
     if base is not None and run.images_per_s and run.device_names != base.device_names and len(run.device_names) == 1:
         problems.append(f"mixed devices in the series: {run.device_names[0]}, baseline {', '.join(base.device_names)}")
     step_s = interval(run.step_s) if run.step_s else None
+    images_per_s = _shown(_throughput(run, step_s), run)
     gain = speedup(run, base) if base is not None and run.images_per_s else None
     accuracies = [one.record.test_accuracy for one in run.counted if one.record.test_accuracy is not None]
     return RunResult(
@@ -116,11 +119,12 @@ def _result(run: Run, base: Run | None) -> RunResult:
         source=run.source,
         launches=max(len(run.step_s), len(run.images_per_s)),
         step_s=_shown(step_s, run),
-        images_per_s=_shown(_throughput(run, step_s), run),
+        images_per_s=images_per_s,
         speedup=_shown(gain, run),
         efficiency=_shown(scaled(gain, base.facts.world_size / facts.world_size), run) if gain and base else None,
         shares=shares(run.figures),
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
+        costs=costs(run, images_per_s, terms),
         test_accuracy=median(accuracies) if accuracies else None,
         valid=not problems,
         invalid_reasons=tuple(problems),

@@ -195,7 +195,7 @@ class HardwareSection(Section):
     name: Text | None = None
     """Device of the catalog, for example `h100`. Off: this machine."""
     price_per_hour: PositiveFloat | None = None
-    """Price of one device for one hour, in any currency; the report then tells what an epoch costs. Off: it does not."""
+    """Price of one device for one hour, in any currency, for the cost of an epoch. Off: no cost is told."""
 
 
 class LaunchSection(Section):

@@ -15,14 +15,14 @@ Handle = Any
 
 # Bits of NVML's clocks event reasons (nvml.h). 0x1 is idleness, which holds nothing down.
 _THROTTLE = {
-    0x2: "applications_clocks",
+    0x2: "applications_clocks_setting",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
     0x10: "sync_boost",
     0x20: "sw_thermal_slowdown",
     0x40: "hw_thermal_slowdown",
     0x80: "hw_power_brake_slowdown",
-    0x100: "display_clocks",
+    0x100: "display_clock_setting",
 }
 
 
@@ -95,7 +95,7 @@ class GpuSensors:
             return None
 
     def _energy_j(self, rank: int, counter_j: float | None) -> float | None:
-        """The counter since its first reading; it starts at the load of the driver, and anew if that is loaded again."""
+        """The counter since its first reading. It starts at 0 each time the driver is loaded."""
         if counter_j is None:
             return None
         since = counter_j - self._first_j.setdefault(rank, counter_j)

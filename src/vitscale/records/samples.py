@@ -33,7 +33,7 @@ class GpuSample(Frozen):
     """Share of NVML's last sampling period (up to 1 s) in which a kernel ran."""
     memory_used_bytes: Count | None = None
     """Memory in use, whoever uses it."""
-    temperature_c: float | None = None
+    temperature_c: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Temperature of the chip, degrees Celsius."""
     power_w: NotNegative | None = None
     """Power of the board, as averaged by the driver."""
@@ -45,7 +45,8 @@ class GpuSample(Frozen):
     """Clock of the memory."""
     throttle: tuple[str, ...] | None = None
     """What holds the clocks down: `sw_power_cap`, `hw_slowdown`, `sw_thermal_slowdown`, `hw_thermal_slowdown`,
-    `hw_power_brake_slowdown`, `sync_boost`, `applications_clocks`, `display_clocks`. Empty is nothing, or idleness."""
+    `hw_power_brake_slowdown`, `sync_boost`, `applications_clocks_setting`, `display_clock_setting`. Empty is
+    nothing, or idleness."""
     foreign_processes: Count | None = None
     """Processes that compute on it and are no rank of this launch."""
 

@@ -66,9 +66,7 @@ class NodeSampler:
         host: sensors of the host.
     """
 
-    def __init__(
-        self, writer: SampleWriter, node: int, interval_s: float, gpus: GpuSensors, host: HostSensors
-    ) -> None:
+    def __init__(self, writer: SampleWriter, node: int, interval_s: float, gpus: GpuSensors, host: HostSensors) -> None:
         self._writer, self._node, self._interval_s = writer, node, interval_s
         self._gpus, self._host = gpus, host
         self._window, self._began_s = "setup", 0.0
