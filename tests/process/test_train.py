@@ -227,6 +227,12 @@ def trained(store, tmp_path_factory):
     return out
 
 
+def test_samples_of_a_training_that_was_killed_tell_steps_from_pauses(trained):
+    lines = (last_launch(trained) / "devices.node000.jsonl").read_text().splitlines()
+    windows = [json.loads(line)["window"] for line in lines]
+    assert list(dict.fromkeys(windows)) == ["setup", "steady", "evaluate", "checkpoint"]
+
+
 def truncate(folder):
     path = next(folder.rglob("*.pt"))
     path.write_bytes(path.read_bytes()[:1000])
