@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.figure import ROOT, Failed, Figure, below, within
@@ -38,7 +39,29 @@ COMMAND = "python -m benchmarks instrumentation"
 
 def measure(short: bool) -> list[Figure]:
     """World sizes 1 and 2, 40 pairs of blocks of 4 steps each."""
-    pairs, steps = (4, 1) if short else (40, 4)
+    return at_each_size("records", "measuring", TARGET_SHARE, COMMAND, _figures, *((4, 1) if short else (40, 4)))
+
+
+def at_each_size(
+    kind: str,
+    name: str,
+    target: float,
+    command: str,
+    figures_of: Callable[[RunSpec, dict[str, list[float]]], list[Figure]],
+    pairs: int,
+    steps: int,
+) -> list[Figure]:
+    """Figures of the blocks of `instrumented_rank` at world sizes 1 and 2.
+
+    Args:
+        kind: what is on or off in them.
+        name: what a figure that cannot be had is of.
+        target: share of the step that is allowed.
+        command: how it is measured again.
+        figures_of: from the blocks of one world size.
+        pairs: blocks of each way.
+        steps: of a block.
+    """
     machine = probe()
     planned = plan.make(
         load("quick", [f"global_batch={GLOBAL_BATCH}"]), Where(machine), plan.prepared(store_root(), lambda _line: None)
@@ -46,17 +69,17 @@ def measure(short: bool) -> list[Figure]:
     figures = []
     for spec in (run for run in planned.grid.runs if run.protocol == "strong"):
         if spec.oversubscribed:
-            name, reason = f"measuring, {spec.world_size} ranks", "more ranks than cores"
-            figures.append(Figure(name, units.NOT_AVAILABLE, "", f"< {TARGET_SHARE:.0%}", None, COMMAND, reason))
+            what, reason = f"{name}, {spec.world_size} ranks", "more ranks than cores"
+            figures.append(Figure(what, units.NOT_AVAILABLE, "", f"< {target:.1%}", None, command, reason))
             continue
         cores = core_sets(spec.ranks_per_node, spec.threads_per_rank or 1, machine.cores, sibling_groups(machine.cores))
         with tempfile.TemporaryDirectory() as folder:
-            figures += _figures(spec, _blocks(spec, cores or [], pairs, steps, Path(folder)))
+            figures += figures_of(spec, _blocks(spec, cores or [], (kind, str(pairs), str(steps)), Path(folder)))
     return figures
 
 
 def _figures(spec: RunSpec, seen: dict[str, list[float]]) -> list[Figure]:
-    ranks = "1 rank" if spec.world_size == 1 else f"{spec.world_size} ranks"
+    ranks = ranks_of(spec)
     ratios = [on / off for on, off in zip(seen["on_s"], seen["off_s"], strict=True)]
     ratio = interval(ratios)
     step_s = median_of(seen["off_s"]) / seen["steps"][0]
@@ -90,8 +113,13 @@ def _figures(spec: RunSpec, seen: dict[str, list[float]]) -> list[Figure]:
     ]
 
 
+def ranks_of(spec: RunSpec) -> str:
+    """`1 rank`, `2 ranks`."""
+    return "1 rank" if spec.world_size == 1 else f"{spec.world_size} ranks"
+
+
 def _blocks(
-    spec: RunSpec, cores: list[tuple[int, ...]], pairs: int, steps: int, folder: Path
+    spec: RunSpec, cores: list[tuple[int, ...]], asked: tuple[str, ...], folder: Path
 ) -> dict[str, list[float]]:
     """Start the ranks of `instrumented_rank`, wait for them, and read what rank 0 left."""
     entry = Entry(folder="launch", run_id=spec.run_id, launch=0, spec=spec.model_dump(mode="json"))
@@ -109,7 +137,7 @@ def _blocks(
     ranks: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(spec.world_size):
-            ranks.append(_start(folder, rank, spec, pairs, steps))  # noqa: PERF401 (what is started must be ended)
+            ranks.append(_start(folder, rank, spec, asked))  # noqa: PERF401 (what is started must be ended)
         deadline = time.monotonic() + LONGEST_S
         while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
             if time.monotonic() > deadline:
@@ -126,7 +154,7 @@ def _blocks(
     return seen
 
 
-def _start(folder: Path, rank: int, spec: RunSpec, pairs: int, steps: int) -> subprocess.Popen[bytes]:
+def _start(folder: Path, rank: int, spec: RunSpec, asked: tuple[str, ...]) -> subprocess.Popen[bytes]:
     own = {
         "RANK": rank,
         "LOCAL_RANK": rank,
@@ -139,7 +167,7 @@ def _start(folder: Path, rank: int, spec: RunSpec, pairs: int, steps: int) -> su
     }
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.instrumented_rank", str(folder), str(pairs), str(steps)],
+            [sys.executable, "-m", "benchmarks.instrumented_rank", str(folder), *asked],
             cwd=ROOT,
             env=os.environ | {key: str(value) for key, value in own.items()},
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""One rank of `instrumentation`: the worker's own loop, in blocks with everything that measures and with nothing."""
+"""One rank of `instrumentation` and `sampling`: the worker's own loop, in blocks with something on and with it off."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ from vitscale.worker.engines import Engine
 from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.measure import Launch, build_model
 from vitscale.worker.pipeline import Batch, Batches, open_batches
+from vitscale.worker.sampling import DEFAULT_S, NoSampler, sampler
 
 WARMUP_STEPS = 5
 ALONE_STEPS = 200
+FASTER = 20
+"""Samples are taken so many times as often as by default: what they cost is then seen beside the noise."""
 
 
 class NoLosses(Losses):
@@ -63,10 +66,10 @@ class Blocks:
     """The two ways of taking some steps, each timed from outside."""
 
     def __init__(self, folder: Path, spec: RunSpec, launch: Launch, engine: Engine) -> None:
-        self.launch, self.accum = launch, spec.grad_accum
+        self.launch, self.accum, self.folder = launch, spec.grad_accum, folder / "launch"
         launch.heartbeat = Heartbeat(folder, launch.ranks.rank)
         launch.skips = Skips(engine)
-        launch.writer = StepWriter(folder / "launch", launch.ranks.rank)
+        launch.writer = StepWriter(self.folder, launch.ranks.rank)
 
     def on(self, steps: range, engine: Engine, batches: Batches) -> float:
         """With clock, losses, heartbeat, step lines, and the ranks' agreement that all losses are finite."""
@@ -83,9 +86,37 @@ class Blocks:
         run_steps(steps, engine, batches, NoClock(), NoLosses(self.accum), self.accum, lambda _step: None)
         return time.perf_counter() - began
 
+    def sampled(self, steps: range, engine: Engine, batches: Batches) -> float:
+        """As `on`, with samples of the devices `FASTER` times as often as by default."""
+        launch = self.launch
+        launch.sampler = sampler(self.folder, DEFAULT_S / FASTER, launch.ranks, launch.round.cores)
+        launch.sampler.enter("steady")
+        took_s = self.on(steps, engine, batches)
+        launch.sampler.close()
+        launch.sampler = NoSampler()
+        return took_s
 
-def main(folder: Path, pairs: int, steps: int) -> None:
-    """Serve `pairs` pairs of blocks of `steps` steps; rank 0 writes `blocks.json`."""
+    def one_sample_s(self) -> float:
+        """Time of a sample where this rank takes them, else 0."""
+        asked = sampler(self.folder, 3600.0, self.launch.ranks, self.launch.round.cores)
+        asked.enter("steady")
+        began = time.perf_counter()
+        for _ in range(ALONE_STEPS):
+            asked.enter("steady")
+        took_s = time.perf_counter() - began
+        asked.close()
+        return 0.0 if isinstance(asked, NoSampler) else took_s / ALONE_STEPS
+
+
+def main(folder: Path, kind: str, pairs: int, steps: int) -> None:
+    """Serve `pairs` pairs of blocks of `steps` steps; rank 0 writes `blocks.json`.
+
+    Args:
+        folder: of the round.
+        kind: `records`, everything that measures is on or off; `sampling`, the samples of the devices are.
+        pairs: blocks of each way.
+        steps: of a block.
+    """
     round_ = Round.read(folder / ROUND)
     local_rank = int(os.environ["LOCAL_RANK"])
     if round_.cores:
@@ -102,22 +133,26 @@ def main(folder: Path, pairs: int, steps: int) -> None:
     batches = open_batches(spec, open_split(spec.data.name, "train", data_root), ranks, engine.dtype)
     blocks = Blocks(folder, spec, Launch(round_.entries[0], 0, round_, ranks, data_root), engine)
     blocks.off(range(WARMUP_STEPS), engine, batches)
+    on, off = (blocks.sampled, blocks.on) if kind == "sampling" else (blocks.on, blocks.off)
     seen: dict[str, list[float]] = {"on_s": [], "off_s": [], "alone_s": [], "steps": [steps]}
     for pair in range(pairs):
-        ways = (("on_s", blocks.on), ("off_s", blocks.off))
+        ways = [("on_s", on), ("off_s", off)]
         for name, way in ways if pair % 2 else ways[::-1]:
             barrier()
             seen[name].append(largest(way(range(steps), engine, batches), ranks.device))
     stub, alone = NoModel(), range(ALONE_STEPS)
     for _ in range(5):
-        difference_s = blocks.on(alone, stub, stub) - blocks.off(alone, stub, stub)
-        seen["alone_s"].append(difference_s / ALONE_STEPS)
+        if kind == "sampling":
+            seen["alone_s"].append(blocks.one_sample_s())
+        else:
+            difference_s = blocks.on(alone, stub, stub) - blocks.off(alone, stub, stub)
+            seen["alone_s"].append(difference_s / ALONE_STEPS)
     if ranks.rank == 0:
         (folder / "blocks.json").write_text(json.dumps(seen))
     barrier()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     sys.stdout.flush()
     os._exit(0)

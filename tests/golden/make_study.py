@@ -16,6 +16,7 @@ from typing import Any
 
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import OptimizerSection
+from vitscale.records.samples import Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 
@@ -74,6 +75,7 @@ def write_launch(
     evaluations: Sequence[dict[str, Any]] = (),
     notes: dict[str, Any] | None = None,
     skipped: range = range(0),
+    samples: Sequence[Sample] = (),
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -89,6 +91,10 @@ def write_launch(
         lines += [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
     if lines:
         (folder / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for node in sorted({sample.node for sample in samples}):
+        sampled = SampleWriter(folder, node)
+        sampled.write(sample for sample in samples if sample.node == node)
+        sampled.close()
     if status is not None:
         write_manifest(folder, _manifest(spec, launch, status, reason, source, device, warmup + steps, notes))
     return folder

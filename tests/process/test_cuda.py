@@ -89,3 +89,18 @@ def test_times_come_from_cuda_events(measured):
             assert min(parts) >= 0
             # Events tile the step: its parts are its whole, which host clocks around asynchronous calls are not.
             assert sum(parts) == pytest.approx(line["step_s"], rel=1e-3, abs=1e-5)
+
+
+def test_samples_are_of_this_device(measured):
+    for folder in measured.values():
+        notes = json.loads((folder / "manifest.json").read_text())["notes"]
+        lines = [json.loads(line) for line in (folder / "devices.node000.jsonl").read_text().splitlines()]
+        assert [line["window"] for line in lines][-1] == "steady"
+        for line in lines:
+            (gpu,) = line["gpus"]
+            unread = {field for field, value in gpu.items() if value is None}
+            assert "gpus" in notes or unread <= {key.removeprefix("gpus.") for key in notes}
+            assert gpu["memory_used_bytes"] is None or gpu["memory_used_bytes"] > 100e6
+            assert gpu["utilisation_share"] is None or gpu["utilisation_share"] <= 1
+        joules = [line["gpus"][0]["energy_j"] for line in lines]
+        assert None in joules or joules == sorted(joules)

@@ -45,7 +45,8 @@ def finished(results):
 def test_the_folders_hold_the_documented_files(results, finished):
     for folder, manifest in finished:
         ranks = range(manifest["layout"]["world_size"])
-        wanted = {"run.json", "manifest.json", *(f"steps.rank{rank:03d}.jsonl" for rank in ranks)}
+        wanted = {"run.json", "manifest.json", "devices.node000.jsonl"}
+        wanted |= {f"steps.rank{rank:03d}.jsonl" for rank in ranks}
         assert {path.name for path in folder.iterdir()} == wanted
     for folder in (results / "rounds").iterdir():
         ranks = range(int(folder.name[-1]))
@@ -81,6 +82,23 @@ def test_every_rank_has_a_line_for_every_step(finished):
             for line in lines:
                 parts = sum(line[f"{part}_s"] for part in ("data", "forward", "backward", "optimizer"))
                 assert 0 < parts <= line["step_s"] * (1 + 1e-9)
+
+
+def test_a_node_samples_its_load_and_its_ranks_memory(finished):
+    for folder, manifest in finished:
+        lines = [json.loads(line) for line in (folder / "devices.node000.jsonl").read_text().splitlines()]
+        windows = [line["window"] for line in lines]
+        assert list(dict.fromkeys(windows)) == ["setup", "warmup", "steady"]
+        assert windows == sorted(windows, key=("setup", "warmup", "steady").index)
+        stepped = sum(manifest["times"][f"{window}_s"] for window in ("warmup", "steady"))
+        assert lines[-1]["time_s"] >= stepped * 0.98
+        last = lines[-1]["host"]
+        assert 0 < last["rank_cpu_s"] <= last["cpu_s"] + 0.1  # counted in 10 ms, at two moments
+        peaks = [device["memory_peak_bytes"] for device in manifest["devices"]]
+        assert 0.3 * sum(peaks) < last["rank_rss_bytes"] <= 1.01 * sum(peaks)
+        assert all(line["gpus"] == [] for line in lines)
+        unread = {field for field in ("core_clock_hz", "energy_j") if last[field] is None}
+        assert {key for key in manifest["notes"] if key.startswith("host.")} == {f"host.{field}" for field in unread}
 
 
 def test_run_json_is_the_planned_spec(results, finished):

@@ -214,6 +214,12 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_and_poisons_no_checkpoint(trai
         assert all(torch.isfinite(value).all() for value in state["module"].values())
 
 
+def test_samples_of_a_training_that_was_killed_tell_steps_from_pauses(trained):
+    lines = (last_launch(trained) / "devices.node000.jsonl").read_text().splitlines()
+    windows = [json.loads(line)["window"] for line in lines]
+    assert list(dict.fromkeys(windows)) == ["setup", "steady", "evaluate", "checkpoint"]
+
+
 def test_another_run_is_refused_with_what_differs(train, trained, tmp_path):
     """Fault 27."""
     shutil.copytree(trained, tmp_path / "out")

@@ -9,6 +9,7 @@ import polars as pl
 
 from vitscale.analysis import learning
 from vitscale.analysis.answer import answer
+from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
@@ -47,6 +48,7 @@ def analyse(folder: Path) -> StudyResult:
         resolved=results.resolved,
         labels=study.labels,
         sent_bytes=_sent_bytes(results.plan),
+        devices=devices(study, runs),
     )
 
 

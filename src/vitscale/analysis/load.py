@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from vitscale.analysis.devices import DeviceUse, device_use
 from vitscale.analysis.facts import Facts, Spec, facts
 from vitscale.analysis.split import StepFigures, aggregate_figures, step_figures
 from vitscale.config import labels as label
@@ -28,6 +29,8 @@ class LaunchFigures:
     """None where no steady step was recorded by every rank, and an imported source tells no step time."""
     images_per_s: float | None
     """Throughput: of the step, or as an imported source tells it."""
+    devices: DeviceUse | None = None
+    """What the samples of the devices say; None where there are none of the steady window."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,15 @@ def _launches(results: Results, known: dict[str, Facts]) -> dict[str, list[Launc
             figures = aggregate_figures(record.aggregate)
         batch = known[record.run_id].global_batch if record.run_id in known else None
         rate = _images_per_s(record, figures, batch)
-        found.setdefault(record.run_id, []).append(LaunchFigures(index, record, figures, rate))
+        found.setdefault(record.run_id, []).append(LaunchFigures(index, record, figures, rate, _device_use(record)))
     return found
+
+
+def _device_use(record: Launch) -> DeviceUse | None:
+    if record.manifest is None:
+        return None
+    layout = record.manifest.layout
+    return device_use(record.samples, layout.world_size, layout.nodes or 1)
 
 
 def _images_per_s(record: Launch, figures: StepFigures | None, global_batch: int | None) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.records.evaluations import Scored
 from vitscale.records.schema import Manifest, Source, Status
 
@@ -58,6 +59,27 @@ class Shares(Frozen):
     """The rest."""
 
 
+class Costs(Frozen):
+    """What a run takes: energy of its devices (GPUs, or on CPUs the packages), and money.
+
+    Null is not measured, or not told: energy needs a sensor, money `hardware.price_per_hour`, a target
+    `train.target_accuracy`. Money is in the currency of the price.
+    """
+
+    power_w: Interval | None = None
+    """Mean power of all devices in the steady window."""
+    images_per_joule: Interval | None = None
+    """`images_per_s / power_w`."""
+    energy_per_epoch_j: Interval | None = None
+    """Images of an epoch over `images_per_joule`."""
+    cost_per_epoch: Interval | None = None
+    """`epoch_s` times devices times price."""
+    energy_to_accuracy_j: Interval | None = None
+    """`time_to_accuracy_s * power_w`."""
+    cost_to_accuracy: Interval | None = None
+    """`time_to_accuracy_s` times devices times price."""
+
+
 class RunResult(Frozen):
     """One run, over its launches."""
 
@@ -94,6 +116,7 @@ class RunResult(Frozen):
     shares: Shares
     memory_peak_bytes: int | None
     """Highest over ranks and launches."""
+    costs: Costs = Costs()
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
     time_to_accuracy_s: Interval | None = None
@@ -183,6 +206,46 @@ class SkippedRun:
 
 
 @dataclass(frozen=True)
+class LaunchUse:
+    """One launch that counts."""
+
+    run_id: str
+    launch: int
+    use: DeviceUse
+
+
+@dataclass(frozen=True)
+class DeviceSeries:
+    """One GPU or host against time, of a run's first launch that counts."""
+
+    run_id: str
+    launch: int
+    device: str
+    """`GPU of rank 0`, `host 0`."""
+    readings: tuple[Reading, ...]
+
+
+@dataclass(frozen=True)
+class Knee:
+    """Where more devices stop paying in a series of at least two valid world sizes."""
+
+    series: str
+    run_id: str
+    world_size: int
+    reached: bool
+    """False where it is the largest world size measured: it may lie beyond."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the report draws of devices, beside `RunResult.costs`."""
+
+    launches: tuple[LaunchUse, ...] = ()
+    series: tuple[DeviceSeries, ...] = ()
+    knees: tuple[Knee, ...] = ()
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """Everything the report draws."""
 
@@ -199,3 +262,5 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    devices: Devices = Devices()
+    """Samples of the devices against time, and the knees."""

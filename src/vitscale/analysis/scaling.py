@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from vitscale.analysis import learning
+from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import shares
@@ -22,8 +23,8 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     named = named_baseline(study.results.resolved)
     chosen = {name: baseline(runs, named) for name, runs in study.by_series.items()}
     baselines = {name: run for name, run in chosen.items() if run is not None}
-    target = learning.target_of(study.results.resolved)
-    results = tuple(_result(run, baselines.get(run.series), target) for run in study.runs)
+    target, price = learning.target_of(study.results.resolved), price_per_s(study.results.resolved)
+    results = tuple(_result(run, baselines.get(run.series), target, price) for run in study.runs)
     return results, {name: run.run_id for name, run in baselines.items()}
 
 
@@ -90,7 +91,7 @@ def _steps(one: LaunchFigures) -> float:
     return math.inf if one.figures.steps is None else one.figures.steps
 
 
-def _result(run: Run, base: Run | None, target: float | None) -> RunResult:
+def _result(run: Run, base: Run | None, target: float | None, price: float | None) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
     if base is not None and run.images_per_s and run.device_names != base.device_names and len(run.device_names) == 1:
@@ -98,6 +99,7 @@ def _result(run: Run, base: Run | None, target: float | None) -> RunResult:
     step_s = interval(run.step_s) if run.step_s else None
     gain = speedup(run, base) if base is not None and run.images_per_s else None
     rate = _throughput(run, step_s)
+    images_per_s, epoch_s = _shown(rate, run), _shown(_inverse(rate, facts.images_per_epoch), run)
     way = learning.reached(run, target)
     base_images = learning.reached(base, target).images if base is not None else None
     accuracies = [one.record.test_accuracy for one in run.counted if one.record.test_accuracy is not None]
@@ -121,12 +123,13 @@ def _result(run: Run, base: Run | None, target: float | None) -> RunResult:
         source=run.source,
         launches=max(len(run.step_s), len(run.images_per_s)),
         step_s=_shown(step_s, run),
-        images_per_s=_shown(rate, run),
+        images_per_s=images_per_s,
         speedup=_shown(gain, run),
         efficiency=_shown(scaled(gain, base.facts.world_size / facts.world_size), run) if gain and base else None,
-        epoch_s=_shown(_inverse(rate, facts.images_per_epoch), run),
+        epoch_s=epoch_s,
         shares=shares(run.figures),
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
+        costs=costs(run, epoch_s, way.seconds, price),
         test_accuracy=median(accuracies) if accuracies else None,
         time_to_accuracy_s=way.seconds,
         epochs_to_accuracy=way.epochs,

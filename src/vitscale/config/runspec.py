@@ -10,7 +10,7 @@ import json
 import re
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitscale.config.frozen import Frozen
 from vitscale.config.study import EngineName, OptimizerSection, Precision, Protocol, ZeroStage
@@ -73,6 +73,8 @@ class MeasureSpec(Frozen):
     """Length of the steady window in seconds, or null where `steps` decides."""
     seed: NonNegativeInt
     """Seed of weights and data order."""
+    sample_s: NonNegativeFloat | None = None
+    """Time between samples of the devices, seconds; null is 1 s, 0 is off."""
 
 
 class RunSpec(Frozen):

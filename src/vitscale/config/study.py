@@ -173,6 +173,9 @@ class MeasureSection(Section):
     """World size the others are compared with. Off: the smallest valid one of each series."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights and of the data order, the same at every world size."""
+    sample_s: NonNegativeFloat | None = None
+    """Time between samples of the devices (power, utilisation, temperature, clocks, load), seconds; 0 takes none.
+    Off: 1 s."""
 
     @model_validator(mode="after")
     def _one_duration(self) -> MeasureSection:
@@ -187,10 +190,12 @@ class MeasureSection(Section):
 
 
 class HardwareSection(Section):
-    """`[hardware]`: the machine to assume where none is measured (`--launcher simulate`, `plan`)."""
+    """`[hardware]`: the machine to assume where none is measured (`--launcher simulate`, `plan`), and its price."""
 
     name: Text | None = None
     """Device of the catalog, for example `h100`. Off: this machine."""
+    price_per_hour: PositiveFloat | None = None
+    """Price of one device for one hour, in any currency, for the cost of an epoch. Off: no cost is told."""
 
 
 class LaunchSection(Section):

@@ -6,19 +6,22 @@ is an error that names the line, because figures made from the rest would be fig
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
-from vitscale.records.steps import StepFile, examine, read_steps
+from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
 from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
@@ -46,6 +49,8 @@ class Launch:
     """Files that are not, or no longer, what the manifest's sha256 says."""
     aggregate: Aggregate | None = None
     """Figures of the whole launch, where it was imported."""
+    samples: tuple[Sample, ...] = ()
+    """Of the devices, by node and time."""
 
     @property
     def ok(self) -> bool:
@@ -101,15 +106,17 @@ def _step_paths(folder: Path) -> list[Path]:
 
 
 def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
+    sampled = [examine(path, 0) for path in sorted(launch.path.glob("devices.*.jsonl"))]
     return Launch(
         launch.run_id,
         launch.launch,
         launch.spec or launch.imported,
         launch.manifest,
         read_evaluations(root, launch.path / EVALUATIONS),
-        torn=tuple(file.path.name for file in files if file.torn),
-        altered=_altered(launch, {file.path.name: file.sha256 for file in files}),
+        torn=tuple(file.path.name for file in (*files, *sampled) if file.torn),
+        altered=_altered(launch, {file.path.name: file.sha256 for file in (*files, *sampled)}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
+        samples=tuple(sample for file in sampled for sample in _samples(root, file.path)),
     )
 
 
@@ -122,5 +129,16 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
         if (launch.path / name).is_file():
             digests[name] = file_digest(launch.path / name)
     told = launch.manifest.files
-    checked = [name for name in told if name in _WHOLE or name.startswith("steps.")]
+    checked = [name for name in told if name in _WHOLE or name.startswith(("steps.", "devices."))]
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
+
+
+def _samples(root: Path, path: Path) -> Iterator[Sample]:
+    where = str(path.relative_to(root))
+    for number, document in parse_lines(path.read_bytes(), where):
+        try:
+            yield Sample.model_validate(document)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise damaged(where, number, f"`{field}`: {first['msg']}") from None

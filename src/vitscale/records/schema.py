@@ -3,6 +3,7 @@
 runs/<run_id>/launch<k>/
   run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+  devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
 """

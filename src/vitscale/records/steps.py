@@ -88,9 +88,9 @@ def parse_lines(data: bytes, where: str) -> Iterator[tuple[int, dict[str, Any]]]
         try:
             document = json.loads(line, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise _damaged(where, number, str(error)) from None
+            raise damaged(where, number, str(error)) from None
         if not isinstance(document, dict):
-            raise _damaged(where, number, "not a JSON object")
+            raise damaged(where, number, "not a JSON object")
         yield number, document
 
 
@@ -128,7 +128,7 @@ def _slow(files: Sequence[StepFile], root: Path) -> pl.DataFrame:
         for number, document in parse_lines(file.path.read_bytes(), where):
             problem = _problem(document)
             if problem:
-                raise _damaged(where, number, problem)
+                raise damaged(where, number, problem)
             rows.append((*(document.get(name) for name in SCHEMA), file.launch_index))
     return _table(rows)
 
@@ -160,7 +160,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a number in JSON")
 
 
-def _damaged(where: str, number: int, problem: str) -> ResultsError:
+def damaged(where: str, number: int, problem: str) -> ResultsError:
+    """The error for a line that no crash can have left as it is."""
     return ResultsError(
         f"`{where}:{number}` is damaged: {problem}",
         "copy the file again from where it was measured, or remove its launch folder and repeat `vitscale run`",

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -28,6 +29,7 @@ from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.pipeline import open_batches
+from vitscale.worker.sampling import NoSampler, Sampler, sampler
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
 
@@ -50,6 +52,7 @@ class Launch:
         self.steady: list[StepTimes] = []
         self.notes: dict[str, object] = {}
         self.pauses: dict[str, float] = {}
+        self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
 
     def serve(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
@@ -72,11 +75,13 @@ class Launch:
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)
+        self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round.cores)
         setup_s = time.perf_counter() - began
         status, reason = self._take_steps()
         self.writer.close()
+        self.sampler.close()
         device = devices.describe(self.ranks, machine, self._cores())
-        seen = gathered(device.model_dump(mode="json"), self.ranks)
+        seen = gathered({"device": device.model_dump(mode="json"), "unread": self.sampler.reasons()}, self.ranks)
         self.engine.close()
         del self.model, self.optimizer
         devices.return_memory(self.ranks.device)
@@ -91,6 +96,7 @@ class Launch:
         barrier()
         try:
             for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
+                self.sampler.enter(phase)
                 first = len(self.warmup)
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
@@ -125,6 +131,7 @@ class Launch:
         lines = zip(steps, times, finite, strict=True)
         windows = dict.fromkeys(self.skips.steps, "skipped")
         self.writer.write(self._line(windows.get(step, window), step, time_, loss) for step, time_, loss in lines)
+        self.sampler.flush()
 
     def beat(self, phase: str, step: int, steps: int) -> None:
         """Say where this rank is."""
@@ -192,11 +199,12 @@ class Launch:
         status: Status,
         reason: str | None,
         times: Times,
-        devices_seen: list[dict[str, object]],
+        seen: list[dict[str, Any]],
         versions: dict[str, str],
         parameters: int,
     ) -> None:
         told = "DeepSpeed's communication is inside backward_s and optimizer_s; not timed apart"
+        unread = {field: reason for one in reversed(seen) for field, reason in one["unread"].items()}
         manifest = Manifest(
             run_id=self.entry.run_id,
             launch=self.entry.launch,
@@ -206,12 +214,12 @@ class Launch:
             reason=reason,
             source="measured",
             versions=versions,
-            devices=tuple(Device.model_validate(one) for one in devices_seen),
+            devices=tuple(Device.model_validate(one["device"]) for one in seen),
             layout=layout(self.round),
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
-            notes={**self.notes, "comm_exposed_s": told, "wait_s": told},
+            notes={**self.notes, **unread, "comm_exposed_s": told, "wait_s": told},
         )
         write_manifest(self.folder, manifest)
 

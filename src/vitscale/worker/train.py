@@ -85,6 +85,7 @@ class Training(Launch):
         """Take steps; what ended them early, if anything did."""
         self.first_unwritten, self.flushed = steps.start, time.monotonic()
         self._before(steps.start)
+        self.sampler.enter("steady")
         stopped = None
         try:
             run_steps(
@@ -143,6 +144,7 @@ class Training(Launch):
 
     def _evaluate(self) -> None:
         began = time.monotonic()
+        self.sampler.enter("evaluate")
 
         def beat(number: int) -> None:
             self.beat("evaluate", number, 0)
@@ -173,6 +175,7 @@ class Training(Launch):
     def _save(self, plan: Checkpointing) -> None:
         """Write a checkpoint, never of weights that are not finite."""
         began = time.monotonic()
+        self.sampler.enter("checkpoint")
         self.beat("checkpoint", self.step, self.total)
         if not agreed_finite(self.model.parameters(), self.ranks.device):
             raise DivergedError(f"weights are not finite after step {self.step}", "lower optimizer.lr")
