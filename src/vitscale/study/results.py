@@ -20,8 +20,8 @@ _DOCUMENT_VERSION = 1
 
 
 def default_folder(study_name: str) -> Path:
-    """`results/<study name>` below the working folder; the name as a safe file name."""
-    return Path("results") / slug(study_name)
+    """`results/<study name>` below the working folder; each part of the name as a safe file name."""
+    return Path("results", *(slug(part) for part in study_name.split("/")))
 
 
 def check(folder: Path) -> None:
