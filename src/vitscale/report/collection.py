@@ -1,7 +1,7 @@
 """The page over several studies: each with its question, answer and main figures, and the way to its own report.
 
-It holds drawings only and runs no script. Studies that ship together (a folder of `studies`, or the CPU twins in it) and
-have no results yet are named, so that a page over half of them does not look whole.
+It holds drawings only and runs no script. Studies that ship together (a folder of `studies`, or the CPU twins in it)
+and have no results yet are named, so that a page over half of them does not look whole.
 """
 
 from __future__ import annotations
@@ -39,11 +39,9 @@ _TWIN = "_cpu"
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing in its place."""
+    """A drawing, and what the study's own report says of it."""
 
-    title: str
-    reading: str
-    alternative: str
+    part: Part
     svg: Markup
 
 
@@ -141,11 +139,8 @@ def write_collection(folder: Path, chapters: Sequence[Chapter]) -> Path:
 def render(title: str, chapters: Sequence[Chapter]) -> str:
     """The page, as HTML."""
     style = template("style.css")
-    return (
-        environment()
-        .get_template("collection.html.j2")
-        .render(title=title, chapters=chapters, policy=policy(style, ()), style=Markup(style))
-    )
+    page = environment().get_template("collection.html.j2")
+    return page.render(title=title, chapters=chapters, policy=policy(style, ()), style=Markup(style))
 
 
 def _state(result: StudyResult) -> str:
@@ -163,4 +158,4 @@ def _group(name: str) -> tuple[str, bool]:
 def _figure(part: Part, drawing: Drawing, anchor: str) -> Figure:
     """The drawing with ids of its own: one page holds several of the same name."""
     svg = drawing.svg.replace('id="', f'id="{anchor}-').replace("url(#", f"url(#{anchor}-")
-    return Figure(part.title, part.reading, part.alternative, Markup(svg))
+    return Figure(part, Markup(svg))

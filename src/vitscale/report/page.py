@@ -27,7 +27,8 @@ def render(document: Document, drawings: Sequence[Drawing]) -> str:
     style = template("style.css")
     # Without a figure there is nothing to run.
     scripts = [bundle(_SNIPPET, VEGA_LITE), template("page.js")] if drawings else []
-    return environment().get_template("page.html.j2").render(
+    page = environment().get_template("page.html.j2")
+    return page.render(
         document=document,
         policy=policy(style, scripts),
         style=Markup(style),

@@ -175,10 +175,10 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
     given = [Given(*values) for values in batches]
     hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
     outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, list(hosts), given)
-    for protocol, stage, precision, device, host, one in outer:
+    for protocol, stage, precision, device, (nodes, ranks_per_node), one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, device, *host, read, world_size)
+            yield _Point(protocol, stage, precision, device, nodes, ranks_per_node, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
