@@ -1,4 +1,4 @@
-"""The recipe of the shipped study `cifar10`, on a generated release in CIFAR's own format: it trains, shortened only."""
+"""The recipe of the shipped study `cifar10`, on a generated release in CIFAR's own format: shortened, it trains."""
 
 import importlib.util
 import json

@@ -9,9 +9,8 @@ def test_a_page_over_several_studies_and_an_error_for_what_cannot_be_read(vitsca
         shutil.copytree(simulated, root / name)
     ran = vitscale("report", root)
     assert ran.code == 0
-    assert [line.split()[:3] for line in ran.out.splitlines() if line.startswith(" quick")] == [
-        ["quick", "4", "runs"]
-    ] * 2
+    lines = [line.split() for line in ran.out.splitlines()]
+    assert [words[1:3] for words in lines if words[:1] == ["quick"]] == [["4", "runs"], ["4", "runs"]]
     assert ran.out.rstrip().endswith(f"report  {root}/report/index.html")
 
     (root / "two" / "resolved.json").write_text("{")

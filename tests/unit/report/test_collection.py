@@ -48,7 +48,7 @@ def study(make, folder, name, question="Does it scale?"):
 
 @pytest.fixture(scope="module")
 def written(make, tmp_path_factory):
-    """The page over two twins of the paper and a folder whose records are damaged: chapters by folder or study, path."""
+    """Two twins of the paper and a folder whose records are damaged: the chapters by folder or study, and the page."""
     root = tmp_path_factory.mktemp("collection") / "paper"
     for name in TWINS:
         study(make, root / name, f"paper/{name}", f"Does {name} scale?")
@@ -100,9 +100,7 @@ def test_shipped_studies_of_the_same_kind_that_were_not_run_are_named(written):
 
 
 def test_studies_of_ones_own_miss_nothing(make, tmp_path):
-    chapters, _ = write_collection(
-        tmp_path, [study(make, tmp_path / "one", "mine"), study(make, tmp_path / "two", "m")]
-    )
+    chapters, _ = write_collection(tmp_path, [study(make, tmp_path / name, name) for name in ("mine", "m")])
     assert [one.heading for one in chapters] == ["m", "mine"]
 
 

@@ -38,9 +38,9 @@ def sizes(study):
 
 
 def test_every_figure_of_the_paper_has_a_study_and_a_twin():
-    figures = "04_05 06 07 08_09 10_11 12_13 14 15 16_17".split()
+    figures = ["04_05", "06", "07", "08_09", "10_11", "12_13", "14", "15", "16_17"]
     wanted = [*(f"paper/fig{number}" for number in figures), "paper/imagenet100"]
-    assert ORIGINALS == wanted
+    assert wanted == ORIGINALS
     assert [f"{name}_cpu" for name in wanted] == TWINS
 
 
