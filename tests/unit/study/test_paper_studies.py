@@ -1,5 +1,7 @@
 """The shipped studies of the paper: each can be planned, on its GPUs and here, and asks what its figure asks."""
 
+from pathlib import Path
+
 import pytest
 
 from vitscale.config.load import load, shipped
@@ -118,3 +120,8 @@ def test_the_recipe_for_cifar10_is_one_run_of_vit_lites_size():
     shape = models.shape(**run.model.model_dump())
     assert (shape.img_size, shape.patch_size, shape.depth, shape.width, shape.heads) == (32, 4, 7, 256, 4)
     assert 5.5e6 < vit.parameters(shape) < 5.6e6
+
+
+def test_the_guide_has_every_study_of_the_paper():
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "paper.md").read_text()
+    assert [name for name in PAPER if f"`{name}`" not in guide] == []
