@@ -6,20 +6,14 @@ import pytest
 
 from vitscale.config.load import load, shipped
 from vitscale.cost import models, vit
-from vitscale.data.catalog import DatasetFacts
+from vitscale.data.catalog import DatasetFacts, describe
 from vitscale.errors import UsageError
 from vitscale.hardware.probe import Machine
 from vitscale.study.grid import Images, Where, build
 
 LAPTOP = Machine(2, (0, 1), 16 << 30, "a CPU", (), "NVML sees no GPU", None)
 HERE, T4 = Where(LAPTOP), Where(LAPTOP, "t4")
-FACTS = {
-    "digits": DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "scikit-learn"),
-    "synthetic": DatasetFacts("synthetic", 10, 2048, 512, 64, 64, 3, "made up"),
-    "cifar10": DatasetFacts("cifar10", 10, 50_000, 10_000, 32, 32, 3, "published"),
-    "cifar100": DatasetFacts("cifar100", 100, 50_000, 10_000, 32, 32, 3, "published"),
-    "imagenet100": DatasetFacts("imagenet100", 100, 126_689, 5_000, 256, 256, 3, "a folder"),
-}
+IMAGENET100 = DatasetFacts("imagenet100", 100, 126_689, 5_000, 256, 256, 3, "a folder of one's own")
 PAPER = [name for name in shipped() if name.startswith("paper/")]
 TWINS = [name for name in PAPER if name.endswith("_cpu")]
 ORIGINALS = [name for name in PAPER if name not in TWINS]
@@ -27,8 +21,13 @@ SCALING = [name for name in PAPER if "fig07" not in name]  # figure 7 is about a
 SEVERAL_HOSTS = ("paper/fig04_05", "paper/fig14", "paper/fig15")
 
 
+def images_of(section):
+    facts = IMAGENET100 if section.name == "imagenet100" else describe(section.name, Path())
+    return Images(facts, "0123456789abcdef")
+
+
 def grid(name, where, *words):
-    return build(load(name, words).study, where, lambda section: Images(FACTS[section.name], "0123456789abcdef"))
+    return build(load(name, words).study, where, images_of)
 
 
 def sizes(study):
@@ -79,6 +78,13 @@ def test_the_papers_protocol_stands_beside_the_strong_scaling_it_never_ran(name)
     found = sizes(grid(name, HERE if name in TWINS else T4))
     assert len(found["strong"]) > 1
     assert found["strong"] <= found["strong_fixed_micro"]
+
+
+@pytest.mark.parametrize("name", [name for name in TWINS if load(name).study.train.trains])
+def test_a_twin_that_trains_sees_few_images(name):
+    seen = [run.train.total_steps(run.data.images, run.global_batch) * run.global_batch for run in grid(name, HERE).runs]
+    assert max(seen) <= 10 * 1437
+    assert sum(seen) <= 80_000
 
 
 @pytest.mark.parametrize("name", [f"{name}_cpu" for name in SEVERAL_HOSTS])
