@@ -82,7 +82,9 @@ def test_the_papers_protocol_stands_beside_the_strong_scaling_it_never_ran(name)
 
 @pytest.mark.parametrize("name", [name for name in TWINS if load(name).study.train.trains])
 def test_a_twin_that_trains_sees_few_images(name):
-    seen = [run.train.total_steps(run.data.images, run.global_batch) * run.global_batch for run in grid(name, HERE).runs]
+    seen = [
+        run.train.total_steps(run.data.images, run.global_batch) * run.global_batch for run in grid(name, HERE).runs
+    ]
     assert max(seen) <= 10 * 1437
     assert sum(seen) <= 80_000
 
