@@ -28,10 +28,10 @@ from vitscale.report.tables import Table
 from vitscale.report.write import FOLDER, PAGE
 
 MAIN_FIGURES = (
-    "accuracy_batch", "accumulation", "accuracy", "test_loss", "speedup", "batch", "split", "throughput", "loss",
+    "accuracy_batch", "accumulation", "accuracy", "test_loss", "speedup", "split", "batch", "throughput", "loss",
 )  # fmt: skip
 """What a study's chapter shows: the first `MOST_FIGURES` of these that are drawn."""
-MOST_FIGURES = 2
+MOST_FIGURES = 3
 
 _FIGURE = re.compile(r"fig(\d+)(?:_(\d+))?(?=_|$)")
 _TWIN = "_cpu"
