@@ -4,7 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench test-gpu generate picture clean
+# The shipped studies that repeat the paper's on CPUs.
+TWINS := $(sort $(basename $(notdir $(wildcard src/vitscale/studies/paper/*_cpu.toml))))
+
+.PHONY: demo paper-cpu test lint bench test-gpu generate picture clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +22,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 demo: $(VENV)/.train          ## run the shipped study `quick` for real, on this machine
 	$(BIN)/vitscale run quick
+
+paper-cpu: $(VENV)/.train     ## the paper's studies on CPUs, then one page over all of them; goes on where it was stopped
+	for twin in $(TWINS); do $(BIN)/vitscale run paper/$$twin || failed="$$failed $$twin"; done; \
+	$(BIN)/vitscale report results/paper && test -z "$$failed"
 
 test: $(VENV)/.dev            ## every test that this machine can run
 	$(BIN)/pytest

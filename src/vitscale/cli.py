@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from vitscale import workflow
-from vitscale.errors import Interrupted, UsageError, VitscaleError, WorkerError
+from vitscale.errors import Interrupted, ResultsError, UsageError, VitscaleError, WorkerError
 
 app = typer.Typer(
     help="Train Vision Transformers at scale, and know how they scale.",
@@ -27,7 +27,7 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Study keys to change; a comma makes a list: world_size=1,2,4."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-ResultsFolder = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder.")]
+ResultsFolder = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder, or a folder of several.")]
 
 
 @app.command()
@@ -117,11 +117,19 @@ def plan_(study: StudyName, overrides: Overrides = None) -> None:
 
 @app.command()
 def report(results: ResultsFolder) -> None:
-    """Analyse a results folder again and write its report."""
+    """Analyse a results folder again and write its report; of a folder of several, one page over all of them too."""
     from vitscale.report import terminal
+    from vitscale.study.results import studies_in
 
-    result, page = workflow.write_reports(results)
-    terminal.print_summary(result, page, terminal.console(data=True))
+    console = terminal.console(data=True)
+    studies = studies_in(results)
+    if not studies:
+        terminal.print_summary(*workflow.write_reports(results), console)
+        return
+    chapters, page = workflow.write_collection(results, studies)
+    terminal.print_collection(chapters, page, console)
+    if unread := [one.folder for one in chapters if one.folder and one.problem]:
+        raise ResultsError(f"{len(unread)} of {len(studies)} studies cannot be read: {', '.join(unread)}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscale.errors import UsageError
+from vitscale.errors import ResultsError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vitscale.config.load import Loaded
     from vitscale.config.study import DataSection
     from vitscale.launch.outcome import Launcher
+    from vitscale.report.collection import Chapter
     from vitscale.study.grid import Where
     from vitscale.study.plan import Plan
     from vitscale.trackers.protocol import Tracker
@@ -147,6 +148,21 @@ def write_reports(folder: Path) -> tuple[StudyResult, Path]:
     result = analyse(folder)
     write_analysis(folder, result)
     return result, write_report(folder, result)
+
+
+def write_collection(folder: Path, studies: list[Path]) -> tuple[list[Chapter], Path]:
+    """Report on each of the results folders, and on all of them in one page; its chapters and its path."""
+    from vitscale.report import collection
+
+    chapters = []
+    for study in studies:
+        try:
+            chapters.append(collection.told(study.name, write_reports(study)[0]))
+        except ResultsError as error:
+            chapters.append(collection.unreadable(study.name, error.message))
+    chapters += collection.not_run(chapters)
+    chapters.sort(key=lambda one: one.study.rsplit("/", 1)[-1])
+    return chapters, collection.write_collection(folder, chapters)
 
 
 def print_json(document: dict[str, Any]) -> None:

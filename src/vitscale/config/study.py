@@ -102,6 +102,8 @@ class Axes(Section):
     """Ranks (processes, one per device) in all."""
     nodes: Varying[PositiveInt] | None = None
     """Hosts the ranks are spread over evenly. Off: as few as the launcher needs."""
+    ranks_per_node: Varying[PositiveInt] | None = None
+    """Ranks on each host. Off: the world size over `nodes`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism."""
     zero_stage: Varying[ZeroStage] = (0,)

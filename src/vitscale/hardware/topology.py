@@ -38,13 +38,15 @@ def layout(world_size: int, nodes: int | None = None, ranks_per_node: int | None
     Raises:
         Infeasible: the ranks do not spread evenly, or the product is another world size.
     """
+    given = {"nodes": nodes, "ranks_per_node": ranks_per_node}
     if nodes is None:
         nodes = world_size // ranks_per_node if ranks_per_node else 1
     if ranks_per_node is None:
         ranks_per_node = world_size // nodes if nodes else 0
     if nodes < 1 or ranks_per_node < 1 or nodes * ranks_per_node != world_size:
+        asked = " and ".join(f"`{key} = {value}`" for key, value in given.items() if value is not None)
         raise Infeasible(
-            f"`world_size = {world_size}` is not `nodes = {nodes}` times `ranks_per_node = {ranks_per_node}`",
+            f"`world_size = {world_size}` does not spread evenly with {asked}",
             "give a world size that spreads evenly over the nodes",
         )
     return Topology(nodes, ranks_per_node)

@@ -57,7 +57,7 @@ def make_folder(path: Path) -> Path:
     """
     try:
         for folder in [*reversed(path.parents), path]:
-            if not folder.exists():
+            if not folder.is_dir():
                 folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ResultsError(f"cannot make folder `{path}`: {error.strerror}", _hint(error)) from None

@@ -24,22 +24,28 @@ _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 def render(document: Document, drawings: Sequence[Drawing]) -> str:
     """`index.html`."""
-    style = _template("style.css")
+    style = template("style.css")
     # Without a figure there is nothing to run.
-    scripts = [bundle(_SNIPPET, VEGA_LITE), _template("page.js")] if drawings else []
-    environment = Environment(
-        loader=PackageLoader("vitscale.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["code"] = _code
-    return environment.get_template("page.html.j2").render(
+    scripts = [bundle(_SNIPPET, VEGA_LITE), template("page.js")] if drawings else []
+    page = environment().get_template("page.html.j2")
+    return page.render(
         document=document,
-        policy=_policy(style, scripts),
+        policy=policy(style, scripts),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],
         still={one.name: Markup(one.svg) for one in drawings},
         charts={one.name: Markup(script_json(one.spec)) for one in drawings},
     )
+
+
+def environment() -> Environment:
+    """Templates that escape everything, and take nothing for empty that is not there."""
+    made = Environment(
+        loader=PackageLoader("vitscale.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    made.filters["code"] = _code
+    return made
 
 
 def _code(text: str) -> Markup:
@@ -52,7 +58,8 @@ def _code(text: str) -> Markup:
     )
 
 
-def _policy(style: str, scripts: Sequence[str]) -> str:
+def policy(style: str, scripts: Sequence[str]) -> str:
+    """The content security policy of a page: this style and these scripts, nothing else."""
     allowed = " ".join(_hash(script) for script in scripts) or "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src {_hash(style)}; img-src data:; "
@@ -64,5 +71,6 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
+    """Text of a file in `templates`."""
     return (files("vitscale.report") / "templates" / name).read_text(encoding="utf-8")

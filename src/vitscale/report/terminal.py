@@ -6,9 +6,9 @@ Text from studies and records is printed as text: markup is not interpreted and 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -19,6 +19,9 @@ from vitscale import units
 from vitscale.analysis import text
 from vitscale.analysis.compare import Comparison
 from vitscale.analysis.result import RunResult, StudyResult
+
+if TYPE_CHECKING:
+    from vitscale.report.collection import Chapter
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIPED_WIDTH = 140
@@ -119,6 +122,18 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
     notes = sum(finding.severity == "note" for finding in analysis.findings)
     if notes:
         out.print(clean(f"{text.count(notes, 'note')} in the report"))
+    out.print(Text.assemble(("report  ", "bold"), clean(page)))
+
+
+def print_collection(chapters: Sequence[Chapter], page: Path, out: Console) -> None:
+    """A line per study, and where the page over all of them is."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("study", no_wrap=True)
+    table.add_column("runs", no_wrap=True)
+    table.add_column("answer", overflow="fold")
+    for one in chapters:
+        table.add_row(clean(one.heading), clean(one.state), clean(one.problem or one.answer))
+    out.print(table)
     out.print(Text.assemble(("report  ", "bold"), clean(page)))
 
 

@@ -70,19 +70,21 @@ class Where:
             raise SetupError(f"`device = cuda`, but there is no GPU: {self.machine.gpus_reason}", "device=cpu")
         return "cuda" if asked == "cuda" or (asked == "auto" and self.machine.gpus) else "cpu"
 
-    def topology(self, world_size: int, nodes: int | None) -> Topology:
+    def topology(self, world_size: int, nodes: int | None, ranks_per_node: int | None = None) -> Topology:
         """Spread the ranks.
 
         Raises:
             Infeasible: they do not spread evenly, or over more hosts than the launcher reaches.
         """
-        if self.simulated is not None:
+        if self.simulated is not None and nodes is None and ranks_per_node is None:
             per_node = catalog.device(self.simulated).devices_per_node
             fits = per_node is None or world_size < per_node
-            return layout(world_size, nodes, None if nodes or fits else per_node)
-        if (nodes or 1) > 1:
-            raise Infeasible(f"`nodes = {nodes}`: the local launcher starts ranks on this host only", "nodes=1")
-        return layout(world_size, 1)
+            return layout(world_size, None, None if fits else per_node)
+        spread = layout(world_size, nodes, ranks_per_node)
+        if self.simulated is None and spread.nodes > 1:
+            hint = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
+            raise Infeasible(f"`nodes = {spread.nodes}`: the local launcher starts ranks on this host only", hint)
+        return spread
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ class _Point(NamedTuple):
     precision: Precision
     device: Literal["cpu", "cuda"]
     nodes: int | None
+    ranks_per_node: int | None
     given: Given
     world_size: int
 
@@ -170,16 +173,17 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
         *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
-    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, asked.nodes or (None,), given)
-    for protocol, stage, precision, device, nodes, one in outer:
+    hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
+    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, list(hosts), given)
+    for protocol, stage, precision, device, (nodes, ranks_per_node), one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, device, nodes, read, world_size)
+            yield _Point(protocol, stage, precision, device, nodes, ranks_per_node, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
     world_size, machine = point.world_size, where.machine
-    topology = where.topology(world_size, point.nodes)
+    topology = where.topology(world_size, point.nodes, point.ranks_per_node)
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
@@ -322,6 +326,7 @@ def _notes(study: Study, where: Where) -> Iterator[str]:
 
 def _label(point: _Point, varied: dict[str, Any]) -> str:
     parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
-    parts += [f"{key} {value}" for key, value in point.given._asdict().items() if value is not None]
+    own = {"nodes": point.nodes, "ranks_per_node": point.ranks_per_node, **point.given._asdict()}
+    parts += [f"{key} {value}" for key, value in own.items() if value is not None]
     parts += [f"{path} {value}" for path, value in varied.items()]
     return ", ".join([*parts, ranks(point.world_size, point.device)])

@@ -141,11 +141,23 @@ def _expected_s(loaded: Loaded, grid: Grid, estimates: dict[str, RunEstimate]) -
     """Launches of every run and the process starts that serve them; one start serves a world size's runs."""
     total_s = 0.0
     for run in grid.runs:
-        step_s = estimates[run.run_id].step.step_s
-        if step_s is None and run.measure.steps is not None:
+        launch_s = _launch_s(run, estimates[run.run_id].step.step_s)
+        if launch_s is None:
             return None
-        steady_s = run.measure.seconds if run.measure.steps is None else run.measure.steps * (step_s or 0.0)
-        total_s += SETUP_S + run.measure.warmup_steps * (step_s or 0.0) + (steady_s or 0.0)
+        total_s += launch_s
     starts = {(run.world_size, run.nodes, run.device, run.threads_per_rank) for run in grid.runs}
     simulated = any(run.simulated_device for run in grid.runs)
     return 0.0 if simulated else loaded.study.measure.launches * (total_s + START_S * len(starts))
+
+
+def _launch_s(run: RunSpec, step_s: float | None) -> float | None:
+    """Wall time of one launch, evaluations aside; None where the number of steps is fixed and a step's time not known.
+
+    A run that trains takes all steps of its training.
+    """
+    measure = run.measure
+    steps = measure.steps if run.train is None else run.train.total_steps(run.data.images, run.global_batch)
+    if steps is not None:
+        warmup_steps = measure.warmup_steps if run.train is None else 0
+        return None if step_s is None else SETUP_S + (warmup_steps + steps) * step_s
+    return SETUP_S + measure.warmup_steps * (step_s or 0.0) + (measure.seconds or 0.0)

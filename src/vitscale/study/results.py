@@ -20,8 +20,20 @@ _DOCUMENT_VERSION = 1
 
 
 def default_folder(study_name: str) -> Path:
-    """`results/<study name>` below the working folder; the name as a safe file name."""
-    return Path("results") / slug(study_name)
+    """`results/<study name>` below the working folder; each part of the name as a safe file name."""
+    return Path("results", *(slug(part) for part in study_name.split("/")))
+
+
+def is_results(folder: Path) -> bool:
+    """Whether a study has been at work in the folder."""
+    return any((folder / name).exists() for name in (RESOLVED, "runs", ".lock"))
+
+
+def studies_in(folder: Path) -> list[Path]:
+    """The results folders in a folder that is none itself, by name."""
+    if is_results(folder) or not folder.is_dir():
+        return []
+    return sorted(one for one in folder.iterdir() if one.is_dir() and is_results(one))
 
 
 def check(folder: Path) -> None:
@@ -32,8 +44,7 @@ def check(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ResultsError(f"`{folder}` is a file, not a results folder", "`--out` names another folder")
-    known = any((folder / name).exists() for name in (RESOLVED, "runs", ".lock"))
-    if folder.is_dir() and not known and any(folder.iterdir()):
+    if folder.is_dir() and not is_results(folder) and any(folder.iterdir()):
         raise ResultsError(
             f"`{folder}` is not empty and not a results folder", "give `--out` a folder that is new or empty"
         )

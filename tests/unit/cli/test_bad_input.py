@@ -163,7 +163,8 @@ def test_a_study_named_in_html_is_text_everywhere(vitscale, study, tmp_path):
 def test_the_default_results_folder_is_a_safe_name(vitscale, study, tmp_path):
     path = study(MINIMAL.replace('"mine"', '"a/b <c> ./d"'))
     assert vitscale("run", path, "--launcher", "simulate", "hardware.name=t4").code == 0
-    assert [item.name for item in (tmp_path / "work" / "results").iterdir()] == ["a-b-c-d"]
+    plans = (tmp_path / "work" / "results").rglob("plan.json")
+    assert [str(path.relative_to(tmp_path / "work")) for path in plans] == ["results/a/b-c/d/plan.json"]
 
 
 def test_a_results_folder_of_another_study(vitscale, study, simulated):

@@ -219,6 +219,19 @@ def test_several_nodes_are_skipped_where_the_launcher_starts_on_one():
     assert "`nodes = 2`" in made.skipped[0].reason
 
 
+def test_ranks_per_node_say_how_many_hosts_are_needed():
+    spread = grid(world_size=[1, 2, 4], ranks_per_node=[1, 2], where=Where(machine(), "h100"))
+    assert [(run.world_size, run.nodes) for run in spread.runs] == [(1, 1), (2, 2), (4, 4), (2, 1), (4, 2)]
+    assert [one.why for one in spread.skipped] == ["`world_size = 1` does not spread evenly with `ranks_per_node = 2`"]
+    assert "ranks_per_node 2" in spread.skipped[0].label
+
+
+def test_where_ranks_per_node_ask_for_more_hosts_the_hint_names_what_fits_on_one():
+    with pytest.raises(UsageError, match="the local launcher starts ranks on this host only") as caught:
+        grid(world_size=[2], ranks_per_node=1)
+    assert caught.value.hint == "ranks_per_node=2"
+
+
 def test_a_simulated_device_fills_its_nodes_and_needs_no_gpu_here():
     runs = grid(world_size=[4, 8, 16], where=Where(machine(), "h100")).runs
     assert [(run.nodes, run.ranks_per_node) for run in runs] == [(1, 4), (1, 8), (2, 8)]

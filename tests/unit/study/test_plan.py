@@ -81,6 +81,14 @@ def test_the_expected_time_counts_every_launch_and_process_start(make_plan):
     assert make_plan("precision=bf16", "measure.steps=10").expected_s is None
 
 
+def test_the_expected_time_of_training_counts_all_its_steps(make_plan):
+    words = ("launches=1", "optimizer.lr_policy=none")
+    one, three = (make_plan(*words, f"train.epochs={epochs}").expected_s for epochs in (1, 3))
+    starts = 2 * planning.START_S + 4 * planning.SETUP_S
+    assert three - starts == pytest.approx(3 * (one - starts))
+    assert make_plan(*words, "train.epochs=1", "precision=bf16").expected_s is None
+
+
 def test_the_run_id_does_not_depend_on_the_machine(make_plan):
     more = Machine(**{**vars(CPU), "memory_bytes": 2**40, "cpu_name": "Another"})
     assert [run.run_id for run in make_plan().grid.runs] == [
