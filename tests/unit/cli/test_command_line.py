@@ -180,6 +180,7 @@ def test_a_signal_ends_with_75_and_how_to_go_on(name):
     program = (
         "import os, signal, time\n"
         "from vitscale import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         f"cli.app = lambda **_: (os.kill(os.getpid(), signal.{name}), time.sleep(9))\n"
         "cli.main()"
     )
