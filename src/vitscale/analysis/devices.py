@@ -122,7 +122,7 @@ def _power_w(spans: Sequence[Span], devices: int) -> float | None:
             so_far = energy_j.get(device, 0.0)
             energy_j[device] = None if so_far is None or spent is None else so_far + spent
     powers = [joules / _seconds(spans, node) for (node, _), joules in energy_j.items() if joules is not None]
-    return sum(powers) if len(powers) == len(energy_j) == devices and sum(powers) > 0 else None
+    return sum(powers) if len(powers) == devices and sum(powers) > 0 else None
 
 
 def _gpu_energy_j(span: Span, gpu: GpuSample) -> float | None:

@@ -90,7 +90,14 @@ def test_cores_are_means_over_time_not_over_lines():
 
 def test_shares_and_medians_of_what_gpus_tell():
     def gpu(clock, throttle, foreign):
-        return GpuSample(rank=0, sm_clock_hz=clock, throttle=throttle, foreign_processes=foreign, utilisation_share=0.5)
+        return GpuSample(
+            rank=0,
+            sm_clock_hz=clock,
+            throttle=throttle,
+            foreign_processes=foreign,
+            utilisation_share=0.5,
+            temperature_c=clock / 1e9 + 50,
+        )
 
     lines = [(1e9, (), 0), (2e9, ("sw_power_cap",), 1), (1.5e9, ("sw_power_cap", "sync_boost"), 0), (1.5e9, None, None)]
     samples = [sample(0, "setup"), *(sample(at, "steady", gpu(*line)) for at, line in enumerate(lines, 1))]
@@ -99,6 +106,7 @@ def test_shares_and_medians_of_what_gpus_tell():
     assert use.throttled == {"sw_power_cap": pytest.approx(2 / 3), "sync_boost": pytest.approx(1 / 3)}
     assert use.foreign_share == pytest.approx(1 / 3)
     assert use.utilisation_share == 0.5
+    assert use.temperature_peak_c == 52
 
 
 @pytest.mark.parametrize("samples", [[], run(300)[:1], run(300)[:2]])
@@ -119,3 +127,8 @@ def test_readings_are_per_device_against_time():
         (4, 210, None),
     ]
     assert [(one.power_w, one.cpu_cores) for one in found["host 0"]] == [(50, 3), (None, 1)]
+
+
+def test_the_first_line_of_a_node_has_no_time_before_it():
+    samples = [sample(2 * node + time_s, "steady", node=node) for node in (0, 1) for time_s in range(2)]
+    assert {device: len(read) for device, read in readings(samples).items()} == {"host 0": 1, "host 1": 1}
