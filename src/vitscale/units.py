@@ -41,6 +41,13 @@ def seconds(value: float | None) -> str:
     return f"{number(value * 1e6)} µs"
 
 
+def energy(value: float | None) -> str:
+    """Format joules: `850 J`, `12.3 kJ`, `1.20 kWh`."""
+    if value is None or not math.isfinite(value):
+        return NOT_AVAILABLE
+    return f"{number(value / 3.6e6)} kWh" if abs(value) >= 3.6e6 else decimal(value, "J")
+
+
 def percent(share: float | None, decimals: int = 1) -> str:
     """Format a fraction as percent: 0.953 becomes `95.3 %`."""
     if share is None or not math.isfinite(share):

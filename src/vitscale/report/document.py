@@ -152,6 +152,16 @@ _PARTS: dict[str, _Words] = {
         "Of the last evaluation, and the epochs to the target accuracy where the study has one.",
         lambda result: tables.sweep_table(result, ACCURACY),
     ),
+    "costs": _Words(
+        "Energy and cost",
+        "Of the devices alone; cost is in the currency of hardware.price_per_hour.",
+        tables.cost_table,
+    ),
+    "sensors": _Words(
+        "Devices against time",
+        "What the sensors said beside the steps of each run's first launch that counts, a line per device.",
+        tables.device_table,
+    ),
     "loss": _Words(
         "Training loss",
         "Mean over the ranks, of the first launch of each run that counts, warm-up included.",

@@ -1,25 +1,18 @@
-"""Tables: as text for readers, and as full-precision rows in base units for programs."""
+"""Tables as text, for readers. Full precision for programs is in `sheets.py`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitscale.analysis.result import Interval, LaunchResult, RunResult, StudyResult
-from vitscale.report.escape import csv_text, latex
 from vitscale.report.rows import label
+from vitscale.report.rows.devices import COSTS, costly
+from vitscale.report.rows.metrics import FORMS, Metric, value_of
 from vitscale.report.rows.split import PARTS
-from vitscale.report.rows.sweeps import FORMS, Sweep, sweep_key, swept, value_of
+from vitscale.report.rows.sweeps import Sweep, sweep_key, swept
 from vitscale.units import NOT_AVAILABLE, number, percent, seconds, size
-
-_INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency")
-_FIELDS = (
-    "run_id", "series", "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage",
-    "micro_batch", "grad_accum", "global_batch", "precision", "device", "source", "launches", "memory_peak_bytes",
-    "test_accuracy", "valid",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ def accuracy_table(result: StudyResult) -> Table:
         if told:
             best = max(one.test_accuracy or 0.0 for one in told)
             last = (number(told[-1].epoch), percent(told[-1].test_accuracy), percent(best), number(told[-1].test_loss))
-            way = (_interval(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
+            way = (interval_text(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
             rows.append((label(result, curve.run_id), str(len(told)), *last, *way))
     header = ("Run", "Evaluations", "Epochs", "Last accuracy", "Best", "Last test loss", *_TO_TARGET)
     return Table("Test set, of each run's first launch: every test image once", header, tuple(rows))
@@ -130,7 +123,7 @@ def efficiency_table(result: StudyResult) -> Table:
         system, algorithmic = run.efficiency.median if run.efficiency else None, run.algorithmic_efficiency
         both = None if system is None or algorithmic is None else system * algorithmic
         batch = NOT_AVAILABLE if run.global_batch is None else f"{run.global_batch:,}"
-        way = (_interval(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
+        way = (interval_text(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
         named = (label(result, run.run_id), str(run.world_size), batch)
         rows.append((*named, *way, percent(system), percent(algorithmic), percent(both)))
     header = ("Run", "World size", "Global batch", *_TO_TARGET, "System", "Algorithmic", "The whole")
@@ -144,10 +137,48 @@ def sweep_table(result: StudyResult, sweep: Sweep) -> Table:
     rows = []
     for run in swept(result, sweep):
         values = [(metric, value_of(metric, result, run)) for metric in sweep.metrics]
-        cells = [_interval(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values]
+        cells = [
+            interval_text(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values
+        ]
         rows.append((sweep_key(result, run, sweep), str(getattr(run, sweep.across)), *cells))
     titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in sweep.metrics]
     return Table(f"Against {sweep.across}, median and 95 % interval", ("Curve", sweep.across, *titles), tuple(rows))
+
+
+def cost_table(result: StudyResult) -> Table:
+    """Energy and money of every run of which any is known."""
+    knees = {knee.run_id: "knee" if knee.reached else "knee or beyond" for knee in result.devices.knees}
+    rows = []
+    for run in costly(result):
+        values = [(metric, value_of(metric, result, run)) for metric in COSTS]
+        cells = [
+            interval_text(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values
+        ]
+        rows.append((label(result, run.run_id), str(run.world_size), *cells, knees.get(run.run_id, "")))
+    titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in COSTS]
+    return Table("Energy and cost, median and 95 % interval", ("Run", "World size", *titles, "Knee"), tuple(rows))
+
+
+def device_table(result: StudyResult) -> Table:
+    """Means of the steady window of every launch that was sampled."""
+    rows = []
+    for one in result.devices.launches:
+        use = one.use
+        clocks = [f"{number(hertz / 1e6)}" for hertz in dict.fromkeys(use.sm_clocks_hz.values())]
+        cells = (number(use.power_w), percent(use.utilisation_share), number(use.temperature_peak_c))
+        load = (", ".join(clocks) or NOT_AVAILABLE, number(use.cpu_cores), number(use.rank_cores))
+        rows.append((label(result, one.run_id), str(one.launch), *cells, *load))
+    header = (
+        "Run",
+        "Launch",
+        "Power, W",
+        "GPU utilisation",
+        "Peak, °C",
+        "SM clocks, MHz",
+        "Cores at work",
+        "For the ranks",
+    )
+    return Table("Devices in the steady window, all of a launch together", header, tuple(rows))
 
 
 def batch_table(result: StudyResult) -> Table:
@@ -192,64 +223,8 @@ def launch_table(result: StudyResult) -> Table:
     return Table("Launches: each is one fresh process start", header, tuple(rows), words=4)
 
 
-def sheets(result: StudyResult) -> dict[str, str]:
-    """File name -> CSV, in base units and full precision."""
-    runs = result.analysis.runs
-    header = ["label", *_FIELDS]
-    header += [f"{name}_{end}" for name in _INTERVALS for end in ("median", "low", "high")] + [
-        "axes",
-        "invalid_reasons",
-    ]
-    scaling = [[label(result, run.run_id), *_scaling_cells(run)] for run in runs]
-    shares = [[run.run_id, run.world_size, *(getattr(run.shares, part) for part in PARTS)] for run in runs]
-    launches = [
-        [one.run_id, one.launch, one.status, one.reason, one.started, one.step_s, one.steps, one.outlier]
-        for one in result.launches
-    ]
-    losses = [
-        [curve.run_id, *line]
-        for curve in result.losses
-        for line in zip(curve.step, curve.images, curve.loss, strict=True)
-    ]
-    findings = [
-        [one.severity, one.kind, one.evidence, one.hint, " ".join(one.runs)] for one in result.analysis.findings
-    ]
-    launch_header = ["run_id", "launch", "status", "reason", "started", "step_s", "steps", "outlier"]
-    return {
-        "scaling.csv": csv_text(header, scaling),
-        "shares.csv": csv_text(["run_id", "world_size", *(f"{part}_share" for part in PARTS)], shares),
-        "launches.csv": csv_text(launch_header, launches),
-        "losses.csv": csv_text(["run_id", "step", "images", "loss"], losses),
-        "findings.csv": csv_text(["severity", "kind", "evidence", "hint", "runs"], findings),
-        "skipped.csv": csv_text(["label", "reason"], [[one.label, one.reason] for one in result.skipped]),
-    }
-
-
-def scaling_latex(result: StudyResult) -> str:
-    """A booktabs tabular of every run, for \\input."""
-    lines = [
-        r"% Needs \usepackage{booktabs}. Median of the launches and 95 % interval; a dagger marks runs that are not",
-        "% valid as a measurement of scaling.",
-        r"\begin{tabular}{lrrrrr}",
-        r"\toprule",
-        r"Run & $N$ & Step & Images/s & Speed-up & Efficiency \\",
-        r"\midrule",
-    ]
-    for run in result.analysis.runs:
-        name = latex(label(result, run.run_id)) + ("" if run.valid else r"\textsuperscript{\textdagger}")
-        forms = ((run.step_s, seconds), (run.images_per_s, number), (run.speedup, number), (run.efficiency, percent))
-        cells = [latex(_interval(value, form)) for value, form in forms]
-        lines.append(" & ".join([name, str(run.world_size), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""]).replace("µ", r"\textmu{}")
-
-
-def _scaling_cells(run: RunResult) -> list[Any]:
-    values = [getattr(run, name) for name in _FIELDS]
-    for name in _INTERVALS:
-        value: Interval | None = getattr(run, name)
-        values += [value.median, value.low, value.high] if value else [None, None, None]
-    axes = json.dumps(run.axes, sort_keys=True, default=str) if run.axes else None
-    return [*values, axes, "; ".join(run.invalid_reasons) or None]
+def _cell(metric: Metric, result: StudyResult, run: RunResult) -> str:
+    return interval_text(value_of(metric, result, run), FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]")
 
 
 def _named(result: StudyResult, run: RunResult) -> tuple[str, str]:
@@ -260,10 +235,11 @@ def _named(result: StudyResult, run: RunResult) -> tuple[str, str]:
 def _of(run: RunResult, value: Interval | None, form: Any) -> str:
     if value is None:
         return f"{NOT_AVAILABLE} ({(run.invalid_reasons or ('not measured',))[0]})"
-    return _interval(value, form)
+    return interval_text(value, form)
 
 
-def _interval(value: Interval | None, form: Any) -> str:
+def interval_text(value: Interval | None, form: Any) -> str:
+    """`12.3 ms [12.1, 12.6 ms]`; without an interval `12.3 ms [n/a]`."""
     if value is None:
         return NOT_AVAILABLE
     if value.low is None or value.high is None:

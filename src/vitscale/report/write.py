@@ -7,7 +7,7 @@ from pathlib import Path
 from vitscale.analysis.result import StudyResult
 from vitscale.errors import ResultsError
 from vitscale.records.writer import make_folder, write_whole
-from vitscale.report import markdown, page, tables
+from vitscale.report import markdown, page, sheets
 from vitscale.report.document import document
 from vitscale.report.figures import NAMES, draw
 
@@ -34,8 +34,8 @@ def write_report(folder: Path, result: StudyResult) -> Path:
     _write_all(root / "figures", {f"{one.name}.svg": one.svg_file for one in drawings})
     _write_all(root / "figures", {f"{one.name}.png": one.png_file() for one in drawings})
     _remove_old(root / "figures", {one.name for one in drawings})
-    _write_all(root / "tables", {name: text.encode() for name, text in tables.sheets(result).items()})
-    _write_all(root / "tables", {"scaling.tex": tables.scaling_latex(result).encode()})
+    _write_all(root / "tables", {name: text.encode() for name, text in sheets.sheets(result).items()})
+    _write_all(root / "tables", {"scaling.tex": sheets.scaling_latex(result).encode()})
     _write_all(root, {"report.md": markdown.render(told).encode(), PAGE: page.render(told, drawings).encode()})
     return root / PAGE
 

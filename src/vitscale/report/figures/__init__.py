@@ -12,10 +12,11 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import curves, scaling, split, sweeps
+from vitscale.report.figures import curves, devices, scaling, split, sweeps
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
 from vitscale.report.rows.curves import loss_data, test_data
+from vitscale.report.rows.devices import cost_data, sensor_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
@@ -78,6 +79,8 @@ _FIGURES: dict[str, _Figure] = {
     "batch": _Figure(lambda result: sweep_data(result, BATCH), sweeps.sweep("micro_batch"), ("y",)),
     "accumulation": _Figure(lambda result: sweep_data(result, ACCUMULATION), sweeps.sweep("grad_accum"), ("y",)),
     "accuracy_batch": _Figure(lambda result: sweep_data(result, ACCURACY), sweeps.sweep("global_batch"), ("y",)),
+    "costs": _Figure(cost_data, sweeps.costs, ("y",)),
+    "sensors": _Figure(sensor_data, devices.sensors, ("y",)),
     "loss": _Figure(loss_data, curves.loss),
 }
 NAMES = tuple(_FIGURES)

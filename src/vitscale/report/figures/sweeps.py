@@ -23,6 +23,13 @@ def efficiency_split(data: ChartData) -> alt.LayerChart:
     return alt.LayerChart(layer=[ideal, *_points(data, "World size (ranks)", y)])
 
 
+def costs(data: ChartData) -> alt.LayerChart:
+    """Energy and money against world size, the knees ringed."""
+    layers = _points(data, "World size (ranks)", alt.Y("y:Q", title=None, axis=_FIVE))
+    ring = layers[0].transform_filter("datum.knee").mark_point(filled=False, shape="circle", size=230, strokeWidth=2)
+    return alt.LayerChart(layer=[*layers, ring])
+
+
 _FIVE = alt.Axis(tickCount=5, format=",~r")
 
 

@@ -5,43 +5,19 @@ A curve joins runs that are equal in everything but what lies across, and what f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vitscale.analysis.result import Interval, RunResult, StudyResult
 from vitscale.config.labels import ranks
 from vitscale.report.rows import MOST_KEYS, ChartData, label
-from vitscale.units import number, percent, seconds, size
+from vitscale.report.rows.metrics import CUT, Metric, in_panels, value_of
+from vitscale.units import percent
 
 _BATCH = ("micro_batch", "grad_accum", "global_batch")
 _FOLLOWS = (*_BATCH, "optimizer.lr", "data.images")
 _MOST_PANELS = 6
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a panel shows of a run."""
-
-    title: str
-    kind: str
-    """One of `UNITS`."""
-    of: str | Callable[[StudyResult, RunResult], Interval | float | None]
-    """Field of `RunResult`, or what it is made of."""
-
-
-UNITS: dict[str, tuple[tuple[float, str], ...]] = {
-    "time": ((3600, "hours"), (60, "minutes"), (1, "s"), (1e-3, "ms"), (1e-6, "µs")),
-    "memory": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
-    "share": ((0.01, "%"),),
-    "count": ((1, ""),),
-}
-"""Kind -> sizes and names of its units: an axis has the largest one that its highest value fills."""
-
-FORMS: dict[str, Callable[[float | None], str]] = {
-    "time": seconds, "memory": size, "share": percent, "count": number,
-}  # fmt: skip
-"""Kind -> how a single value is written."""
 
 
 @dataclass(frozen=True)
@@ -110,26 +86,14 @@ def sweep_data(result: StudyResult, sweep: Sweep) -> ChartData:
     runs = swept(result, sweep)
     all_keys = list(dict.fromkeys(sweep_key(result, run, sweep) for run in runs))
     keys = all_keys[:MOST_KEYS]
-    rows: list[dict[str, Any]] = []
-    panels = []
-    for metric in sweep.metrics:
-        values = [(run, value_of(metric, result, run)) for run in runs if sweep_key(result, run, sweep) in keys]
-        told = [(run, value) for run, value in values if value is not None]
-        if told:
-            most = max(abs(value.median) for _, value in told)
-            unit, name = next((one for one in UNITS[metric.kind] if most >= one[0]), UNITS[metric.kind][-1])
-            panels.append(f"{metric.title}, {name}" if name else metric.title)
-            points = [_point(value, unit, 2 * most, FORMS[metric.kind]) for _, value in told]
-            rows += [
-                {**_same(result, run, sweep), "panel": panels[-1], **point}
-                for (run, _), point in zip(told, points, strict=True)
-            ]
+    known = [run for run in runs if sweep_key(result, run, sweep) in keys]
+    rows, panels = in_panels(result, sweep.metrics, known, lambda run: _same(result, run, sweep))
     notes = []
     if len(keys) < len(all_keys):
         notes.append(f"{len(keys)} of {len(all_keys)} curves are drawn; the table has all.")
     if any(row["high"] is not None for row in rows):
-        notes.append("Intervals are drawn up to twice the highest median; the table has their ends.")
-    return ChartData(tuple(rows), tuple(keys), tuple(panels), notes=tuple(notes))
+        notes.append(CUT)
+    return ChartData(tuple(rows), tuple(keys), panels, notes=tuple(notes))
 
 
 def swept(result: StudyResult, sweep: Sweep) -> list[RunResult]:
@@ -190,17 +154,5 @@ def _same(result: StudyResult, run: RunResult, sweep: Sweep) -> dict[str, Any]:
     return {"key": key, "label": label(result, run.run_id), "x": getattr(run, sweep.across)}
 
 
-def _point(value: Interval, unit: float, most: float, form: Callable[[float | None], str]) -> dict[str, Any]:
-    """The interval ends at `most`: of few noisy launches it would leave no room for anything else."""
-    ends = {"y": value.median, "low": value.low, "high": None if value.high is None else min(value.high, most)}
-    return {**{name: None if end is None else end / unit for name, end in ends.items()}, "shown": form(value.median)}
-
-
 def _others(run: RunResult) -> Sequence[tuple[str, Any]]:
     return [(name, value) for name, value in run.axes.items() if name not in _FOLLOWS]
-
-
-def value_of(metric: Metric, result: StudyResult, run: RunResult) -> Interval | None:
-    """What a metric says of a run; None where it was not measured."""
-    found = getattr(run, metric.of) if isinstance(metric.of, str) else metric.of(result, run)
-    return found if found is None or isinstance(found, Interval) else Interval(median=float(found))
