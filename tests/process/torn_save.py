@@ -55,6 +55,7 @@ def save_until(touch, root):
 
 def main(folder):
     checkpoint.barrier = lambda: None
+    checkpoint.gathered = lambda document, _: [document]
     os.fsync = lambda _: None  # it takes time and matters to a power cut only
     touch, killed = 0, True
     while killed:
