@@ -18,7 +18,7 @@ from vitscale.hardware.probe import probe
 
 GROUPS = {
     "fast": ("help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling"),
-    "slow": ("quick", "checkpoint_stall", "kills", "soak"),
+    "slow": ("quick", "digits", "checkpoint_stall", "kills", "soak"),
 }
 
 

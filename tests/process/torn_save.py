@@ -25,8 +25,8 @@ class Engine:
 
     def save(self, folder):
         (folder / "part").mkdir()
-        (folder / "part" / "weights.pt").write_bytes(b"w" * 100_000)
-        (folder / "optimizer.pt").write_bytes(b"o" * 100_000)
+        torch.save({"weight": torch.ones(9)}, folder / "part" / "weights.pt")
+        torch.save({"step": torch.ones(9)}, folder / "optimizer.pt")
 
 
 def save(root, step):
@@ -55,6 +55,7 @@ def save_until(touch, root):
 
 def main(folder):
     checkpoint.barrier = lambda: None
+    checkpoint.gathered = lambda document, _: [document]
     os.fsync = lambda _: None  # it takes time and matters to a power cut only
     touch, killed = 0, True
     while killed:

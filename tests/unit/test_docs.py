@@ -176,3 +176,12 @@ def test_the_example_on_the_results_page_recomputes_the_figures_of_the_analysis(
     runs = json.loads((folder.parent / "analysis.json").read_text())["runs"]
     told = {run["run_id"]: run["step_s"]["median"] for run in runs if run["step_s"] is not None}
     assert {run_id: statistics.median(values) for run_id, values in found.items()} == pytest.approx(told)
+
+
+def test_every_fault_told_has_its_test():
+    page = (ROOT / "docs" / "concepts" / "faults.md").read_text()
+    told = re.findall(r"^\| (\d+) \|.*`(test_\w+)` \|$", page, re.MULTILINE)
+    written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    lacking = [name for _, name in told if f"def {name}(" not in written]
+    assert lacking == []
+    assert {number for number, _ in told} >= {*map(str, range(18, 31)), "34", "36", "37"}

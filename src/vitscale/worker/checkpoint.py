@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from vitscale.errors import CheckpointError
 from vitscale.records import checkpoint as on_disk
 from vitscale.records.checkpoint import AVERAGE, CHECKPOINT, COMPLETE, ENGINE, Checkpoint
 from vitscale.records.writer import file_digest, make_folder, sync_folder, write_whole
-from vitscale.worker.distributed import Ranks, barrier
+from vitscale.worker.distributed import Ranks, barrier, gathered
 from vitscale.worker.engines import Engine
 
 
@@ -39,23 +40,32 @@ def save(root: Path, checkpoint: Checkpoint, engine: Engine, average: dict[str, 
     if ranks.rank == 0 and average is not None:
         save_file({name: value.contiguous() for name, value in average.items()}, building / AVERAGE)
     barrier()
+    files = _secured(building, ranks)
     if ranks.rank == 0:
-        _finish(building, folder, checkpoint)
+        _finish(building, folder, checkpoint.model_copy(update={"files": files}))
     barrier()
 
 
+def _secured(building: Path, ranks: Ranks) -> dict[str, str]:
+    """Bring every file to the disk and take its sha256, each rank of its share of them; all digests, on every rank."""
+    paths = sorted(path for path in building.rglob("*") if not path.is_dir())[ranks.rank :: ranks.world_size]
+    with ThreadPoolExecutor(1) as pool:
+        synced = pool.map(_sync, paths)  # the disk works while the digests are computed
+        own = {str(path.relative_to(building)): file_digest(path) for path in paths}
+        list(synced)
+    return dict(sorted(item for part in gathered(own, ranks) for item in part.items()))
+
+
+def _sync(path: Path) -> None:
+    path.chmod(0o600)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _finish(building: Path, folder: Path, checkpoint: Checkpoint) -> None:
-    files = {}
-    for path in sorted(building.rglob("*")):
-        if path.is_dir():
-            sync_folder(path)
-            continue
-        path.chmod(0o600)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        files[str(path.relative_to(building))] = file_digest(path)
-    whole = checkpoint.model_copy(update={"files": files})
-    write_whole(building / CHECKPOINT, on_disk.to_json(whole))
+    for path in (one for one in building.rglob("*") if one.is_dir()):
+        sync_folder(path)
+    write_whole(building / CHECKPOINT, on_disk.to_json(checkpoint))
     building.rename(folder)
     sync_folder(folder.parent)
     write_whole(folder / COMPLETE, b"")

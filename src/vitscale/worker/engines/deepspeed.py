@@ -95,8 +95,9 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Write this rank's part of weights, optimizer and counters."""
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        # DeepSpeed leaves a program beside the data; a checkpoint holds data only.
-        (folder / "zero_to_fp32.py").unlink(missing_ok=True)
+        # DeepSpeed leaves programs beside the data; a checkpoint holds data only.
+        for program in folder.glob("*.py"):
+            program.unlink(missing_ok=True)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote. DeepSpeed unpickles: the parent has checked owner and sha256 of every file."""
