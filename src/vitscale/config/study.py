@@ -102,6 +102,9 @@ class Axes(Section):
     """Ranks (processes, one per device) in all."""
     nodes: Varying[PositiveInt] | None = None
     """Hosts the ranks are spread over evenly. Off: as few as the launcher needs."""
+    sequence_parallel: Varying[PositiveInt] = (1,)
+    """Neighbouring ranks that share the tokens of each image (Ulysses), for images too large for one device; must
+    divide `world_size`. `global_batch = micro_batch * grad_accum * world_size / sequence_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism."""
     zero_stage: Varying[ZeroStage] = (0,)

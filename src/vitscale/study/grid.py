@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vitscale.config.batch import Given, given_to, solve
+from vitscale.config.batch import Given, data_parallel, given_to, solve
 from vitscale.config.keys import set_path
 from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
@@ -143,6 +143,7 @@ class _Point(NamedTuple):
     precision: Precision
     device: Literal["cpu", "cuda"]
     nodes: int | None
+    sequence_parallel: int
     given: Given
     world_size: int
 
@@ -170,11 +171,13 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
         *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
-    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, asked.nodes or (None,), given)
-    for protocol, stage, precision, device, nodes, one in outer:
+    placed = itertools.product(devices, asked.nodes or (None,), asked.sequence_parallel)
+    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, placed, given)
+    for protocol, stage, precision, place, one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, device, nodes, read, world_size)
+            device, nodes, shared = place
+            yield _Point(protocol, stage, precision, device, nodes, shared, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
@@ -185,7 +188,10 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
-    batch = solve(point.protocol, point.given, world_size, study.axes.world_size)
+    shared = point.sequence_parallel
+    groups = data_parallel(world_size, shared)
+    sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
+    batch = solve(point.protocol, point.given, groups, sizes)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
@@ -206,7 +212,8 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         world_size=world_size,
         nodes=topology.nodes,
         ranks_per_node=topology.ranks_per_node,
-        data_parallel=world_size,
+        data_parallel=groups,
+        sequence_parallel=shared if shared > 1 else None,
         engine="deepspeed",
         zero_stage=point.zero_stage,
         precision=point.precision,
@@ -316,6 +323,7 @@ def _notes(study: Study, where: Where) -> Iterator[str]:
 
 def _label(point: _Point, varied: dict[str, Any]) -> str:
     parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
+    parts += [f"sequence_parallel {point.sequence_parallel}"] if point.sequence_parallel > 1 else []
     parts += [f"{key} {value}" for key, value in point.given._asdict().items() if value is not None]
     parts += [f"{path} {value}" for path, value in varied.items()]
     return ", ".join([*parts, ranks(point.world_size, point.device)])
