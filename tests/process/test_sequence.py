@@ -81,7 +81,7 @@ def test_the_busiest_rank_keeps_computes_and_sends_what_the_closed_form_says(mes
             continue  # keep masks, and compute blocks twice
         model = shape(case)
         kept = sequence.activation_bytes(model, images, "fp32", ranks)
-        assert kept == pytest.approx(one["activation_bytes"], rel=0.01), case
+        assert kept == pytest.approx(one["activation_bytes"], rel=0.02), case
         assert one["training_flop"] in (images * sequence.training_flop(model, ranks), None), case
         (sent,) = sequence.collectives(model, micro_batch=images, grad_accum=1, precision="fp32", ranks=ranks)
         assert [sent.calls, sent.bytes] == one["sent"], case
