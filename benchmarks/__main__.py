@@ -17,7 +17,15 @@ from benchmarks.figure import Failed, Figure, say
 from vitscale.hardware.probe import probe
 
 GROUPS = {
-    "fast": ("help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation"),
+    "fast": (
+        "help_time",
+        "imports",
+        "report_speed",
+        "pipeline",
+        "import_speed",
+        "instrumentation",
+        "sequence_parallel",
+    ),
     "slow": ("quick", "kills"),
 }
 

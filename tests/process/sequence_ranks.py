@@ -11,6 +11,8 @@ from pathlib import Path
 import timm
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +35,8 @@ CASES = {
     "norm before the blocks": ("vit_base_patch32_clip_224", {"depth": 1}),
     "drop path": ("vit_tiny_patch16_224", {"drop_path_rate": 0.5, "depth": 4}),
     "checkpointed blocks": ("vit_tiny_patch16_224", {}),
+    "under DDP": ("vit_tiny_patch16_224", {}),
+    "under FSDP2": ("vit_tiny_patch16_224", {}),
 }
 IMAGES = 4
 
@@ -53,7 +57,8 @@ class Kept:
     """Bytes that autograd keeps for backward, each storage once and no weights."""
 
     def __init__(self, model):
-        self.weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        own = [one.to_local() if hasattr(one, "to_local") else one for one in model.parameters()]
+        self.weights = {one.untyped_storage().data_ptr() for one in own}
         self.storages = {}
 
     def pack(self, tensor):
@@ -101,6 +106,25 @@ def counted():
         dist.all_to_all_single = original
 
 
+def wrap(case, model):
+    """The model as an engine of torch's wraps it, where the case asks for one."""
+    if case == "under DDP":
+        return nn.parallel.DistributedDataParallel(model)
+    if case == "under FSDP2":
+        for block in model.blocks:
+            fully_shard(block)
+        return fully_shard(model)
+    return model
+
+
+def averaged(gradient, *, reduced):
+    """The mean over all ranks, whole."""
+    if reduced:
+        return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    dist.all_reduce(gradient)
+    return gradient / dist.get_world_size()
+
+
 def gap(found, wanted):
     """Norm of the difference, relative to what is wanted."""
     return float((found - wanted).norm() / wanted.norm())
@@ -116,18 +140,18 @@ def compare(case, ranks, sequence_ranks):
     own_images = images[own].clone()
     whole, parts = build(case), build(case)
     sequence.shard(parts, sequence_ranks)
+    wrapped = wrap(case, parts)
     wanted, _ = backward(whole, images, labels)
     with counted() as sent:
-        logits, kept = backward(parts, own_images, labels[own])
+        logits, kept = backward(wrapped, own_images, labels[own])
     gradients = {}
     for (name, one), other in zip(parts.named_parameters(), whole.parameters(), strict=True):
-        dist.all_reduce(one.grad)
-        gradients[name] = gap(one.grad / ranks.world_size, other.grad)
+        gradients[name] = gap(averaged(one.grad, reduced=case.startswith("under")), other.grad)
     return {
         "logits": gap(logits, wanted[own]),
         "gradients": gradients,
         "activation_bytes": kept,
-        "training_flop": flop(parts, own_images) if parts.embed_dim < 200 else None,
+        "training_flop": flop(parts, own_images) if parts.embed_dim < 200 and wrapped is parts else None,
         "sent": [len(sent), sum(sent)],
     }
 

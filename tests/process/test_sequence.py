@@ -23,7 +23,7 @@ WORKER = Path(__file__).parent / "sequence_ranks.py"
 MESHES = {
     "2 ranks": (2, 2, list(CASES)),
     "3 ranks": (3, 3, list(CASES)),
-    "2 x 2 ranks": (4, 2, ["tiny, class token", "small, no class token"]),
+    "2 x 2 ranks": (4, 2, ["tiny, class token", "small, no class token", "under DDP", "under FSDP2"]),
 }
 KEYS_BIASES = "k_norm.bias"  # attention does not depend on them: their gradient is rounding
 
@@ -77,8 +77,8 @@ def test_the_busiest_rank_keeps_computes_and_sends_what_the_closed_form_says(mes
     world_size, ranks, found = mesh
     images = IMAGES * ranks // world_size
     for case, one in found[0].items():
-        if case in ("drop path", "checkpointed blocks"):
-            continue  # keep masks, and compute blocks twice
+        if case in ("drop path", "checkpointed blocks") or case.startswith("under"):
+            continue  # keep masks, compute blocks twice, keep buckets and gathered weights
         model = shape(case)
         kept = sequence.activation_bytes(model, images, "fp32", ranks)
         assert kept == pytest.approx(one["activation_bytes"], rel=0.02), case

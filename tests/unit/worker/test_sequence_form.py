@@ -8,7 +8,6 @@ from vitscale.cost import models
 from vitscale.errors import UsageError
 from vitscale.worker.sequence import require_form
 
-
 PLAIN = [name for name in models.names() if name.startswith(("test_", "beit3_b", "aimv2_h"))]
 
 
