@@ -17,9 +17,12 @@ from benchmarks.figure import Failed, Figure, say
 from vitscale.hardware.probe import probe
 
 GROUPS = {
-    "fast": ("help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling"),
+    "fast": (
+        "help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling",
+        "sequence_parallel",
+    ),
     "slow": ("quick", "digits", "checkpoint_stall", "kills", "soak"),
-}
+}  # fmt: skip
 
 
 def main() -> int:

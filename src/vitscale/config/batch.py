@@ -31,6 +31,22 @@ class Given(NamedTuple):
     grad_accum: int | None = None
 
 
+def data_parallel(world_size: int, sequence_parallel: int) -> int:
+    """How many groups of ranks take images of their own where `sequence_parallel` ranks share the tokens of each.
+
+    Raises:
+        Infeasible: the ranks do not fall into such groups.
+    """
+    groups, left = divmod(world_size, sequence_parallel)
+    if left:
+        raise Infeasible(
+            f"`sequence_parallel = {sequence_parallel}` does not divide `world_size = {world_size}`: so many ranks "
+            "share the tokens of each image",
+            f"world_size={(groups + 1) * sequence_parallel}, or sequence_parallel=1",
+        )
+    return groups
+
+
 def solve(protocol: str, given: Given, data_parallel: int, all_sizes: Sequence[int]) -> Batch:
     """Solve the identity for `data_parallel` ranks.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -93,7 +93,9 @@ class RunSpec(Frozen):
     ranks_per_node: PositiveInt
     """Ranks on each host."""
     data_parallel: PositiveInt
-    """Ranks that each take their own images."""
+    """Groups of ranks that each take their own images: the world size over `sequence_parallel`."""
+    sequence_parallel: Annotated[int, Field(ge=2)] | None = None
+    """Neighbouring ranks that share the tokens of each image; null is none: every rank takes its own images."""
     engine: EngineName
     """Owner of parallelism."""
     zero_stage: ZeroStage | None = None
@@ -143,6 +145,10 @@ class RunSpec(Frozen):
             del tree["optimizer"]["lr"]
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
+    def data_rank(self, rank: int) -> int:
+        """Which of the `data_parallel` shares of a global batch a rank takes; neighbours that share tokens take one."""
+        return rank // (self.sequence_parallel or 1)
+
     def canonical(self) -> str:
         """JSON with sorted keys and no free whitespace, without nulls: a new optional field renames no run."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
@@ -150,6 +156,7 @@ class RunSpec(Frozen):
     def _slug(self) -> str:
         parts = [self.protocol, self.model.name, self.data.name, self.engine]
         parts += [] if self.zero_stage is None else [f"z{self.zero_stage}"]
+        parts += [] if self.sequence_parallel is None else [f"sp{self.sequence_parallel}"]
         parts += [self.precision, self.simulated_device or self.device]
         return slug("-".join(parts))
 

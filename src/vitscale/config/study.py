@@ -104,6 +104,9 @@ class Axes(Section):
     """Hosts the ranks are spread over evenly. Off: as few as the launcher needs."""
     ranks_per_node: Varying[PositiveInt] | None = None
     """Ranks on each host. Off: the world size over `nodes`."""
+    sequence_parallel: Varying[PositiveInt] = (1,)
+    """Neighbouring ranks that share the tokens of each image (Ulysses), for images too large for one device; must
+    divide `world_size`. `global_batch = micro_batch * grad_accum * world_size / sequence_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism."""
     zero_stage: Varying[ZeroStage] = (0,)

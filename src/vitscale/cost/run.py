@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitscale.config.runspec import RunSpec
+from vitscale.cost import sequence
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import shape
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
-from vitscale.cost.vit import activation_bytes, parameter_tensors, training_flop
+from vitscale.cost.vit import parameter_tensors, training_flop
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     model = shape(spec.model.name, **spec.model.sizes)
     tensors = parameter_tensors(model)
     zero = _zero_keys(spec.deepspeed)
+    group = spec.sequence_parallel or 1
+    exchanges = sequence.collectives(
+        model, micro_batch=spec.micro_batch, grad_accum=spec.grad_accum, precision=spec.precision, ranks=group
+    )
     engine = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
     buckets = {
         "reduce_bucket_elements": int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
@@ -89,10 +94,10 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         flop_per_step=spec.global_batch * training_flop(model),
         memory=rank_memory(
             tensors,
-            activation_bytes(model, spec.micro_batch, spec.precision),
+            sequence.activation_bytes(model, spec.micro_batch, spec.precision, group),
             **engine,  # type: ignore[arg-type]
             **buckets,  # type: ignore[arg-type]
-            data_parallel=spec.data_parallel,
+            data_parallel=spec.world_size,
             optimizer=spec.optimizer.name,
             device=spec.device,
             overlap_comm=zero.get("overlap_comm"),
@@ -102,15 +107,17 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             tensors,
             **engine,  # type: ignore[arg-type]
             **buckets,  # type: ignore[arg-type]
-            data_parallel=spec.data_parallel,
+            data_parallel=spec.world_size,
             grad_accum=spec.grad_accum,
-        ),
+        )
+        + exchanges,
         step=estimate_step(
             model,
             **engine,  # type: ignore[arg-type]
             micro_batch=spec.micro_batch,
             grad_accum=spec.grad_accum,
             data_parallel=spec.data_parallel,
+            sequence_parallel=group,
             device=machinery.device,
             links=machinery.links,
             ranks_per_node=spec.ranks_per_node,

@@ -8,6 +8,9 @@ in by the same arguments.
 3. communication = the sum of `collective_seconds`; exposed, see `exposed_seconds`.
 4. wait = expected maximum of N Gaussian deviations of `jitter_ratio` · compute.
 5. step = compute + data + optimizer + exposed + wait; images/s = micro-batch · A · N / step.
+
+Where S ranks share the tokens of an image (`sequence`), compute is the busiest rank's part, the engine shards and
+reduces over N · S ranks, and the exchange of tokens is added to communication: compute waits for it.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from vitscale.cost import sequence
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
 from vitscale.cost.models import ViTShape
 from vitscale.cost.stragglers import expected_maximum as expected_maximum
-from vitscale.cost.vit import parameter_tensors, training_flop
+from vitscale.cost.vit import parameter_tensors
 
 UTILISATION = {"fp32": 0.36, "bf16": 0.46, "fp16": 0.46}
 """Assumed share of the dense peak that training reaches, from measured throughput and `training_flop`.
@@ -72,6 +76,7 @@ def estimate_step(
     micro_batch: int,
     grad_accum: int,
     data_parallel: int,
+    sequence_parallel: int = 1,
     engine: str,
     zero_stage: int | None,
     precision: str,
@@ -90,6 +95,7 @@ def estimate_step(
     Args:
         shape: the model. `micro_batch`, `grad_accum` and `data_parallel` are the batch identity's factors; `engine`,
             `zero_stage`, `precision` and `optimizer` as in `memory.model_state_bytes`.
+        sequence_parallel: ranks that share the tokens of each image.
         device, links: its figures, None (a CPU) estimates only with `flop_per_s`; `device.links(ranks_per_node)`.
         efficiency: share of the peak reached; None takes `UTILISATION`.
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
@@ -99,29 +105,36 @@ def estimate_step(
     tensors = parameter_tensors(shape)
     assumptions: list[str] = []
     rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
-    compute_s = None if rate is None else grad_accum * micro_batch * training_flop(shape) / rate
+    compute_s = (
+        None if rate is None else grad_accum * micro_batch * sequence.training_flop(shape, sequence_parallel) / rate
+    )
     bandwidth = device.memory_bytes_per_s if device else None
-    shards = data_parallel if engine == "deepspeed" and (zero_stage or 0) >= 1 else 1
+    ranks = data_parallel * sequence_parallel
+    shards = ranks if engine == "deepspeed" and (zero_stage or 0) >= 1 else 1
     optimizer_s = optimizer_seconds(sum(tensors), memory_bytes_per_s=bandwidth, shards=shards, optimizer=optimizer)
     collectives = step_collectives(
         tensors,
         engine=engine,
         zero_stage=zero_stage,
         precision=precision,
-        data_parallel=data_parallel,
+        data_parallel=ranks,
         grad_accum=grad_accum,
+    )
+    exchanges = sequence.collectives(
+        shape, micro_batch=micro_batch, grad_accum=grad_accum, precision=precision, ranks=sequence_parallel
     )
     communication_s, exposed_s = _communication(
         collectives,
-        [_seconds(one, data_parallel, ranks_per_node, links) for one in collectives],
+        [_seconds(one, ranks, ranks_per_node, links) for one in collectives],
+        [_seconds(one, sequence_parallel, ranks_per_node, links) for one in exchanges],
         compute_s=compute_s,
         grad_accum=grad_accum,
         zero_stage=zero_stage if engine == "deepspeed" else None,
         overlap=_overlaps(engine, zero_stage, overlap_comm, on_cpu=device is None),
         assumptions=assumptions,
     )
-    wait_s = None if compute_s is None else expected_maximum(data_parallel, jitter_ratio * compute_s)
-    if jitter_ratio == 0 and data_parallel > 1:
+    wait_s = None if compute_s is None else expected_maximum(ranks, jitter_ratio * compute_s)
+    if jitter_ratio == 0 and ranks > 1:
         assumptions.append("wait: no jitter between ranks given, so none")
     images = micro_batch * grad_accum * data_parallel
     return _total(compute_s, data_s, optimizer_s, communication_s, exposed_s, wait_s, images, assumptions)
@@ -160,6 +173,7 @@ def _total(
 def _communication(
     collectives: Sequence[Collective],
     times_s: Sequence[float | None],
+    exchanges_s: Sequence[float | None],
     *,
     compute_s: float | None,
     grad_accum: int,
@@ -168,18 +182,20 @@ def _communication(
     assumptions: list[str],
 ) -> tuple[float | None, float | None]:
     known_s = [time_s for time_s in times_s if time_s is not None]
-    if len(known_s) < len(times_s):
+    waited_s = [time_s for time_s in exchanges_s if time_s is not None]
+    if len(known_s) + len(waited_s) < len(times_s) + len(exchanges_s):
         assumptions.append("communication: a link's bandwidth or latency is not known; give a measured one")
         return None, None
+    total_s = sum(known_s) + sum(waited_s)
     if compute_s is None:
-        return sum(known_s), None
+        return total_s, None
     if collectives:
         beside = "runs beside compute as far as it fits" if overlap else "nothing hides it"
         assumptions.append(f"communication: {beside}")
     exposed_s = exposed_seconds(
         collectives, known_s, compute_s=compute_s, grad_accum=grad_accum, zero_stage=zero_stage, overlap=overlap
     )
-    return sum(known_s), exposed_s
+    return total_s, exposed_s + sum(waited_s)
 
 
 def _assumed_rate(

@@ -11,7 +11,7 @@ CHANNELS = 3
 PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one weight or activation. bf16 and fp16 mean 16-bit weights, as DeepSpeed runs them, not autocast."""
 
-_STATISTIC_BYTES = 4  # mean, reciprocal deviation and log-sum-exp stay in fp32
+STATISTIC_BYTES = 4  # mean, reciprocal deviation and log-sum-exp stay in fp32
 
 
 def parameters(shape: ViTShape) -> int:
@@ -137,7 +137,7 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
     elements += row * (int(shape.patch_norm) + int(shape.pre_norm) + 2 * int(shape.final_norm))
     if shape.global_pool == "map":
         elements += 2 * row + 6 * shape.width + 2 * shape.pool_mlp_width
-    per_image = elements * PRECISION_BYTES[precision] + _statistics(shape) * _STATISTIC_BYTES
+    per_image = elements * PRECISION_BYTES[precision] + _statistics(shape) * STATISTIC_BYTES
     return micro_batch * per_image
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from vitscale.config.batch import Given, given_to, solve
+from vitscale.config.batch import Given, data_parallel, given_to, solve
 from vitscale.config.keys import set_path
 from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
@@ -146,6 +146,7 @@ class _Point(NamedTuple):
     device: Literal["cpu", "cuda"]
     nodes: int | None
     ranks_per_node: int | None
+    sequence_parallel: int
     given: Given
     world_size: int
 
@@ -173,12 +174,14 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
         *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
-    hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
-    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, devices, list(hosts), given)
-    for protocol, stage, precision, device, (nodes, ranks_per_node), one in outer:
+    placed = itertools.product(
+        devices, asked.nodes or (None,), asked.ranks_per_node or (None,), asked.sequence_parallel
+    )
+    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, placed, given)
+    for protocol, stage, precision, place, one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, device, nodes, ranks_per_node, read, world_size)
+            yield _Point(protocol, stage, precision, *place, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
@@ -189,7 +192,10 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
-    batch = solve(point.protocol, point.given, world_size, study.axes.world_size)
+    shared = point.sequence_parallel
+    groups = data_parallel(world_size, shared)
+    sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
+    batch = solve(point.protocol, point.given, groups, sizes)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
@@ -210,7 +216,8 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         world_size=world_size,
         nodes=topology.nodes,
         ranks_per_node=topology.ranks_per_node,
-        data_parallel=world_size,
+        data_parallel=groups,
+        sequence_parallel=shared if shared > 1 else None,
         engine="deepspeed",
         zero_stage=point.zero_stage,
         precision=point.precision,
@@ -326,7 +333,8 @@ def _notes(study: Study, where: Where) -> Iterator[str]:
 
 def _label(point: _Point, varied: dict[str, Any]) -> str:
     parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
-    own = {"nodes": point.nodes, "ranks_per_node": point.ranks_per_node, **point.given._asdict()}
-    parts += [f"{key} {value}" for key, value in own.items() if value is not None]
+    shared = point.sequence_parallel if point.sequence_parallel > 1 else None
+    own = {"nodes": point.nodes, "ranks_per_node": point.ranks_per_node, "sequence_parallel": shared}
+    parts += [f"{key} {value}" for key, value in (own | point.given._asdict()).items() if value is not None]
     parts += [f"{path} {value}" for path, value in varied.items()]
     return ", ".join([*parts, ranks(point.world_size, point.device)])

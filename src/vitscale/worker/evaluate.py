@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split
 from vitscale.worker.distributed import Ranks, total
 from vitscale.worker.engines import Engine
@@ -27,20 +28,19 @@ class Score(NamedTuple):
     """Test images counted."""
 
 
-def evaluate(
-    engine: Engine, split: Split, ranks: Ranks, micro_batch: int, img_size: int, after_batch: Callable[[int], None]
-) -> Score:
+def evaluate(engine: Engine, split: Split, ranks: Ranks, spec: RunSpec, after_batch: Callable[[int], None]) -> Score:
     """Score the model on a split.
 
-    Rank r takes images r, r + N, r + 2N …; every rank runs the same number of forward passes, as sharded parameters
-    need it, and what fills the last ones is counted by nobody. `after_batch` hears the number of passes done.
+    Of N data-parallel ranks, rank r takes images r, r + N, r + 2N …; every rank runs the same number of forward passes,
+    as sharded parameters need it, and what fills the last ones is counted by nobody. Ranks that share the tokens of an
+    image take the same ones, and the first of them counts. `after_batch` hears the number of passes done.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     engine.train(mode=False)
     try:
         with torch.no_grad():
-            for number, (indices, counted) in enumerate(_batches(len(split), ranks, micro_batch), start=1):
-                images, labels = _load(split, indices, ranks.device, img_size, engine.dtype)
+            for number, (indices, counted) in enumerate(_batches(len(split), ranks.rank, spec), start=1):
+                images, labels = _load(split, indices, ranks.device, spec.model.img_size, engine.dtype)
                 sums += _sums(engine(images).float(), labels, counted.to(ranks.device))
                 after_batch(number)
     finally:
@@ -50,14 +50,14 @@ def evaluate(
     return Score(loss / count, right / count, int(count))
 
 
-def _batches(
-    images: int, ranks: Ranks, micro_batch: int
-) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Tensor]]:
+def _batches(images: int, rank: int, spec: RunSpec) -> list[tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Tensor]]:
     """Indices int64 [micro_batch] and which of them count, bool [micro_batch]; as many on every rank."""
-    most = -(-images // ranks.world_size)
+    micro_batch = spec.micro_batch
+    most = -(-images // spec.data_parallel)
     passes = -(-most // micro_batch)
-    wanted = ranks.rank + ranks.world_size * np.arange(passes * micro_batch, dtype=np.int64)
-    counted = torch.from_numpy(wanted < images)
+    wanted = spec.data_rank(rank) + spec.data_parallel * np.arange(passes * micro_batch, dtype=np.int64)
+    first = rank == 0 or spec.data_rank(rank - 1) != spec.data_rank(rank)
+    counted = torch.from_numpy((wanted < images) & first)
     filled = np.where(wanted < images, wanted, 0)
     return [
         (filled[start : start + micro_batch], counted[start : start + micro_batch])

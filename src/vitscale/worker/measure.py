@@ -24,7 +24,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
 from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, optimizers
+from vitscale.worker import devices, engines, inject, optimizers, sequence
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
@@ -70,6 +70,8 @@ class Launch:
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
+        if self.spec.sequence_parallel is not None:
+            sequence.shard(self.model, self.spec.sequence_parallel)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device)
         self.engine = engines.build(self.spec, self.model, self.optimizer)

@@ -115,7 +115,7 @@ class Training(Launch):
         """Set what the coming step depends on: the learning rate and the seed."""
         if self.schedule is not None:
             self.schedule.step_update(step)
-        augment.seed_step(self.spec.measure.seed, step, self.ranks.rank)
+        augment.seed_step(self.spec.measure.seed, step, self.spec.data_rank(self.ranks.rank))
 
     def _after(self, step: int) -> None:
         if self.average is not None:
@@ -150,7 +150,7 @@ class Training(Launch):
             self.beat("evaluate", number, 0)
 
         def score() -> tuple[float, float, int]:
-            return evaluate(self.engine, self.test, self.ranks, self.spec.micro_batch, self.spec.model.img_size, beat)
+            return evaluate(self.engine, self.test, self.ranks, self.spec, beat)
 
         if self.average is None:
             loss, accuracy, images = score()

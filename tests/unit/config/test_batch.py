@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitscale.config.batch import Given, given_to, solve
+from vitscale.config.batch import Given, data_parallel, given_to, solve
 from vitscale.errors import Infeasible, UsageError
 
 size = st.integers(1, 4096)
@@ -95,3 +95,15 @@ def test_strong_alone_reads_micro_batch_unless_grad_accum_is_given():
     assert solve("strong", given_to("strong", ["strong"], alone), 2, [2]) == (8, 4, 64, "grad_accum")
     with_both = alone._replace(grad_accum=2)
     assert solve("strong", given_to("strong", ["strong"], with_both), 2, [2]) == (16, 2, 64, "micro_batch")
+
+
+@given(groups=ranks, shared=ranks)
+def test_ranks_that_share_an_image_count_once(groups, shared):
+    assert data_parallel(groups * shared, shared) == groups
+
+
+@pytest.mark.parametrize(("world_size", "shared", "hint"), [(1, 2, "world_size=2"), (4, 3, "world_size=6")])
+def test_sequence_ranks_that_do_not_divide_the_world_are_refused(world_size, shared, hint):
+    with pytest.raises(Infeasible, match=f"`sequence_parallel = {shared}` does not divide") as refused:
+        data_parallel(world_size, shared)
+    assert refused.value.hint.startswith(hint)

@@ -244,3 +244,27 @@ def test_the_steady_window_is_ten_seconds_unless_steps_or_seconds_are_given():
 
 def test_every_run_carries_the_fingerprint_of_its_data():
     assert {run.data.fingerprint for run in grid().runs} == {"0123456789abcdef"}
+
+
+def test_ranks_that_share_tokens_take_part_in_the_batch_identity_as_one():
+    found = grid(world_size=[1, 2, 4], sequence_parallel=[1, 2])
+    assert [(run.world_size, run.sequence_parallel, run.data_parallel, run.micro_batch) for run in found.runs] == [
+        (1, None, 1, 64), (2, None, 2, 32), (4, None, 4, 16), (2, 2, 1, 64), (4, 2, 2, 32),
+    ]  # fmt: skip
+    assert len({run.series for run in found.runs}) == 2
+    (skipped,) = found.skipped
+    assert skipped.label == "strong, zero_stage 0, fp32, sequence_parallel 2, global_batch 64, 1 process"
+    assert skipped.why.startswith("`sequence_parallel = 2` does not divide `world_size = 1`")
+
+
+def test_sequence_parallelism_on_one_rank_alone_is_refused():
+    with pytest.raises(UsageError, match="no run of `world_size = 1` is possible: `sequence_parallel = 2`"):
+        grid(world_size=1, sequence_parallel=2)
+    with pytest.raises(UsageError, match="no run of `world_size = 4` is possible: `sequence_parallel = 3`"):
+        grid(world_size=[3, 4], sequence_parallel=3, global_batch=60)
+
+
+def test_a_weak_study_gives_each_group_its_share():
+    runs = grid("weak", world_size=[2, 4], micro_batch=8, sequence_parallel=2).runs
+    assert batches(runs) == [(2, 8, 1, 8), (4, 8, 1, 16)]
+    assert len({run.series for run in runs}) == 1

@@ -39,6 +39,15 @@ def test_the_global_step_takes_the_same_images_at_every_world_size_and_accumulat
             assert np.array_equal(a, b)
 
 
+def test_ranks_that_share_tokens_read_the_same_images(make, split):
+    spec = make.make_spec(4, data_parallel=2, sequence_parallel=2, micro_batch=32)
+    first, second, third, fourth = (next(read(spec, split, rank)).pixels.numpy() for rank in range(4))
+    assert np.array_equal(first, second)
+    assert np.array_equal(third, fourth)
+    (wanted,) = taken(make.make_spec(2), split, 1)
+    assert np.array_equal(np.sort(np.concatenate([first, third]).reshape(64, -1), axis=0), wanted)
+
+
 def test_flips_belong_to_the_global_batch_too(make, split):
     data = make.make_spec(1).data.model_copy(update={"flip": True})
     one, two = (make.make_spec(size, data=data) for size in (1, 2))

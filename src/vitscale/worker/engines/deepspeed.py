@@ -35,7 +35,8 @@ def config(spec: RunSpec) -> dict[str, Any]:
     user = spec.deepspeed
     return {
         **user,
-        "train_batch_size": spec.global_batch,
+        # DeepSpeed counts every rank as data parallel, those that share an image's tokens too.
+        "train_batch_size": spec.micro_batch * spec.grad_accum * spec.world_size,
         "train_micro_batch_size_per_gpu": spec.micro_batch,
         "gradient_accumulation_steps": spec.grad_accum,
         # Left out, DeepSpeed clips at 1.0.
