@@ -174,14 +174,14 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
         *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
-    placed = itertools.product(
-        devices, asked.nodes or (None,), asked.ranks_per_node or (None,), asked.sequence_parallel
+    hosts = list(itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,)))
+    outer = itertools.product(
+        study.protocol, asked.zero_stage, asked.precision, devices, hosts, asked.sequence_parallel
     )
-    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, placed, given)
-    for protocol, stage, precision, place, one in outer:
+    for (protocol, stage, precision, device, (nodes, per_node), shared), one in itertools.product(outer, given):
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, *place, read, world_size)
+            yield _Point(protocol, stage, precision, device, nodes, per_node, shared, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
