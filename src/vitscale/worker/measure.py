@@ -140,12 +140,13 @@ class Launch:
         self.heartbeat.beat(Beat(self.number, phase, step, steps, self.losses.glance()))
 
     def _line(self, window: str, step: int, times: StepTimes, loss: float | None) -> StepRecord:
+        shared = self.spec.sequence_parallel or 1  # ranks that take the same images: the first counts them
         return StepRecord(
             step=step,
             window=window,
             rank=self.ranks.rank,
             loss=loss,
-            images=self.spec.micro_batch * self.spec.grad_accum,
+            images=self.spec.micro_batch * self.spec.grad_accum if self.ranks.rank % shared == 0 else 0,
             step_s=times["step"],
             data_s=times.get("data"),
             forward_s=times.get("forward"),
