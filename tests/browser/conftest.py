@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vitscale.analysis.analyse import analyse
+from vitscale.records.samples import GpuSample, Sample
 from vitscale.report.write import write_report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -33,6 +34,34 @@ def browser():
 def report(tmp_path_factory):
     """Page of the golden study."""
     return write_report(tmp_path_factory.mktemp("golden"), analyse(GOLDEN / "study"))
+
+
+@pytest.fixture(scope="session")
+def learnt(make, tmp_path_factory):
+    """Page of a study that trains, on sampled GPUs, with a price: every figure that the golden study has not."""
+    root = make.write_study(tmp_path_factory.mktemp("learnt"))
+    resolved = json.loads((root / "resolved.json").read_text())
+    terms = {"train": {"target_accuracy": 0.5}, "hardware": {"price_per_hour": 2.0}}
+    (root / "resolved.json").write_text(json.dumps({**resolved, **terms}))
+    for micro, size, accum in ((16, 1, 1), (16, 2, 1), (32, 1, 1), (32, 2, 1), (16, 1, 2), (8, 1, 4)):
+        batch = micro * size * accum
+        spec = make.make_spec(
+            size, "strong_fixed_micro", micro_batch=micro, grad_accum=accum, global_batch=batch, solved="global_batch",
+            data=make.make_spec().data,
+        )  # fmt: skip
+        scores = [
+            {"step": n, "epoch": n / 4, "images": n * batch, "seconds": n * 0.1, "test_loss": 1 / n,
+             "test_accuracy": min(1.0, n * 8 / batch)}
+            for n in range(1, 9)
+        ]  # fmt: skip
+        samples = [
+            Sample(time_s=time, window="steady" if time else "setup", node=0,
+                   gpus=tuple(GpuSample(rank=rank, energy_j=300.0 * time, power_w=300 + time, temperature_c=50.0)
+                              for rank in range(size)))
+            for time in range(9)
+        ]  # fmt: skip
+        make.write_launch(root, spec, 0, 0.1, evaluations=scores, samples=samples)
+    return write_report(root, analyse(root))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,10 @@ import pytest
 pytestmark = pytest.mark.browser
 
 FIGURES = ["throughput", "speedup", "efficiency", "split", "loss"]
+LEARNT = [
+    "throughput", "speedup", "efficiency", "split", "accuracy", "test_loss", "efficiency_split", "batch",
+    "accumulation", "accuracy_batch", "costs", "sensors", "loss",
+]  # fmt: skip
 INK = "getComputedStyle(document.querySelector('.chart .role-axis-label text')).fill"
 PAPER = "getComputedStyle(document.body).backgroundColor"
 
@@ -38,6 +42,19 @@ def test_charts_are_drawn_by_vega_under_the_policy_and_fit(visit, report, scheme
         box, svg = chart.bounding_box(), chart.locator("svg").bounding_box()
         assert 0.9 * box["width"] <= svg["width"] <= box["width"] + 1, name
     assert not seen.page.locator(".still").first.is_visible()
+    assert overflow(seen.page) <= 0
+
+
+@pytest.mark.parametrize("width", [1100, 400])
+def test_figures_of_training_and_devices_are_drawn_and_fit(visit, learnt, width):
+    seen = visit(learnt, width)
+    seen.assert_quiet(learnt)
+    assert seen.page.eval_on_selector_all(".chart", "all => all.map(one => one.dataset.chart)") == LEARNT
+    for name in LEARNT:
+        assert marks(seen.page, name) >= 3, name
+        chart = seen.page.locator(f"[data-chart={name}]")
+        box, svg = chart.bounding_box(), chart.locator("svg").bounding_box()
+        assert 0.85 * box["width"] <= svg["width"] <= box["width"] + 1, name
     assert overflow(seen.page) <= 0
 
 

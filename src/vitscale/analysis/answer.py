@@ -37,7 +37,8 @@ def answer(study: StudyData, results: Sequence[RunResult], baselines: Mapping[st
     body = _scaling(study, by_id, baselines, scaled, question) if scaled else _levels(study, valid)
     missing = len(results) - len(valid)
     gap = f"; {missing} of {text.count(len(results), 'run')} without a valid result" if missing else ""
-    return f"{_source(valid)}{body}{gap}."
+    learnt = _accuracies(study, valid) if scaled or len(valid) > _SPELT_OUT else ""
+    return f"{_source(valid)}{body}{learnt}{gap}."
 
 
 def outcome(result: RunResult, reference: RunResult) -> Outcome:
@@ -173,6 +174,17 @@ def _level(result: RunResult) -> str:
     assert result.images_per_s is not None
     accuracy = "" if result.test_accuracy is None else f", test accuracy {percent(result.test_accuracy)}"
     return f"{text.rate(result.images_per_s)}{accuracy}"
+
+
+def _accuracies(study: StudyData, valid: Sequence[RunResult]) -> str:
+    """The range of test accuracies, where several runs were evaluated."""
+    told = sorted((result.test_accuracy, study.labels[result.run_id]) for result in valid if result.test_accuracy)
+    if len(told) < 2:
+        return ""
+    (low, worst), (high, best) = told[0], told[-1]
+    if low == high:
+        return f"; test accuracy {percent(low)} in each of {len(told)} runs"
+    return f"; test accuracy from {percent(low)} ({worst}) to {percent(high)} ({best})"
 
 
 def _labels(study: StudyData, results: list[RunResult]) -> list[str]:

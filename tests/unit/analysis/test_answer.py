@@ -130,3 +130,18 @@ def test_many_series_are_summed_up(make, tmp_path):
         "Of 4 series, each at its largest world size against its smallest: 4 faster; "
         "efficiency from 57.5 % (zero_stage 3) to 95.0 % (zero_stage 0)."
     )
+
+
+def test_runs_that_learnt_end_with_the_range_of_their_accuracies(make, tmp_path):
+    root = make.write_study(tmp_path, "What does the batch do?")
+    for size, accuracy in ((1, 0.9), (2, 0.95)):
+        make.write_launch(root, make.make_spec(size), 0, 0.1, accuracy=accuracy)
+    answer = analyse(root).analysis.answer
+    assert answer.endswith("; test accuracy from 90.0 % (strong, 1 process) to 95.0 % (strong, 2 processes).")
+
+
+def test_one_accuracy_is_no_range(make, tmp_path):
+    root = make.write_study(tmp_path)
+    make.write_launch(root, make.make_spec(1), 0, 0.1, accuracy=0.9)
+    make.write_launch(root, make.make_spec(2), 0, 0.1)
+    assert "accuracy" not in analyse(root).analysis.answer

@@ -62,5 +62,6 @@ def _test(data: ChartData, title: str, axis: alt.Axis) -> alt.LayerChart:
     )
     target = alt.Chart().transform_filter("datum.key === null").encode(y=y)
     rule = target.mark_rule(color=INK, opacity=0.5, strokeDash=[5, 4], strokeWidth=1.2)
-    lines = base.mark_line(strokeWidth=1.6)
-    return alt.LayerChart(layer=[rule, lines, points.properties(name="points").add_params(chosen)])
+    curves = [base.mark_line(strokeWidth=1.6), points.properties(name="points").add_params(chosen)]
+    has_target = any(row["key"] is None for row in data.rows)
+    return alt.LayerChart(layer=[rule, *curves] if has_target else curves)

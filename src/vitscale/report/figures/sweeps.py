@@ -26,7 +26,9 @@ def efficiency_split(data: ChartData) -> alt.LayerChart:
 def costs(data: ChartData) -> alt.LayerChart:
     """Energy and money against world size, the knees ringed."""
     layers = _points(data, "World size (ranks)", alt.Y("y:Q", title=None, axis=_FIVE))
-    ring = layers[0].transform_filter("datum.knee").mark_point(filled=False, shape="circle", size=230, strokeWidth=2)
+    # Hidden where there is none: a panel without any row of a layer would have no scale, and Vega would say so.
+    knee = layers[0].mark_point(filled=False, shape="circle", size=230, strokeWidth=2)
+    ring = knee.encode(opacity=alt.condition("datum.knee", alt.value(1), alt.value(0)))
     return alt.LayerChart(layer=[*layers, ring])
 
 
@@ -55,6 +57,7 @@ def _points(data: ChartData, title: str, y: alt.Y) -> list[alt.Chart]:
     )
     layers = [base.mark_line(strokeWidth=1.6).encode(y=y), points.properties(name="points").add_params(chosen)]
     if any(row.get("low") is not None for row in data.rows):
-        bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=1.5)
+        ends = {end: f"isValid(datum.{end}) ? datum.{end} : datum.y" for end in ("low", "high")}
+        bars = base.transform_calculate(**ends).mark_rule(strokeWidth=1.5)
         layers.insert(1, bars.encode(y=alt.Y("low:Q", title=None), y2="high:Q"))
     return layers
