@@ -1,0 +1,48 @@
+"""What each engine has and can do: keys that others do not have, and combinations that do not exist."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitscale.config.study import EngineName, Precision, Study, ZeroStage
+from vitscale.errors import Infeasible
+
+_DEEPSPEED = ("deepspeed",)
+
+
+def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
+    """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
+    differ in nothing else are one run."""
+    if engine in _DEEPSPEED:
+        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed}
+    if engine == "fsdp":
+        return {"fsdp": study.fsdp}
+    return {}
+
+
+def require_possible(engine: EngineName, precision: Precision, world_size: int) -> None:
+    """Refuse what the engine does not do.
+
+    Raises:
+        Infeasible: with the rule.
+    """
+    if engine == "single" and world_size > 1:
+        raise Infeasible(f"`engine = single` has one rank, and `world_size = {world_size}`", "engine=ddp")
+    if precision == "fp16" and engine not in _DEEPSPEED:
+        raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
+
+
+def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float | None) -> None:
+    """Refuse a moving average of weights that no rank has whole.
+
+    Raises:
+        Infeasible: with what shards them.
+    """
+    sharding = (
+        "engine = fsdp" if engine == "fsdp" else "zero_stage = 3" if engine in _DEEPSPEED and zero_stage == 3 else None
+    )
+    if ema and sharding:
+        raise Infeasible(
+            f"`train.ema = {ema:g}` needs whole weights on each rank, and `{sharding}` shards them",
+            "zero_stage=2, or leave train.ema out" if engine != "fsdp" else "engine=ddp, or leave train.ema out",
+        )
