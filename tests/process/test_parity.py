@@ -6,6 +6,7 @@ the scale of gradients, so SGD without clipping runs too, and wrong references s
 
 import math
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ STEPS, BATCH = 20, 80  # 17 steps are an epoch of 1,437 images: the second epoch
 ADAMW = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.05, "clip": 1.0}
 SGD = {"name": "sgd", "lr": 0.01, "weight_decay": 0.05, "clip": 0.0}
 STAGES = "zero_stage=0,1,2,3"
-ENGINES = "engine=deepspeed,ddp,fsdp"
+ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {
     "adamw": (ADAMW, STAGES),

@@ -26,7 +26,7 @@ from vitscale.config.training import LrPolicy, Schedule, TrainSection
 SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
-EngineName = Literal["deepspeed", "ddp", "fsdp", "single"]
+EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd"]
@@ -104,7 +104,7 @@ class Axes(Section):
     """Hosts the ranks are spread over evenly. Off: as few as the launcher needs."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
-    `single`, plain torch on one rank."""
+    `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""
     zero_stage: Varying[ZeroStage] = (0,)
     """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
     Engines without stages do not read it."""

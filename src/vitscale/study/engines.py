@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from vitscale.config.study import EngineName, Precision, Study, ZeroStage
-from vitscale.errors import Infeasible
+from vitscale.errors import Infeasible, SetupError
 
 _DEEPSPEED = ("deepspeed",)
+_EXTRAS = {"accelerate": "accelerate"}
+"""Engine -> the package that `vitscale[train]` does not bring, and the extra of that name that does."""
 
 
 def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
@@ -20,6 +24,20 @@ def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[st
     return {}
 
 
+def require_installed(engines: Iterable[EngineName]) -> None:
+    """Look for what engines need beside torch and DeepSpeed, without importing it.
+
+    Raises:
+        SetupError: with the pip command.
+    """
+    for engine in engines:
+        package = _EXTRAS.get(engine)
+        if package is not None and find_spec(package) is None:
+            raise SetupError(
+                f"`engine = {engine}` needs `{package}`, not installed here", f"pip install 'vitscale[{package}]'"
+            )
+
+
 def require_possible(engine: EngineName, precision: Precision, world_size: int) -> None:
     """Refuse what the engine does not do.
 
@@ -30,6 +48,10 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int) 
         raise Infeasible(f"`engine = single` has one rank, and `world_size = {world_size}`", "engine=ddp")
     if precision == "fp16" and engine not in _DEEPSPEED:
         raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
+    if engine == "accelerate" and precision == "bf16":
+        raise Infeasible(
+            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+        )
 
 
 def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float | None) -> None:

@@ -1,4 +1,7 @@
-"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule."""
+"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule.
+
+Longer than 300 lines: one combination is resolved from top to bottom in one place.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study.engines import own_keys, require_possible, require_whole_weights
+from vitscale.study.engines import own_keys, require_installed, require_possible, require_whole_weights
 
 DEFAULT_SECONDS = 10.0
 _NOT_MIRRORED = ("digits", "synthetic")
@@ -121,12 +124,14 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
 
     Raises:
         UsageError: a value that can never be valid, or a world size of which no run is left.
-        SetupError: CUDA is asked for and there is none.
+        SetupError: CUDA is asked for and there is none, or an engine is not installed.
     """
     baseline = study.measure.baseline
     if baseline is not None and baseline not in study.axes.world_size:
         sizes = ", ".join(map(str, study.axes.world_size))
         raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
+    if where.simulated is None:
+        require_installed(study.axes.engine)
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
     for variant, varied in _variants(study):

@@ -272,3 +272,22 @@ def test_a_moving_average_is_skipped_where_weights_are_sharded():
         "`zero_stage = 3` shards them (zero_stage=2, or leave train.ema out)",
         "`engine = fsdp` shards them (engine=ddp, or leave train.ema out)",
     }
+
+
+def test_an_engine_that_is_not_installed_is_refused_with_the_command(monkeypatch):
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: None)
+    with pytest.raises(SetupError, match="`engine = accelerate` needs `accelerate`, not installed here") as caught:
+        grid(engine=["ddp", "accelerate"])
+    assert caught.value.hint == "pip install 'vitscale[accelerate]'"
+    assert len(grid(engine=["ddp", "fsdp"]).runs) == 4
+
+
+def test_accelerate_is_skipped_in_bf16(monkeypatch):
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
+    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16"], world_size=2)
+    assert [(run.engine, run.precision) for run in made.runs] == [
+        ("ddp", "fp32"),
+        ("ddp", "bf16"),
+        ("accelerate", "fp32"),
+    ]
+    assert "its bf16 is autocast" in made.skipped[0].reason

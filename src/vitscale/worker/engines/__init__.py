@@ -60,6 +60,7 @@ _ENGINES = {
     "ddp": "DDPEngine",
     "fsdp": "FSDPEngine",
     "single": "SingleEngine",
+    "accelerate": "AccelerateEngine",
 }
 
 
