@@ -113,12 +113,13 @@ def bucket_bytes(
            nothing.
        ZeRO-1 and 2 hold two while `overlap_comm` is on.
     2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
-    3. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them.
+    3. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them. Accelerate's DDP
+       leaves that off: one copy more.
     """
     weight_bytes = PRECISION_BYTES[precision]
     stage = sharding_stage(engine, zero_stage)
     if engine != "deepspeed":
-        return 0
+        return weight_bytes * parameters if engine == "accelerate" else 0
     if stage == 0:
         return weight_bytes * min(parameters, reduce_bucket_elements)
     copies = 2 if overlap_comm and stage in (1, 2) else 1

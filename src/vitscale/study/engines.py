@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
 from vitscale.config.study import EngineName, Precision, Study, ZeroStage
-from vitscale.errors import Infeasible, SetupError
+from vitscale.errors import Infeasible
 
 _DEEPSPEED = ("deepspeed",)
 _EXTRAS = {"accelerate": "accelerate"}
@@ -24,18 +23,16 @@ def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[st
     return {}
 
 
-def require_installed(engines: Iterable[EngineName]) -> None:
-    """Look for what engines need beside torch and DeepSpeed, without importing it.
+def require_installed(engine: EngineName) -> None:
+    """Look for what the engine needs beside torch and DeepSpeed, without importing it.
 
     Raises:
-        SetupError: with the pip command.
+        Infeasible: with the pip command.
     """
-    for engine in engines:
-        package = _EXTRAS.get(engine)
-        if package is not None and find_spec(package) is None:
-            raise SetupError(
-                f"`engine = {engine}` needs `{package}`, not installed here", f"pip install 'vitscale[{package}]'"
-            )
+    package = _EXTRAS.get(engine)
+    if package is not None and find_spec(package) is None:
+        why = f"`engine = {engine}` needs `{package}`, not installed here"
+        raise Infeasible(why, f"pip install 'vitscale[{package}]'")
 
 
 def require_possible(engine: EngineName, precision: Precision, world_size: int) -> None:

@@ -124,14 +124,12 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
 
     Raises:
         UsageError: a value that can never be valid, or a world size of which no run is left.
-        SetupError: CUDA is asked for and there is none, or an engine is not installed.
+        SetupError: CUDA is asked for and there is none.
     """
     baseline = study.measure.baseline
     if baseline is not None and baseline not in study.axes.world_size:
         sizes = ", ".join(map(str, study.axes.world_size))
         raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
-    if where.simulated is None:
-        require_installed(study.axes.engine)
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
     for variant, varied in _variants(study):
@@ -200,6 +198,8 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size)
+    if where.simulated is None:
+        require_installed(point.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

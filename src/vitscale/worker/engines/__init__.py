@@ -46,22 +46,13 @@ class Engine(Protocol):
 
 def build(spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
     """Wrap a model, already on its device, with the engine the run asks for."""
-    engine: Engine = getattr(_file(spec.engine), _ENGINES[spec.engine])(spec, model, optimizer)
+    engine: Engine = _file(spec.engine).build(spec, model, optimizer)
     return engine
 
 
 def prepare(name: str, device: str) -> None:
     """What an engine has to do once per process, before any model is built."""
     _file(name).prepare(device)
-
-
-_ENGINES = {
-    "deepspeed": "DeepSpeedEngine",
-    "ddp": "DDPEngine",
-    "fsdp": "FSDPEngine",
-    "single": "SingleEngine",
-    "accelerate": "AccelerateEngine",
-}
 
 
 def _file(name: str) -> ModuleType:

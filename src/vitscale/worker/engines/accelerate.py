@@ -71,3 +71,6 @@ class AccelerateEngine(SingleEngine):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         super().close()
+
+
+build = AccelerateEngine

@@ -47,3 +47,6 @@ class DDPEngine(SingleEngine):
     def weights(self) -> dict[str, Tensor] | None:
         """All weights, fp32, on rank 0."""
         return super().weights() if dist.get_rank() == 0 else None
+
+
+build = DDPEngine

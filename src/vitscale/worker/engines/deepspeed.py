@@ -120,3 +120,6 @@ class DeepSpeedEngine:
         if optimizer is not None:
             vars(optimizer).clear()
         gc.collect()
+
+
+build = DeepSpeedEngine

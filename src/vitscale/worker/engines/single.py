@@ -59,3 +59,6 @@ class SingleEngine:
         self._update.close()
         self._model = nn.Identity()
         gc.collect()
+
+
+build = SingleEngine
