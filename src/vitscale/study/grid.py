@@ -1,4 +1,7 @@
-"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule."""
+"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule.
+
+Longer than 300 lines: one combination is resolved from top to bottom in one place.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,16 @@ from vitscale.config.keys import set_path
 from vitscale.config.labels import axes, labels, ranks
 from vitscale.config.load import validate
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Precision, Protocol, Study, ZeroStage
+from vitscale.config.study import (
+    DataSection,
+    EngineName,
+    ModelSection,
+    OptimizerSection,
+    Precision,
+    Protocol,
+    Study,
+    ZeroStage,
+)
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -24,6 +36,7 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
+from vitscale.study.engines import own_keys, require_installed, require_possible, require_whole_weights
 
 DEFAULT_SECONDS = 10.0
 _NOT_MIRRORED = ("digits", "synthetic")
@@ -125,7 +138,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
             try:
                 run = _resolve(variant, point, where, images)
             except Infeasible as error:
-                label = _label(point, varied)
+                label = _label(study, point, varied)
                 skipped.setdefault((label, error.message), Skipped(label, error.message, error.hint, point.world_size))
             else:
                 runs.setdefault(run.run_id, run)
@@ -139,6 +152,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
 
 class _Point(NamedTuple):
     protocol: Protocol
+    engine: EngineName
     zero_stage: ZeroStage
     precision: Precision
     device: Literal["cpu", "cuda"]
@@ -171,13 +185,13 @@ def _points(study: Study, where: Where) -> Iterator[_Point]:
         *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
     )
     given = [Given(*values) for values in batches]
+    engines = itertools.product(asked.engine, asked.zero_stage)
     placed = itertools.product(devices, asked.nodes or (None,), asked.sequence_parallel)
-    outer = itertools.product(study.protocol, asked.zero_stage, asked.precision, placed, given)
-    for protocol, stage, precision, place, one in outer:
+    outer = itertools.product(study.protocol, engines, asked.precision, placed, given)
+    for protocol, (engine, stage), precision, (device, nodes, shared), one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            device, nodes, shared = place
-            yield _Point(protocol, stage, precision, device, nodes, shared, read, world_size)
+            yield _Point(protocol, engine, stage, precision, device, nodes, shared, read, world_size)
 
 
 def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
@@ -185,6 +199,9 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     topology = where.topology(world_size, point.nodes)
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
+    require_possible(point.engine, point.precision, world_size)
+    if where.simulated is None:
+        require_installed(point.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
@@ -214,15 +231,14 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         ranks_per_node=topology.ranks_per_node,
         data_parallel=groups,
         sequence_parallel=shared if shared > 1 else None,
-        engine="deepspeed",
-        zero_stage=point.zero_stage,
+        engine=point.engine,
         precision=point.precision,
         device=point.device,
         **batch._asdict(),
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
-        deepspeed=study.deepspeed,
+        **own_keys(study, point.engine, point.zero_stage),
         measure=MeasureSpec(warmup_steps=measure.warmup_steps, steps=measure.steps, seconds=seconds, seed=measure.seed),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
@@ -239,15 +255,11 @@ def _recipe(study: Study, point: _Point) -> Recipe | None:
     """What is learnt, or None where the run only measures.
 
     Raises:
-        Infeasible: the recipe needs what the ZeRO stage does not give.
+        Infeasible: the recipe needs what the engine does not give.
     """
     if not study.train.trains:
         return None
-    if study.train.ema and point.zero_stage == 3:
-        raise Infeasible(
-            f"`train.ema = {study.train.ema:g}` needs whole weights on each rank, and `zero_stage = 3` shards them",
-            "zero_stage=2, or leave train.ema out",
-        )
+    require_whole_weights(point.engine, point.zero_stage, study.train.ema)
     return Recipe(**{name: getattr(study.train, name) for name in Recipe.model_fields})
 
 
@@ -321,8 +333,14 @@ def _notes(study: Study, where: Where) -> Iterator[str]:
         yield "strong reads grad_accum and solves micro_batch; micro_batch is not read"
 
 
-def _label(point: _Point, varied: dict[str, Any]) -> str:
-    parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
+def _label(study: Study, point: _Point, varied: dict[str, Any]) -> str:
+    stage = own_keys(study, point.engine, point.zero_stage).get("zero_stage")
+    parts: list[str] = [
+        point.protocol,
+        point.engine,
+        *([] if stage is None else [f"zero_stage {stage}"]),
+        point.precision,
+    ]
     parts += [f"sequence_parallel {point.sequence_parallel}"] if point.sequence_parallel > 1 else []
     parts += [f"{key} {value}" for key, value in point.given._asdict().items() if value is not None]
     parts += [f"{path} {value}" for path, value in varied.items()]

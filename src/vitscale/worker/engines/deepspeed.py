@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker.engines.update import DTYPES
 
 _TAG = "engine"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(device: str) -> None:
@@ -58,7 +58,7 @@ class DeepSpeedEngine:
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         import deepspeed
 
-        self.dtype = _DTYPES[spec.precision]
+        self.dtype = DTYPES[spec.precision]
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec))
 
@@ -121,3 +121,6 @@ class DeepSpeedEngine:
         if optimizer is not None:
             vars(optimizer).clear()
         gc.collect()
+
+
+build = DeepSpeedEngine
