@@ -1,4 +1,4 @@
-"""Training on ranks is training: ZeRO 0 to 3 follow a plain loop that shares no code with the worker.
+"""Training on ranks is training: all engines follow a plain loop that shares no code with the worker.
 
 Rounding alone makes 2e-7 between any two of them; the bound is 2e-6. An AdamW run with a clip that always binds hides
 the scale of gradients, so SGD without clipping runs too, and wrong references show that the bound has teeth.
@@ -6,6 +6,7 @@ the scale of gradients, so SGD without clipping runs too, and wrong references s
 
 import math
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -22,15 +23,17 @@ BOUND = 2e-6
 STEPS, BATCH = 20, 80  # 17 steps are an epoch of 1,437 images: the second epoch's order is followed too
 ADAMW = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.05, "clip": 1.0}
 SGD = {"name": "sgd", "lr": 0.01, "weight_decay": 0.05, "clip": 0.0}
-ALL = "zero_stage=0,1,2,3"
+STAGES = "zero_stage=0,1,2,3"
+ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {
-    "adamw": (ADAMW, ALL),
-    "sgd": (SGD, ALL),
-    "adamw, two micro-steps": (ADAMW, "zero_stage=1,3", "grad_accum=2"),
+    "adamw": (ADAMW, STAGES),
+    "sgd": (SGD, STAGES, ENGINES),
+    "adamw, two micro-steps": (ADAMW, "zero_stage=1,3", ENGINES, "grad_accum=2"),
     "sgd, two micro-steps": (SGD, "zero_stage=0,2", "grad_accum=2"),
     "adamw, no parameter persists": (ADAMW, "zero_stage=3", GATHER),
-    "bf16": (ADAMW, ALL, "precision=bf16"),
+    "fsdp, weights kept after forward": (SGD, "engine=fsdp", "reshard_after_forward=false"),
+    "bf16": (ADAMW, STAGES, ENGINES, "precision=bf16"),
 }
 FP32 = [case for case in CASES if case != "bf16"]
 
@@ -42,6 +45,8 @@ def measured(request, store, tmp_path_factory):
     for case, (optimizer, *words) in CASES.items():
         keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
         size = (f"global_batch={BATCH}", f"steps={STEPS - 1}", "world_size=1,2")
+        # Without distribution: one rank.
+        words = [word + ",single" if word == ENGINES and request.param == 1 else word for word in words]
         found = runs(store, *size, *keys, *words)
         specs[case] = [run for run in found if run.world_size == request.param]
     flat = [(case, spec) for case, found in specs.items() for spec in found]
@@ -51,7 +56,8 @@ def measured(request, store, tmp_path_factory):
     for (case, spec), folder in zip(flat, folders, strict=True):
         of_ranks = [[line["loss"] for line in lines] for lines in steps(folder).values()]
         assert [len(one) for one in of_ranks] == [STEPS] * request.param
-        losses[case][spec.zero_stage] = np.mean(of_ranks, axis=0)
+        name = spec.engine if spec.zero_stage is None else f"{spec.engine} {spec.zero_stage}"
+        losses[case][name] = np.mean(of_ranks, axis=0)
     return losses
 
 
@@ -110,7 +116,7 @@ def gap(losses, wanted):
 @pytest.mark.parametrize("case", FP32)
 def test_fp32_losses_are_those_of_a_plain_loop(measured, store, case):
     wanted = reference(store, CASES[case][0])
-    gaps = {stage: gap(losses, wanted) for stage, losses in measured[case].items()}
+    gaps = {engine: gap(losses, wanted) for engine, losses in measured[case].items()}
     assert max(gaps.values()) < BOUND, gaps
     assert wanted[-1] < wanted[0] - 0.1
 
@@ -129,14 +135,14 @@ def test_fp32_losses_are_those_of_a_plain_loop(measured, store, case):
 )
 def test_the_bound_notices_a_wrong_update(measured, store, case, optimizer, scale):
     wrong = reference(store, optimizer, scale)
-    gaps = {stage: gap(losses, wrong) for stage, losses in measured[case].items()}
+    gaps = {engine: gap(losses, wrong) for engine, losses in measured[case].items()}
     assert min(gaps.values()) > 3 * BOUND, gaps
 
 
 def test_bf16_learns_as_fp32_does(measured, store):
     wanted = reference(store, ADAMW)
-    for stage, losses in measured["bf16"].items():
+    for engine, losses in measured["bf16"].items():
         assert all(math.isfinite(loss) for loss in losses)
-        assert losses[-3:].mean() < losses[:3].mean() - 0.1, stage
-        assert gap(losses, wanted) < 0.05, stage
-        assert gap(losses, wanted) > 1e-4, f"stage {stage} did not compute in bf16"
+        assert losses[-3:].mean() < losses[:3].mean() - 0.1, engine
+        assert gap(losses, wanted) < 0.05, engine
+        assert gap(losses, wanted) > 1e-4, f"{engine} did not compute in bf16"

@@ -6,15 +6,16 @@ import math
 import numpy as np
 import pytest
 from ranks import runs, serve, steps
-from test_parity import ADAMW, ALL, BATCH, BOUND, SGD, STEPS, gap, reference
+from test_parity import ADAMW, BATCH, BOUND, SGD, STEPS, gap, reference
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 SHARED = ("world_size=2", "sequence_parallel=2")
 CASES = {
     "adamw": (ADAMW, "zero_stage=2"),
-    "sgd": (SGD, ALL),
+    "sgd": (SGD, "zero_stage=0,1,2,3"),
     "sgd, two micro-steps": (SGD, "zero_stage=0,3", "grad_accum=2"),
+    "sgd, torch's engines": (SGD, "engine=ddp,fsdp", "grad_accum=2"),
     "bf16": (ADAMW, "zero_stage=1", "precision=bf16"),
 }
 # Drop path and mixup are drawn by the group, so they too are those of one rank.
@@ -26,7 +27,7 @@ TRAINED = (
 
 @pytest.fixture(scope="module")
 def shared(store, tmp_path_factory):
-    """case -> ZeRO stage -> losses, and the folder of a training; one process start for all."""
+    """case -> engine and ZeRO stage -> losses, and the folder of a training; one process start for all."""
     specs = []
     for case, (optimizer, *words) in CASES.items():
         keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
@@ -38,7 +39,9 @@ def shared(store, tmp_path_factory):
     losses = {case: {} for case in CASES}
     for (case, spec), folder in zip(specs[:-1], folders, strict=False):
         assert (spec.world_size, spec.data_parallel, spec.sequence_parallel) == (2, 1, 2)
-        losses[case][spec.zero_stage] = np.mean([[line["loss"] for line in one] for one in steps(folder).values()], 0)
+        losses[case][spec.engine, spec.zero_stage] = np.mean(
+            [[line["loss"] for line in one] for one in steps(folder).values()], 0
+        )
     return losses, folders[-1]
 
 

@@ -48,62 +48,65 @@ def last_launch(results):
     return sorted(results.glob("runs/*/launch*"))[-1]
 
 
+TRAINED = {
+    "zero0": ("zero_stage=0", "ema=0.9"),
+    "zero1": ("zero_stage=1",),
+    "zero2": ("zero_stage=2", "ema=0.9", "grad_accum=2"),
+    "zero3": ("zero_stage=3",),
+    "ddp": ("engine=ddp", "ema=0.9", "grad_accum=2"),
+    "fsdp": ("engine=fsdp", "precision=bf16", "optimizer.name=sgd"),
+}
+
+
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
 def interrupted(request, store, tmp_path_factory):
-    """Every ZeRO stage trained whole, and stopped by a signal to one rank and gone on with.
+    """Every engine and ZeRO stage trained whole, and stopped by a signal to one rank and gone on with.
 
     Each in a process of its own: equal runs one after another in one process differ in the last bit now and then.
     """
     results, ranks = tmp_path_factory.mktemp("interrupted"), request.param
-    more = (
-        ("zero_stage=0", "ema=0.9"),
-        ("zero_stage=1",),
-        ("zero_stage=2", "ema=0.9", "grad_accum=2"),
-        ("zero_stage=3",),
-    )
-    stages = [(f"world_size={ranks}", f"zero_stage={stage}", *words) for stage, words in enumerate(more)]
-    specs = [runs(store, *over_tiny(words))[0] for words in stages]
+    specs = {name: runs(store, *over_tiny((f"world_size={ranks}", *words)))[0] for name, words in TRAINED.items()}
 
-    def serve(stage, launch, kind, resume=None):
-        root, spec = f"{kind}/z{stage}", specs[stage]
+    def serve(name, launch, kind, resume=None):
+        root, spec = f"{kind}/{name}", specs[name]
         plan = Checkpointing(root=f"{root}/checkpoints", export=f"{root}/export", every=4, keep=2, resume=resume)
-        folder = f"runs/z{stage}/launch{launch}"
+        folder = f"runs/{name}/launch{launch}"
         entry = Entry(
             folder=folder, run_id=spec.run_id, launch=launch, spec=spec.model_dump(mode="json"), checkpoints=plan
         )
         fault = f"stop rank={ranks - 1} step=5" if launch == 0 else ""
         environ = {**os.environ, "VITSCALE_INJECT": fault}
-        round_ = make_round(10 * stage + launch, spec, [entry], probe())
+        round_ = make_round(10 * [*TRAINED].index(name) + launch, spec, [entry], probe())
         end = Local(store, None, LaunchSection(), environ).run(results, round_, lambda beat: None)
         assert end.status == "ok", end
         return checkpoint.newest(results / root / "checkpoints")
 
-    def stop_and_go_on(stage):
-        saved = serve(stage, 0, "cut")
-        serve(stage, 2, "cut", str(saved.relative_to(results)))
+    def stop_and_go_on(name):
+        saved = serve(name, 0, "cut")
+        serve(name, 2, "cut", str(saved.relative_to(results)))
         return saved
 
     # One rank takes one core: two trainings fit beside each other.
     with ThreadPoolExecutor(2 // ranks) as pool:
-        whole = [pool.submit(serve, stage, 1, "whole") for stage in range(4)]
-        saved = list(pool.map(stop_and_go_on, range(4)))
-        assert [one.result().name for one in whole] == ["step00000012"] * 4
+        whole = [pool.submit(serve, name, 1, "whole") for name in TRAINED]
+        saved = dict(zip(TRAINED, pool.map(stop_and_go_on, TRAINED), strict=True))
+        assert {one.result().name for one in whole} == {"step00000012"}
     return results, saved
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_a_stopped_training_goes_on_as_if_nothing_had_been(interrupted, zero_stage):
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_stopped_training_goes_on_as_if_nothing_had_been(interrupted, name):
     results, saved = interrupted
-    cut, whole, gone_on = (results / f"runs/z{zero_stage}/launch{launch}" for launch in range(3))
+    cut, whole, gone_on = (results / f"runs/{name}/launch{launch}" for launch in range(3))
     assert json.loads((cut / "manifest.json").read_text())["status"] == "killed"
-    assert saved[zero_stage].name == "step00000008"
+    assert saved[name].name == "step00000008"
     ends = {rank: max(step for step, of in losses(cut) if of == rank) for _, rank in losses(cut)}
     assert set(ends.values()) == {7}, "all ranks stop after the same step"
     assert losses(cut, gone_on) == losses(whole)
     assert len({step for step, _ in losses(whole)}) == 12
     assert evaluations(gone_on) == evaluations(whole)
     assert json.loads((gone_on / "manifest.json").read_text())["notes"]["resumed_after_step"] == 8
-    a, b = (weights(results / kind / f"z{zero_stage}" / "export") for kind in ("whole", "cut"))
+    a, b = (weights(results / kind / name / "export") for kind in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 

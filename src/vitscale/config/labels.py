@@ -23,6 +23,7 @@ _FOLLOWS = {
     "data.images": "data.name",
     "data.images_per_device": "data.name",
     "threads_per_rank": "device",
+    "fsdp.reshard_after_forward": "engine",
 }
 _BARE = ("engine", "precision", "device", "model.name", "data.name", "optimizer.name", "hardware.name")
 
@@ -113,7 +114,9 @@ def labels(
         if isinstance(spec, ImportedSpec):
             of_series.setdefault(series[run_id], spec.series)
             continue
-        values = [_value(key, value) for key, value in varying[run_id].items() if key != "nodes"]
+        # An engine without stages has no stage that is off.
+        shown = {key: value for key, value in varying[run_id].items() if key != "zero_stage" or value is not None}
+        values = [_value(key, value) for key, value in shown.items() if key != "nodes"]
         parts = ([spec.protocol] if several or not values else []) + values
         of_series.setdefault(series[run_id], ", ".join(parts))
     _make_unique(of_series)

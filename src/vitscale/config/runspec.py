@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitscale.config.frozen import Frozen
-from vitscale.config.study import EngineName, OptimizerSection, Precision, Protocol, ZeroStage
+from vitscale.config.study import EngineName, FsdpSection, OptimizerSection, Precision, Protocol, ZeroStage
 from vitscale.config.training import Recipe
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -100,6 +100,8 @@ class RunSpec(Frozen):
     """Owner of parallelism."""
     zero_stage: ZeroStage | None = None
     """ZeRO stage, or null where the engine has none."""
+    fsdp: FsdpSection | None = None
+    """FSDP's own settings; null for another engine."""
     precision: Precision
     """Number format of weights and arithmetic."""
     device: Literal["cpu", "cuda"]

@@ -26,7 +26,7 @@ from vitscale.config.training import LrPolicy, Schedule, TrainSection
 SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
-EngineName = Literal["deepspeed"]
+EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd"]
@@ -108,9 +108,11 @@ class Axes(Section):
     """Neighbouring ranks that share the tokens of each image (Ulysses), for images too large for one device; must
     divide `world_size`. `global_batch = micro_batch * grad_accum * world_size / sequence_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
-    """Who owns parallelism."""
+    """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
+    `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""
     zero_stage: Varying[ZeroStage] = (0,)
-    """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
+    """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
+    Engines without stages do not read it."""
     precision: Varying[Precision] = ("fp32",)
     """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA)."""
     global_batch: Varying[PositiveInt] | None = None
@@ -124,6 +126,14 @@ class Axes(Section):
     """`cuda`, `cpu`, or `auto`: CUDA where there is a GPU, else CPU; the choice is printed and recorded."""
     swept: dict[str, Varying[Any]] = Field(default_factory=dict)
     """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
+
+
+class FsdpSection(Section):
+    """`[fsdp]`: read by the engine `fsdp`."""
+
+    reshard_after_forward: bool = True
+    """Blocks give gathered weights back after forward and gather them again for backward. False keeps them: less
+    communication, more memory."""
 
 
 class OptimizerSection(Section):
@@ -230,6 +240,7 @@ class Study(Section):
     model: ModelSection
     data: DataSection
     axes: Axes = Axes()
+    fsdp: FsdpSection = FsdpSection()
     optimizer: OptimizerSection = OptimizerSection()
     measure: MeasureSection = MeasureSection()
     train: TrainSection = TrainSection()

@@ -17,7 +17,8 @@ PERSISTENCE_ELEMENTS = 100_000
 """DeepSpeed's default `stage3_param_persistence_threshold`: smaller tensors stay whole everywhere (cited, as above)."""
 
 _FP32_BYTES = 4
-_MOMENTS = {"adamw": 2, "sgd": 1}
+MOMENTS = {"adamw": 2, "sgd": 1}
+"""fp32 tensors an optimizer keeps of each weight."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +68,27 @@ def model_state_bytes(
 
     Args:
         parameters: parameters of the model, P.
-        engine: "deepspeed" shards by `zero_stage`; any other (ddp) is taken as unsharded.
+        engine: "deepspeed" shards by `zero_stage`; any other (ddp, single) is taken as unsharded. FSDP: see
+            `fsdp.rank_memory`.
         zero_stage: 0 to 3, or None where the engine has none.
         precision: "fp32", "bf16" or "fp16".
         data_parallel: ranks that share the state, N.
         optimizer: "adamw" or "sgd" (with momentum).
         persistent_parameters: elements below ZeRO-3's threshold, see `persistent_elements`.
     """
-    stage = _stage(engine, zero_stage)
+    stage = sharding_stage(engine, zero_stage)
     weight_bytes = PRECISION_BYTES[precision]
     shard = -(-parameters // data_parallel)
     weights = weight_bytes * (shard + persistent_parameters) if stage == 3 else weight_bytes * parameters
     gradients = weight_bytes * (shard if stage >= 2 else parameters)
     has_master = precision != "fp32" or stage >= 1
-    optimizer_bytes = _FP32_BYTES * (_MOMENTS[optimizer] + int(has_master)) * (shard if stage >= 1 else parameters)
+    optimizer_bytes = _FP32_BYTES * (MOMENTS[optimizer] + int(has_master)) * (shard if stage >= 1 else parameters)
     return ModelState(weights, gradients, optimizer_bytes, weights + gradients + optimizer_bytes)
 
 
-def _stage(engine: str, zero_stage: int | None) -> int:
-    return (zero_stage or 0) if engine == "deepspeed" else 0
+def sharding_stage(engine: str, zero_stage: int | None) -> int:
+    """Return the ZeRO stage of an engine, or the one it does likewise: FSDP shards as stage 3 does, DDP as 0."""
+    return 3 if engine == "fsdp" else (zero_stage or 0) if engine == "deepspeed" else 0
 
 
 def persistent_elements(tensors: Sequence[int], threshold: int = PERSISTENCE_ELEMENTS) -> int:
@@ -110,12 +113,13 @@ def bucket_bytes(
            nothing.
        ZeRO-1 and 2 hold two while `overlap_comm` is on.
     2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
-    3. DDP keeps gradients as views of its buckets: one copy more, counted here.
+    3. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them. Accelerate's DDP
+       leaves that off: one copy more.
     """
     weight_bytes = PRECISION_BYTES[precision]
-    stage = _stage(engine, zero_stage)
+    stage = sharding_stage(engine, zero_stage)
     if engine != "deepspeed":
-        return weight_bytes * parameters
+        return weight_bytes * parameters if engine == "accelerate" else 0
     if stage == 0:
         return weight_bytes * min(parameters, reduce_bucket_elements)
     copies = 2 if overlap_comm and stage in (1, 2) else 1
@@ -151,7 +155,7 @@ def rank_memory(
             defaults.
     """
     total = sum(tensors)
-    stage = _stage(engine, zero_stage)
+    stage = sharding_stage(engine, zero_stage)
     state = model_state_bytes(
         total,
         engine=engine,

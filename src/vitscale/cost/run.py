@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitscale.config.runspec import RunSpec
-from vitscale.cost import sequence
+from vitscale.cost import fsdp, sequence
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
-from vitscale.cost.models import shape
+from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
-from vitscale.cost.vit import parameter_tensors, training_flop
+from vitscale.cost.vit import parameter_tensors, parameters, training_flop
 
 
 @dataclass(frozen=True)
@@ -78,42 +78,21 @@ class RunEstimate:
 def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read."""
     model = shape(spec.model.name, **spec.model.sizes)
-    tensors = parameter_tensors(model)
-    zero = _zero_keys(spec.deepspeed)
     group = spec.sequence_parallel or 1
     exchanges = sequence.collectives(
         model, micro_batch=spec.micro_batch, grad_accum=spec.grad_accum, precision=spec.precision, ranks=group
     )
-    engine = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
-    buckets = {
-        "reduce_bucket_elements": int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
-        "persistence_elements": int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS)),
-    }
+    engine: Mapping[str, Any] = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
+    memory, collectives = _of_fsdp(spec, model) if spec.engine == "fsdp" else _of_replicas(spec, model, engine)
     return RunEstimate(
-        parameters=sum(tensors),
+        parameters=parameters(model),
         flop_per_step=spec.global_batch * training_flop(model),
-        memory=rank_memory(
-            tensors,
-            sequence.activation_bytes(model, spec.micro_batch, spec.precision, group),
-            **engine,  # type: ignore[arg-type]
-            **buckets,  # type: ignore[arg-type]
-            data_parallel=spec.world_size,
-            optimizer=spec.optimizer.name,
-            device=spec.device,
-            overlap_comm=zero.get("overlap_comm"),
-        ),
+        memory=memory,
         memory_limit_bytes=machinery.memory_bytes,
-        collectives=step_collectives(
-            tensors,
-            **engine,  # type: ignore[arg-type]
-            **buckets,  # type: ignore[arg-type]
-            data_parallel=spec.world_size,
-            grad_accum=spec.grad_accum,
-        )
-        + exchanges,
+        collectives=collectives + exchanges,
         step=estimate_step(
             model,
-            **engine,  # type: ignore[arg-type]
+            **engine,
             micro_batch=spec.micro_batch,
             grad_accum=spec.grad_accum,
             data_parallel=spec.data_parallel,
@@ -123,8 +102,52 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             ranks_per_node=spec.ranks_per_node,
             optimizer=spec.optimizer.name,
             flop_per_s=machinery.flop_per_s,
-            overlap_comm=zero.get("overlap_comm"),
+            overlap_comm=_zero_keys(spec.deepspeed).get("overlap_comm"),
+            reshard_after_forward=spec.fsdp is None or spec.fsdp.reshard_after_forward,
         ),
+    )
+
+
+def _of_fsdp(spec: RunSpec, model: ViTShape) -> tuple[RankMemory, tuple[Collective, ...]]:
+    assert spec.fsdp is not None
+    keys: Mapping[str, Any] = {
+        "precision": spec.precision,
+        "data_parallel": spec.world_size,
+        "grad_accum": spec.grad_accum,
+        "reshard_after_forward": spec.fsdp.reshard_after_forward,
+    }
+    memory = fsdp.rank_memory(
+        model,
+        micro_batch=spec.micro_batch,
+        sequence_parallel=spec.sequence_parallel or 1,
+        optimizer=spec.optimizer.name,
+        **keys,
+    )
+    return memory, fsdp.step_collectives(model, **keys)
+
+
+def _of_replicas(
+    spec: RunSpec, model: ViTShape, engine: Mapping[str, Any]
+) -> tuple[RankMemory, tuple[Collective, ...]]:
+    """DDP, a single rank, and DeepSpeed, whose ZeRO stages share out what the replicas hold."""
+    tensors = parameter_tensors(model)
+    zero = _zero_keys(spec.deepspeed)
+    buckets: Mapping[str, Any] = {
+        "reduce_bucket_elements": int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
+        "persistence_elements": int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS)),
+    }
+    memory = rank_memory(
+        tensors,
+        sequence.activation_bytes(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1),
+        **engine,
+        **buckets,
+        data_parallel=spec.world_size,
+        optimizer=spec.optimizer.name,
+        device=spec.device,
+        overlap_comm=zero.get("overlap_comm"),
+    )
+    return memory, step_collectives(
+        tensors, **engine, **buckets, data_parallel=spec.world_size, grad_accum=spec.grad_accum
     )
 
 

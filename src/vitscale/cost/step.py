@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from vitscale.cost import sequence
+from vitscale.cost import fsdp, sequence
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
+from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
 from vitscale.cost.stragglers import expected_maximum as expected_maximum
 from vitscale.cost.vit import parameter_tensors
@@ -87,6 +88,7 @@ def estimate_step(
     efficiency: float | None = None,
     flop_per_s: float | None = None,
     overlap_comm: bool | None = None,
+    reshard_after_forward: bool = True,
     data_s: float = 0.0,
     jitter_ratio: float = 0.0,
 ) -> StepEstimate:
@@ -100,6 +102,7 @@ def estimate_step(
         efficiency: share of the peak reached; None takes `UTILISATION`.
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
         overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
+        reshard_after_forward: FSDP's setting.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
     tensors = parameter_tensors(shape)
@@ -110,16 +113,14 @@ def estimate_step(
     )
     bandwidth = device.memory_bytes_per_s if device else None
     ranks = data_parallel * sequence_parallel
-    shards = ranks if engine == "deepspeed" and (zero_stage or 0) >= 1 else 1
+    stage = sharding_stage(engine, zero_stage)
+    shards = ranks if stage >= 1 else 1
     optimizer_s = optimizer_seconds(sum(tensors), memory_bytes_per_s=bandwidth, shards=shards, optimizer=optimizer)
-    collectives = step_collectives(
-        tensors,
-        engine=engine,
-        zero_stage=zero_stage,
-        precision=precision,
-        data_parallel=ranks,
-        grad_accum=grad_accum,
-    )
+    keys: Mapping[str, Any] = {"precision": precision, "data_parallel": ranks, "grad_accum": grad_accum}
+    if engine == "fsdp":
+        collectives = fsdp.step_collectives(shape, **keys, reshard_after_forward=reshard_after_forward)
+    else:
+        collectives = step_collectives(tensors, engine=engine, zero_stage=zero_stage, **keys)
     exchanges = sequence.collectives(
         shape, micro_batch=micro_batch, grad_accum=grad_accum, precision=precision, ranks=sequence_parallel
     )
@@ -129,7 +130,7 @@ def estimate_step(
         [_seconds(one, sequence_parallel, ranks_per_node, links) for one in exchanges],
         compute_s=compute_s,
         grad_accum=grad_accum,
-        zero_stage=zero_stage if engine == "deepspeed" else None,
+        zero_stage=stage,
         overlap=_overlaps(engine, zero_stage, overlap_comm, on_cpu=device is None),
         assumptions=assumptions,
     )
@@ -242,10 +243,11 @@ def _overlaps(engine: str, zero_stage: int | None, overlap_comm: bool | None, *,
     """Say whether collectives run beside compute.
 
     DDP does, also on gloo (measured: 35 of 156 ms hidden). DeepSpeed never does on a CPU (measured), never at ZeRO-0
-    (measured
-    logs: the all-reduce follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by default on
-        (cited: zero/config.py).
+    (measured logs: the all-reduce follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by
+    default on (cited: zero/config.py). FSDP does on CUDA, on streams of its own; on a CPU assumed not.
     """
+    if engine == "fsdp":
+        return not on_cpu
     if engine != "deepspeed":
         return True
     if on_cpu or (zero_stage or 0) == 0:
@@ -275,7 +277,7 @@ def exposed_seconds(
         times_s: seconds of each of them.
         compute_s: forward and backward of all micro-steps.
         grad_accum: micro-steps.
-        zero_stage: DeepSpeed's, None for another engine.
+        zero_stage: DeepSpeed's, 3 for FSDP; None or 0 for whole weights.
         overlap: whether anything runs beside compute.
     """
     total_s = sum(times_s)

@@ -39,6 +39,11 @@ def parameter_tensors(shape: ViTShape) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def block_parameters(shape: ViTShape) -> int:
+    """Return the parameters of one block; the others are around the blocks."""
+    return sum(_block_tensors(shape))
+
+
 def _linear(inputs: int, outputs: int, bias: bool) -> list[int]:
     return [inputs * outputs, outputs] if bias else [inputs * outputs]
 

@@ -38,10 +38,13 @@ _NAMES = re.compile(
 
 
 def objection(path: Path) -> str | None:
-    """Why an archive is not to be loaded, or None.
+    """Why an engine's file is not to be loaded, or None.
 
-    Two readers could see two things in one archive, so that whatever is ambiguous is refused too.
+    Two readers could see two things in one archive, so that whatever is ambiguous is refused too. A file of
+    safetensors holds numbers only, and its reader runs nothing.
     """
+    if path.suffix == ".safetensors":
+        return None
     try:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":

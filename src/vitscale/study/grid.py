@@ -1,21 +1,23 @@
-"""From a study to its runs: the product of what varies, each combination either a RunSpec or skipped with its rule."""
+"""From a study to its runs: each combination of what varies is either a RunSpec or skipped with its rule."""
 
 from __future__ import annotations
 
 import difflib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from vitscale.config.batch import Given, data_parallel, given_to, solve
-from vitscale.config.keys import set_path
-from vitscale.config.labels import axes, labels, ranks
-from vitscale.config.load import validate
+from vitscale.config.batch import data_parallel, solve
+from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Precision, Protocol, Study, ZeroStage
+from vitscale.config.study import (
+    DataSection,
+    ModelSection,
+    OptimizerSection,
+    Study,
+)
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -24,6 +26,8 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
+from vitscale.study.engines import own_keys, require_installed, require_possible, require_whole_weights
+from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
 _NOT_MIRRORED = ("digits", "synthetic")
@@ -121,14 +125,14 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
         raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
-    for variant, varied in _variants(study):
+    for variant, varied in variants(study):
         images = images_of(variant.data)
-        for point in _points(variant, where):
+        for point in points(variant, where.device):
             try:
                 run = _resolve(variant, point, where, images)
             except Infeasible as error:
-                label = _label(point, varied)
-                skipped.setdefault((label, error.message), Skipped(label, error.message, error.hint, point.world_size))
+                words = label(study, point, varied)
+                skipped.setdefault((words, error.message), Skipped(words, error.message, error.hint, point.world_size))
             else:
                 runs.setdefault(run.run_id, run)
     for world_size in study.axes.world_size:
@@ -139,56 +143,14 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
     return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
 
 
-class _Point(NamedTuple):
-    protocol: Protocol
-    zero_stage: ZeroStage
-    precision: Precision
-    device: Literal["cpu", "cuda"]
-    nodes: int | None
-    ranks_per_node: int | None
-    sequence_parallel: int
-    given: Given
-    world_size: int
-
-
-def _variants(study: Study) -> Iterator[tuple[Study, dict[str, Any]]]:
-    """The study once for every combination of the keys that vary by their dotted path."""
-    swept = study.axes.swept
-    tree = study.model_dump(mode="json")
-    tree["axes"]["swept"] = {}
-    for values in itertools.product(*swept.values()):
-        varied = dict(zip(swept, values, strict=True))
-        if not varied:
-            yield study, {}
-            continue
-        copy = study.model_validate(tree).model_dump(mode="json")
-        for path, value in varied.items():
-            set_path(copy, path, value)
-        yield validate(copy, f"study `{study.name}`"), varied
-
-
-def _points(study: Study, where: Where) -> Iterator[_Point]:
-    asked = study.axes
-    devices = dict.fromkeys(where.device(one) for one in asked.device)
-    batches = itertools.product(
-        *(values or (None,) for values in (asked.global_batch, asked.micro_batch, asked.grad_accum))
-    )
-    given = [Given(*values) for values in batches]
-    hosts = list(itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,)))
-    outer = itertools.product(
-        study.protocol, asked.zero_stage, asked.precision, devices, hosts, asked.sequence_parallel
-    )
-    for (protocol, stage, precision, device, (nodes, per_node), shared), one in itertools.product(outer, given):
-        read = given_to(protocol, study.protocol, one)
-        for world_size in asked.world_size:
-            yield _Point(protocol, stage, precision, device, nodes, per_node, shared, read, world_size)
-
-
-def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSpec:
+def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpec:
     world_size, machine = point.world_size, where.machine
     topology = where.topology(world_size, point.nodes, point.ranks_per_node)
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
+    require_possible(point.engine, point.precision, world_size)
+    if where.simulated is None:
+        require_installed(point.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
@@ -203,6 +165,7 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
     flip = study.data.flip
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
+    measured = {name: getattr(measure, name) for name in MeasureSpec.model_fields}
     return RunSpec(
         protocol=point.protocol,
         model=model_spec(study.model, images.facts.classes),
@@ -218,22 +181,15 @@ def _resolve(study: Study, point: _Point, where: Where, images: Images) -> RunSp
         ranks_per_node=topology.ranks_per_node,
         data_parallel=groups,
         sequence_parallel=shared if shared > 1 else None,
-        engine="deepspeed",
-        zero_stage=point.zero_stage,
+        engine=point.engine,
         precision=point.precision,
         device=point.device,
         **batch._asdict(),
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
-        deepspeed=study.deepspeed,
-        measure=MeasureSpec(
-            warmup_steps=measure.warmup_steps,
-            steps=measure.steps,
-            seconds=seconds,
-            seed=measure.seed,
-            sample_s=measure.sample_s,
-        ),
+        **own_keys(study, point.engine, point.zero_stage),
+        measure=MeasureSpec(**{**measured, "seconds": seconds}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
         simulated_device=where.simulated,
@@ -245,19 +201,15 @@ def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:
     return optimizer.model_copy(update={"lr": lr})
 
 
-def _recipe(study: Study, point: _Point) -> Recipe | None:
+def _recipe(study: Study, point: Point) -> Recipe | None:
     """What is learnt, or None where the run only measures.
 
     Raises:
-        Infeasible: the recipe needs what the ZeRO stage does not give.
+        Infeasible: the recipe needs what the engine does not give.
     """
     if not study.train.trains:
         return None
-    if study.train.ema and point.zero_stage == 3:
-        raise Infeasible(
-            f"`train.ema = {study.train.ema:g}` needs whole weights on each rank, and `zero_stage = 3` shards them",
-            "zero_stage=2, or leave train.ema out",
-        )
+    require_whole_weights(point.engine, point.zero_stage, study.train.ema)
     return Recipe(**{name: getattr(study.train, name) for name in Recipe.model_fields})
 
 
@@ -282,7 +234,7 @@ def _require_lr_policy(study: Study, runs: Sequence[RunSpec]) -> None:
         )
 
 
-def _taken(study: Study, point: _Point, facts: DatasetFacts) -> tuple[int, int | None]:
+def _taken(study: Study, point: Point, facts: DatasetFacts) -> tuple[int, int | None]:
     """Training images of a run: in all, and per device where the protocol is `weak`."""
     if point.protocol != "weak":
         images = study.data.images or facts.train_images
@@ -329,12 +281,3 @@ def _notes(study: Study, where: Where) -> Iterator[str]:
         yield f"device = auto: {where.device('auto')}{reason}"
     if study.protocol == ("strong",) and asked.micro_batch and asked.grad_accum:
         yield "strong reads grad_accum and solves micro_batch; micro_batch is not read"
-
-
-def _label(point: _Point, varied: dict[str, Any]) -> str:
-    parts: list[str] = [point.protocol, f"zero_stage {point.zero_stage}", point.precision]
-    shared = point.sequence_parallel if point.sequence_parallel > 1 else None
-    own = {"nodes": point.nodes, "ranks_per_node": point.ranks_per_node, "sequence_parallel": shared}
-    parts += [f"{key} {value}" for key, value in (own | point.given._asdict()).items() if value is not None]
-    parts += [f"{path} {value}" for path, value in varied.items()]
-    return ", ".join([*parts, ranks(point.world_size, point.device)])

@@ -89,7 +89,7 @@ def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...]) -> Device:
 def versions(machine: Machine) -> dict[str, str]:
     """Versions of what decides speed and results."""
     found = {"python": platform.python_version(), "kernel": os.uname().release}
-    for package in ("vitscale", "torch", "torchvision", "timm", "deepspeed", "numpy"):
+    for package in ("vitscale", "torch", "torchvision", "timm", "deepspeed", "accelerate", "numpy"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -79,10 +79,16 @@ def total(values: Tensor) -> Tensor:
 
 
 def agreed_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
-    """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3) its shard is looked at."""
-    local = [getattr(tensor, "ds_tensor", tensor).detach() for tensor in tensors]
+    """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3, FSDP) its shard is looked at."""
+    local = [shard_of(tensor).detach() for tensor in tensors]
     bad = sum(float(not torch.isfinite(one).all()) for one in local)
     return largest(bad, device) == 0
+
+
+def shard_of(tensor: Tensor) -> Tensor:
+    """This rank's part of a parameter, the whole of it where it is not sharded."""
+    shard: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else getattr(tensor, "ds_tensor", tensor)
+    return shard
 
 
 def gathered(document: dict[str, Any], ranks: Ranks) -> list[dict[str, Any]]:

@@ -206,7 +206,7 @@ class Launch:
         versions: dict[str, str],
         parameters: int,
     ) -> None:
-        told = "DeepSpeed's communication is inside backward_s and optimizer_s; not timed apart"
+        told = "the engine's communication is inside forward_s, backward_s and optimizer_s; not timed apart"
         unread = {field: reason for one in reversed(seen) for field, reason in one["unread"].items()}
         manifest = Manifest(
             run_id=self.entry.run_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitscale.config.study import OptimizerSection
 
@@ -25,3 +27,10 @@ def build(model: nn.Module, section: OptimizerSection, device: torch.device) -> 
     if section.name == "sgd":
         return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=fused)
     return torch.optim.AdamW(groups, lr=section.lr, fused=fused)
+
+
+def exchange(optimizer: torch.optim.Optimizer, others: Mapping[Tensor, Tensor]) -> None:
+    """Let an optimizer that has taken no step update other tensors in place of its parameters, one for each."""
+    assert not optimizer.state
+    for group in optimizer.param_groups:
+        group["params"] = [others[parameter] for parameter in group["params"]]

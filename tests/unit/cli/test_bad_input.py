@@ -229,7 +229,7 @@ def test_a_damaged_top_document_says_which_file_to_remove(vitscale, simulated):
 
 
 def test_every_usage_error_has_a_hint(vitscale):
-    for word in ("world_size=0", "zero_stage=7", "optimizer.lr=nan", "protocol=foo", "engine=ddp"):
+    for word in ("world_size=0", "zero_stage=7", "optimizer.lr=nan", "protocol=foo", "engine=horovod"):
         assert vitscale("plan", "quick", word).err.count("hint: ") == 1
 
 

@@ -246,6 +246,83 @@ def test_every_run_carries_the_fingerprint_of_its_data():
     assert {run.data.fingerprint for run in grid().runs} == {"0123456789abcdef"}
 
 
+def engines(made):
+    return [(run.engine, run.zero_stage, run.world_size) for run in made.runs]
+
+
+def test_keys_an_engine_does_not_have_collapse_to_one_run():
+    made = grid(engine=["deepspeed", "ddp", "fsdp"], zero_stage=[0, 2])
+    assert engines(made) == [
+        (engine, stage, size)
+        for engine, stage in (("deepspeed", 0), ("deepspeed", 2), ("ddp", None), ("fsdp", None))
+        for size in (1, 2)
+    ]
+    swept = {"fsdp.reshard_after_forward": [True, False], "deepspeed.zero_optimization.overlap_comm": [True, False]}
+    by_engine = [
+        engine for engine, _, _ in engines(grid(engine=["deepspeed", "ddp", "fsdp"], swept=swept, world_size=2))
+    ]
+    assert {engine: by_engine.count(engine) for engine in by_engine} == {"deepspeed": 2, "ddp": 1, "fsdp": 2}
+
+
+def test_labels_name_the_engine_and_only_the_stages_it_has():
+    labels = grid(engine=["deepspeed", "ddp", "fsdp"], zero_stage=[0, 2], world_size=2).labels().values()
+    assert list(labels) == [
+        "deepspeed, zero_stage 0, 2 processes",
+        "deepspeed, zero_stage 2, 2 processes",
+        "ddp, 2 processes",
+        "fsdp, 2 processes",
+    ]
+
+
+def test_the_single_engine_has_one_rank():
+    made = grid(engine=["single", "ddp"])
+    assert engines(made) == [("single", None, 1), ("ddp", None, 1), ("ddp", None, 2)]
+    assert [skip.reason for skip in made.skipped] == [
+        "`engine = single` has one rank, and `world_size = 2` (engine=ddp)"
+    ]
+    with pytest.raises(UsageError, match="no run of `world_size = 2` is possible: `engine = single`"):
+        grid(engine="single")
+
+
+def test_only_deepspeed_scales_the_loss_of_fp16():
+    made = grid(engine=["deepspeed", "ddp", "fsdp"], precision="fp16", device="cuda", where=Where(machine(gpus=2)))
+    assert engines(made) == [("deepspeed", 0, 1), ("deepspeed", 0, 2)]
+    assert all("needs a loss scaler" in skip.reason for skip in made.skipped)
+    assert len(made.skipped) == 4
+
+
+def test_a_moving_average_is_skipped_where_weights_are_sharded():
+    made = grid(engine=["deepspeed", "ddp", "fsdp"], zero_stage=[2, 3], swept={"train.ema": [0.9], "train.epochs": [1]})
+    assert {(engine, stage) for engine, stage, _ in engines(made)} == {("deepspeed", 2), ("ddp", None)}
+    assert {skip.reason.partition(", and ")[2] for skip in made.skipped} == {
+        "`zero_stage = 3` shards them (zero_stage=2, or leave train.ema out)",
+        "`engine = fsdp` shards them (engine=ddp, or leave train.ema out)",
+    }
+
+
+def test_an_engine_that_is_not_installed_is_skipped_with_the_command(monkeypatch):
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: None)
+    made = grid(engine=["ddp", "accelerate"], world_size=2)
+    assert engines(made) == [("ddp", None, 2)]
+    assert [skip.reason for skip in made.skipped] == [
+        "`engine = accelerate` needs `accelerate`, not installed here (pip install 'vitscale[accelerate]')"
+    ]
+    with pytest.raises(UsageError, match="needs `accelerate`, not installed here"):
+        grid(engine="accelerate")
+    assert len(grid(engine="accelerate", where=Where(machine(), "h100")).runs) == 2
+
+
+def test_accelerate_is_skipped_in_bf16(monkeypatch):
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
+    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16"], world_size=2)
+    assert [(run.engine, run.precision) for run in made.runs] == [
+        ("ddp", "fp32"),
+        ("ddp", "bf16"),
+        ("accelerate", "fp32"),
+    ]
+    assert "its bf16 is autocast" in made.skipped[0].reason
+
+
 def test_ranks_that_share_tokens_take_part_in_the_batch_identity_as_one():
     found = grid(world_size=[1, 2, 4], sequence_parallel=[1, 2])
     assert [(run.world_size, run.sequence_parallel, run.data_parallel, run.micro_batch) for run in found.runs] == [
@@ -253,7 +330,7 @@ def test_ranks_that_share_tokens_take_part_in_the_batch_identity_as_one():
     ]  # fmt: skip
     assert len({run.series for run in found.runs}) == 2
     (skipped,) = found.skipped
-    assert skipped.label == "strong, zero_stage 0, fp32, sequence_parallel 2, global_batch 64, 1 process"
+    assert skipped.label == "strong, deepspeed, zero_stage 0, fp32, sequence_parallel 2, global_batch 64, 1 process"
     assert skipped.why.startswith("`sequence_parallel = 2` does not divide `world_size = 1`")
 
 

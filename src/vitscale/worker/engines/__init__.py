@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -52,15 +54,15 @@ class Engine(Protocol):
 
 def build(spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
     """Wrap a model, already on its device, with the engine the run asks for."""
-    # Each engine's packages are imported by its own file, and only when it is used.
-    from vitscale.worker.engines.deepspeed import DeepSpeedEngine
-
-    return {"deepspeed": DeepSpeedEngine}[spec.engine](spec, model, optimizer)
+    engine: Engine = _file(spec.engine).build(spec, model, optimizer)
+    return engine
 
 
 def prepare(name: str, device: str) -> None:
     """What an engine has to do once per process, before any model is built."""
-    from vitscale.worker.engines import deepspeed
+    _file(name).prepare(device)
 
-    assert name == "deepspeed"
-    deepspeed.prepare(device)
+
+def _file(name: str) -> ModuleType:
+    """An engine's own file. Its packages are imported there, and only when it is used."""
+    return import_module(f"vitscale.worker.engines.{name}")

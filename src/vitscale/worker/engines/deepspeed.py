@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import DivergedError
+from vitscale.worker.engines.update import DTYPES
 
 _TAG = "engine"
 _SMALLEST_SCALE = "loss scale already at minimum"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def prepare(device: str) -> None:
@@ -60,7 +60,7 @@ class DeepSpeedEngine:
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         import deepspeed
 
-        self.dtype = _DTYPES[spec.precision]
+        self.dtype = DTYPES[spec.precision]
         self._engine: Any
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec))
 
@@ -134,3 +134,6 @@ class DeepSpeedEngine:
         if optimizer is not None:
             vars(optimizer).clear()
         gc.collect()
+
+
+build = DeepSpeedEngine

@@ -1,0 +1,67 @@
+"""What each engine has and can do: keys that others do not have, and combinations that do not exist."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+from vitscale.config.study import EngineName, Precision, Study, ZeroStage
+from vitscale.errors import Infeasible
+
+_DEEPSPEED = ("deepspeed",)
+_EXTRAS = {"accelerate": "accelerate"}
+"""Engine -> the package that `vitscale[train]` does not bring, and the extra of that name that does."""
+
+
+def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
+    """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
+    differ in nothing else are one run."""
+    if engine in _DEEPSPEED:
+        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed}
+    if engine == "fsdp":
+        return {"fsdp": study.fsdp}
+    return {}
+
+
+def require_installed(engine: EngineName) -> None:
+    """Look for what the engine needs beside torch and DeepSpeed, without importing it.
+
+    Raises:
+        Infeasible: with the pip command.
+    """
+    package = _EXTRAS.get(engine)
+    if package is not None and find_spec(package) is None:
+        why = f"`engine = {engine}` needs `{package}`, not installed here"
+        raise Infeasible(why, f"pip install 'vitscale[{package}]'")
+
+
+def require_possible(engine: EngineName, precision: Precision, world_size: int) -> None:
+    """Refuse what the engine does not do.
+
+    Raises:
+        Infeasible: with the rule.
+    """
+    if engine == "single" and world_size > 1:
+        raise Infeasible(f"`engine = single` has one rank, and `world_size = {world_size}`", "engine=ddp")
+    if precision == "fp16" and engine not in _DEEPSPEED:
+        raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
+    if engine == "accelerate" and precision == "bf16":
+        raise Infeasible(
+            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+        )
+
+
+def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float | None) -> None:
+    """Refuse a moving average of weights that no rank has whole.
+
+    Raises:
+        Infeasible: with what shards them.
+    """
+    sharding = (
+        "engine = fsdp" if engine == "fsdp" else "zero_stage = 3" if engine in _DEEPSPEED and zero_stage == 3 else None
+    )
+    if ema and sharding:
+        raise Infeasible(
+            f"`train.ema = {ema:g}` needs whole weights on each rank, and `{sharding}` shards them",
+            "zero_stage=2, or leave train.ema out" if engine != "fsdp" else "engine=ddp, or leave train.ema out",
+        )

@@ -1,0 +1,52 @@
+"""torch's DistributedDataParallel: whole weights on every rank, gradients averaged in buckets while backward runs."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitscale.config.runspec import RunSpec
+from vitscale.worker.engines.single import SingleEngine
+
+
+def prepare(_device: str) -> None:
+    """Nothing to do once per process."""
+
+
+class DDPEngine(SingleEngine):
+    """The single engine's update, of gradients that DDP has averaged over ranks."""
+
+    _model: DistributedDataParallel
+
+    def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(spec, model, optimizer)  # first: buckets hold gradients in the weights' type
+        self._model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self._micro_step = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits; forward already decides whether the backward that follows sends gradients."""
+        sends = self._micro_step == self._grad_accum - 1
+        with contextlib.nullcontext() if sends else self._model.no_sync():
+            return super().__call__(images)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradients of one micro-step; after the last one they are the mean over ranks."""
+        super().backward(loss, last=last)
+        self._micro_step = 0 if last else self._micro_step + 1
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state once: the ranks have the same."""
+        if dist.get_rank() == 0:
+            super().save(folder)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        """All weights, fp32, on rank 0."""
+        return super().weights() if dist.get_rank() == 0 else None
+
+
+build = DDPEngine
