@@ -64,14 +64,14 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:
     """A combination in words, by the keys it has."""
+    stage = own_keys(study, point.engine, point.zero_stage).get("zero_stage")
     own = {
-        "zero_stage": own_keys(study, point.engine, point.zero_stage).get("zero_stage"),
         "nodes": point.nodes,
         "ranks_per_node": point.ranks_per_node,
         "sequence_parallel": point.sequence_parallel if point.sequence_parallel > 1 else None,
         **point.given._asdict(),
+        **varied,
     }
-    parts: list[str] = [point.protocol, point.engine, point.precision]
-    parts += [f"{key} {value}" for key, value in own.items() if value is not None]
-    parts += [f"{path} {value}" for path, value in varied.items()]
-    return ", ".join([*parts, ranks(point.world_size, point.device)])
+    engine = point.engine if stage is None else f"{point.engine}, zero_stage {stage}"
+    told = [f"{key} {value}" for key, value in own.items() if value is not None]
+    return ", ".join([point.protocol, engine, point.precision, *told, ranks(point.world_size, point.device)])
