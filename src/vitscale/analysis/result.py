@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from vitscale.records.schema import Manifest, Source, Status
+from vitscale.records.schema import Manifest, Parity, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -93,6 +93,8 @@ class RunResult(Frozen):
     """Highest over ranks and launches."""
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
+    parity: Parity | None = None
+    """Parity of its engine with plain torch, where the study compares engines; an engine without it is not valid."""
     valid: bool
     """Whether the figures may be read as a measurement of scaling."""
     invalid_reasons: tuple[str, ...] = ()
