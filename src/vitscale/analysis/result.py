@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.records.evaluations import Scored
-from vitscale.records.schema import Manifest, Source, Status
+from vitscale.records.schema import Manifest, Parity, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -127,6 +127,8 @@ class RunResult(Frozen):
     """Training images until then."""
     algorithmic_efficiency: float | None = None
     """Images to accuracy of the baseline over those of this run; `efficiency` times it is that of the whole."""
+    parity: Parity | None = None
+    """Parity of its engine with plain torch, where the study compares engines; an engine without it is not valid."""
     valid: bool
     """Whether the figures may be read as a measurement of scaling."""
     invalid_reasons: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import shares
+from vitscale.records.schema import Parity
 from vitscale.statistics import Estimate, interval, ratio_interval
 
 FEWEST_STEPS = 5
@@ -74,6 +75,9 @@ def run_problems(run: Run) -> list[str]:
         problems.append("its source does not tell how many images a step or an epoch takes, and in what time")
     if any(one.record.altered for one in run.counted):
         problems.append("records are not what was measured, by the manifest's sha256")
+    proof = parity_of(run)
+    if proof is not None and not proof.ok:
+        problems.append(f"not comparable: differs from plain torch from step {proof.first_step} on")
     if run.facts.oversubscribed:
         problems.append("more ranks than cores")
     if len(run.device_names) > 1:
@@ -82,6 +86,12 @@ def run_problems(run: Run) -> list[str]:
     if run.source == "measured" and ranks < run.facts.world_size:
         problems.append(f"records of {ranks} of {run.facts.world_size} ranks")
     return problems
+
+
+def parity_of(run: Run) -> Parity | None:
+    """Parity of the run's engine with plain torch: of the launches that counted, the one that failed, else any."""
+    manifests = [one.record.manifest for one in run.counted if one.record.manifest is not None]
+    return min((one.parity for one in manifests if one.parity is not None), key=lambda one: one.ok, default=None)
 
 
 def _steps(one: LaunchFigures) -> float:
@@ -135,6 +145,7 @@ def _result(run: Run, base: Run | None, target: float | None, price: float | Non
         epochs_to_accuracy=way.epochs,
         images_to_accuracy=way.images,
         algorithmic_efficiency=learning.algorithmic_efficiency(way.images, base_images),
+        parity=parity_of(run),
         valid=not problems,
         invalid_reasons=tuple(problems),
     )

@@ -49,6 +49,8 @@ class Entry(BaseModel):
     """The RunSpec."""
     checkpoints: Checkpointing | None = None
     """Only `train` writes checkpoints."""
+    parity: bool = False
+    """Whether the engine is held against plain torch before the launch is timed."""
 
 
 class Round(BaseModel):

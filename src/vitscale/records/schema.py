@@ -121,6 +121,21 @@ class Times(Frozen):
     """All checkpoints: how long training stood still for them."""
 
 
+class Parity(Frozen):
+    """How far a few fp32 steps of the engine are from the same steps of plain torch, before anything was timed."""
+
+    ok: bool
+    """Whether losses agree within 2e-6 and final weights within 1e-4 of each tensor's norm."""
+    first_step: int | None
+    """The first step that differs, from 0; null where none does."""
+    worst_loss: float | None
+    """Largest relative difference of a step's loss; null where a loss was not finite."""
+    worst_weight: float | None
+    """Largest difference of a tensor of weights, relative to its norm; null where a weight was not finite."""
+    tensor: str | None
+    """The tensor of `worst_weight`."""
+
+
 class Manifest(Frozen):
     """How a launch ended, and what it ran on."""
 
@@ -150,6 +165,8 @@ class Manifest(Frozen):
     """Optimizer steps recorded per rank, warm-up included."""
     parameters: int | None = None
     """Parameters of the model."""
+    parity: Parity | None = None
+    """Parity of the engine with plain torch; null where the study compares no engines, or another launch has it."""
     files: dict[str, str] = {}
     """sha256 of every other file of the launch."""
     notes: dict[str, Any] = {}

@@ -93,6 +93,10 @@ class _Execution:
     def _ok(self, run: RunSpec) -> int:
         return sum(launch.ok for launch in self.launches[run.run_id])
 
+    def _unproven(self, run: RunSpec) -> bool:
+        """Whether engines are compared, and this run's has not been held against plain torch yet."""
+        return len({one.engine for one in self.runs}) > 1 and not self._ok(run)
+
     def _ended(self, run: RunSpec) -> bool:
         """Whether the run has an outcome that further launches would only repeat."""
         statuses = {launch.manifest.status for launch in self.launches[run.run_id] if launch.manifest}
@@ -124,7 +128,7 @@ class _Execution:
         """One launch of each run: one round, and further ones where a crash cut it short."""
         left = list(group)
         while left:
-            entries = [next_entry(self.folder, run) for run in left]
+            entries = [next_entry(self.folder, run, parity=self._unproven(run)) for run in left]
             round_ = make_round(self.rounds, left[0], entries, self.machine)
             self.rounds += 1
             end = self._start(round_)

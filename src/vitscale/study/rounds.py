@@ -17,13 +17,12 @@ from vitscale.records.schema import Layout, Manifest
 from vitscale.records.writer import RUN, make_folder, write_json, write_manifest
 
 
-def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None) -> Entry:
+def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None, *, parity: bool = False) -> Entry:
     """The next launch of a run."""
     launch = _next_number(folder / "runs" / run.run_id, r"launch(\d+)")
     name = f"runs/{run.run_id}/launch{launch}"
-    return Entry(
-        folder=name, run_id=run.run_id, launch=launch, spec=run.model_dump(mode="json"), checkpoints=checkpoints
-    )
+    spec = run.model_dump(mode="json")
+    return Entry(folder=name, run_id=run.run_id, launch=launch, spec=spec, checkpoints=checkpoints, parity=parity)
 
 
 def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Machine) -> Round:

@@ -22,9 +22,9 @@ from vitscale.data.reader import Split, open_split
 from vitscale.errors import CheckpointError, DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, optimizers, sequence
+from vitscale.worker import devices, engines, inject, optimizers, parity, sequence
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
@@ -61,12 +61,13 @@ class Launch:
         Raises:
             DivergedError: a loss is not finite.
         """
-        began = time.perf_counter()
         self.heartbeat = heartbeat
         if self.ranks.rank == 0:
             make_folder(self.folder)
             write_json(self.folder / RUN, self.spec.model_dump(mode="json"))
         heartbeat.beat(Beat(self.number, "setup", 0, 0, None))
+        self.parity = self._parity() if self.entry.parity else None
+        began = time.perf_counter()
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
@@ -91,6 +92,11 @@ class Launch:
             times = self._times(process_start_s, setup_s)
             self._finish(status, reason, times, seen, devices.versions(machine), parameters)
         barrier()
+
+    def _parity(self) -> Parity | None:
+        found = parity.check(self.spec, self.ranks, build_model, lambda step: self.beat("parity", step, parity.STEPS))
+        devices.return_memory(self.ranks.device)
+        return found
 
     def _take_steps(self) -> tuple[Status, str | None]:
         """The steps of a measurement; training overrides this."""
@@ -222,6 +228,7 @@ class Launch:
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
+            parity=self.parity,
             notes={**self.notes, **unread, "comm_exposed_s": told, "wait_s": told},
         )
         write_manifest(self.folder, manifest)

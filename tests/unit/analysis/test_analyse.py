@@ -264,3 +264,20 @@ def test_the_order_in_which_launches_came_changes_nothing(make, tmp_path):
         launches(make, root, make.make_spec(2), [value / 2 for value in order])
         found.append(analyse(root).analysis)
     assert found[0] == found[1]
+
+
+def with_parity(folder, **parity):
+    path = folder / "manifest.json"
+    told = {"first_step": None, "worst_loss": 1e-7, "worst_weight": 1e-6, "tensor": "head.weight", **parity}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parity": told}))
+
+
+def test_an_engine_that_differs_from_plain_torch_is_not_comparable(make, root):
+    for launch, parity in enumerate(({"ok": True}, {"ok": False, "first_step": 2, "worst_loss": 1e-3})):
+        with_parity(make.write_launch(root, make.make_spec(1), launch), **parity)
+    with_parity(make.write_launch(root, make.make_spec(2)), ok=True)
+    result = analyse(root)
+    failed, passed = only(result, world_size=1), only(result, world_size=2)
+    assert failed.invalid_reasons == ("not comparable: differs from plain torch from step 2 on",)
+    assert (failed.valid, failed.parity.first_step) == (False, 2)
+    assert (passed.valid, passed.parity.ok) == (True, True)

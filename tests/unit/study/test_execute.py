@@ -225,3 +225,14 @@ def test_no_launch_is_added_once_the_budget_is_spent(go, make, tmp_path, monkeyp
     fake, _, outcome = go(wide, launches=2, target_interval=0.01, budget_s=50)
     assert outcome.missing == ()
     assert len(fake.rounds) == 4
+
+
+def test_engines_that_are_compared_are_held_against_plain_torch_in_their_first_launch(go, make):
+    one = make.make_spec(1)
+    both = [one, one.model_copy(update={"engine": "ddp", "zero_stage": None})]
+    rounds = go(runs=both, launches=2)[0].rounds
+    assert [[entry.parity for entry in round_.entries] for round_ in rounds] == [[True, True], [False, False]]
+
+
+def test_one_engine_is_not_held_against_anything(go):
+    assert not any(entry.parity for round_ in go(launches=1)[0].rounds for entry in round_.entries)

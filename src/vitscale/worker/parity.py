@@ -1,0 +1,154 @@
+"""Parity before timing: a few fp32 steps of an engine against the same steps of plain torch on rank 0.
+
+Fixed random images stand for data. AdamW with clipping hides the scale of gradients, so SGD without clipping is
+followed too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitscale.config.runspec import RunSpec
+from vitscale.config.study import OptimizerSection
+from vitscale.records.schema import Parity
+from vitscale.worker import engines, optimizers
+from vitscale.worker.distributed import Ranks, barrier, total
+
+STEPS, LARGEST_MICRO_BATCH, MOST_MICRO_STEPS = 8, 4, 2
+LOSS_BOUND, WEIGHT_BOUND = 2e-6, 1e-4
+"""Relative: rounding alone makes 2e-7 between any two engines; missing weight decay 5e-5."""
+
+_OPTIMIZERS = (
+    OptimizerSection(name="adamw", lr=3e-4, weight_decay=0.05, clip=1.0),
+    OptimizerSection(name="sgd", lr=0.01, weight_decay=0.05, clip=0.0),
+)
+_KEY_BIAS = "attn.qkv.bias"
+Build = Callable[[RunSpec, torch.device], nn.Module]
+Trace = tuple[list[float], dict[str, Tensor]]
+
+
+def check(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Parity | None:
+    """Follow the engine of a run and plain torch on rank 0; None on the other ranks. All ranks at once.
+
+    Args:
+        spec: the run; model, engine and its settings are taken of it, the batch is small.
+        ranks: all of them take part.
+        build: makes the run's model with its initial weights.
+        beat: is told the number of steps taken.
+    """
+    found = []
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for section in _OPTIMIZERS:
+            small = _small(spec, section)
+            followed = _engine_trace(small, ranks, build, beat)
+            if ranks.rank == 0:
+                found.append(compare(followed, _plain_trace(small, ranks, build, beat)))
+            barrier()
+    return _worst(found) if found else None
+
+
+def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
+    micro_batch = min(spec.micro_batch, LARGEST_MICRO_BATCH)
+    grad_accum = min(spec.grad_accum, MOST_MICRO_STEPS)
+    changes = {
+        "precision": "fp32",
+        "micro_batch": micro_batch,
+        "grad_accum": grad_accum,
+        "global_batch": micro_batch * grad_accum * spec.data_parallel,
+        "optimizer": section,
+        "train": None,
+    }
+    return spec.model_copy(update=changes)
+
+
+def _engine_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
+    """Mean losses over ranks of every step, and on rank 0 the weights after the last."""
+    shares = [ranks.rank + ranks.world_size * number for number in range(spec.grad_accum)]
+    losses, weights = _steps(spec, shares, ranks.device, build, beat)
+    return (total(losses) / ranks.world_size).tolist(), weights
+
+
+def _plain_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
+    """The same steps on this rank alone, which takes every rank's micro-batches one after another."""
+    shares = range(spec.grad_accum * ranks.world_size)
+    alone = spec.model_copy(update={"engine": "single", "grad_accum": len(shares)})
+    losses, weights = _steps(alone, shares, ranks.device, build, beat)
+    return losses.tolist(), weights
+
+
+def _steps(
+    spec: RunSpec, shares: list[int] | range, device: torch.device, build: Build, beat: Callable[[int], None]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Take the steps over these micro-batches of every global batch: losses float64 [STEPS], and the weights."""
+    model = build(spec, device)
+    engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, device))
+    losses = torch.zeros(STEPS, dtype=torch.float64, device=device)
+    for step in range(STEPS):
+        for share in shares:
+            images, labels = (one.to(device) for one in _micro_batch(spec, step, share))
+            loss = functional.cross_entropy(engine(images), labels)
+            engine.backward(loss, last=share == shares[-1])
+            losses[step] += loss.detach() / len(shares)
+        engine.step()
+        beat(step + 1)
+    weights = engine.weights() or {}
+    engine.close()
+    return losses, weights
+
+
+def _micro_batch(spec: RunSpec, step: int, share: int) -> tuple[Tensor, Tensor]:
+    """Images [micro_batch, 3, size, size] and labels, the same for everyone who asks for that share of the step."""
+    generator = torch.Generator().manual_seed(1_000_003 * step + share)
+    size = spec.model.img_size
+    images = torch.randn(spec.micro_batch, 3, size, size, generator=generator)
+    return images, torch.randint(spec.model.num_classes, (spec.micro_batch,), generator=generator)
+
+
+def compare(found: Trace, wanted: Trace) -> Parity:
+    """Losses step by step, relative; weights as the norm of the difference over the tensor's norm."""
+    losses = [abs(one - other) / abs(other) for one, other in zip(found[0], wanted[0], strict=True)]
+    weights = dict(_weight_gaps(found[1], wanted[1]))
+    tensor = max(weights, key=lambda name: _rank(weights[name]))
+    first = next((step for step, gap in enumerate(losses) if _rank(gap) > LOSS_BOUND), None)
+    if first is None and _rank(weights[tensor]) > WEIGHT_BOUND:
+        first = STEPS - 1
+    return Parity(
+        ok=first is None,
+        first_step=first,
+        worst_loss=_finite(max(losses, key=_rank)),
+        worst_weight=_finite(weights[tensor]),
+        tensor=tensor,
+    )
+
+
+def _rank(gap: float) -> float:
+    """What is not a number differs most."""
+    return gap if math.isfinite(gap) else math.inf
+
+
+def _finite(gap: float) -> float | None:
+    return gap if math.isfinite(gap) else None
+
+
+def _weight_gaps(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> Iterator[tuple[str, float]]:
+    for name, other in wanted.items():
+        pair = [_compared(name, tensor) for tensor in (found[name], other)]
+        yield name, float((pair[0] - pair[1]).norm() / pair[1].norm().clamp_min(1e-12))
+
+
+def _compared(name: str, tensor: Tensor) -> Tensor:
+    """Without the biases of attention keys: softmax cancels them, so that their gradient is rounding alone."""
+    if not name.endswith(_KEY_BIAS):
+        return tensor
+    query, _, value = tensor.chunk(3)
+    return torch.cat([query, value])
+
+
+def _worst(found: list[Parity]) -> Parity:
+    """The one that failed, or the one that came nearest to it."""
+    return min(found, key=lambda one: (one.ok, -(math.inf if one.worst_loss is None else one.worst_loss)))

@@ -1,0 +1,62 @@
+"""One rank of `test_engines.py`: each run is built, takes steps and is closed; what is left in memory is told.
+
+Without `devices.keep_freed_memory`: what glibc keeps on purpose is not what an engine leaves.
+"""
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from vitscale.config.runspec import RunSpec
+from vitscale.worker import devices, engines, optimizers
+from vitscale.worker.measure import build_model
+
+CPU = torch.device("cpu")
+
+
+def live_bytes():
+    """Of all tensors that Python still sees."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}.values())
+
+
+def serve(spec):
+    model = build_model(spec, CPU)
+    optimizer = optimizers.build(model, spec.optimizer, CPU)
+    engine = engines.build(spec, model, optimizer)
+    for _ in range(2):
+        images = torch.randn(spec.micro_batch, 3, spec.model.img_size, spec.model.img_size, dtype=engine.dtype)
+        engine.backward(engine(images).float().square().mean(), last=True)
+        engine.step()
+    engine.close()
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/store", world_size), rank=rank, world_size=world_size
+    )
+    specs = [RunSpec.model_validate(spec) for spec in json.loads(Path(folder, "specs.json").read_text())]
+    for engine in {spec.engine for spec in specs}:
+        engines.prepare(engine, "cpu")
+    left = []
+    for spec in specs:
+        serve(spec)
+        devices.return_memory(CPU)
+        name = spec.engine if spec.zero_stage is None else f"{spec.engine} {spec.zero_stage}"
+        left.append([name, live_bytes(), psutil.Process().memory_info().rss])
+    Path(folder, f"left{rank}.json").write_text(json.dumps(left))
+    dist.barrier()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

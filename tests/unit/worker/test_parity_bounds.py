@@ -1,0 +1,89 @@
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+WANTED = ([2.0] * 8, {"head.weight": torch.ones(4), "blocks.0.attn.qkv.bias": torch.ones(6)})
+
+
+def compared(losses=None, **weights):
+    from vitscale.worker.parity import compare
+
+    return compare((losses or WANTED[0], {**WANTED[1], **weights}), WANTED)
+
+
+def test_rounding_passes():
+    found = compared([2.0 * (1 + 2e-7)] * 8)
+    assert (found.ok, found.first_step) == (True, None)
+    assert found.worst_loss == pytest.approx(2e-7, rel=1e-6)
+
+
+def test_the_first_step_that_differs_is_named():
+    found = compared([2.0, 2.0, 2.0, 2.0001, 2.0, 2.0, 2.0, 2.0])
+    assert (found.ok, found.first_step) == (False, 3)
+    assert found.worst_loss == pytest.approx(5e-5)
+
+
+def test_a_weight_that_differs_is_named_though_all_losses_agree():
+    found = compared(**{"head.weight": torch.tensor([1.0, 1.0, 1.0, 1.001])})
+    assert (found.ok, found.first_step, found.tensor) == (False, 7, "head.weight")
+    assert found.worst_weight == pytest.approx(5e-4, rel=1e-3)
+
+
+def test_biases_of_attention_keys_are_not_compared_and_the_others_are():
+    keys, values = torch.ones(6), torch.ones(6)
+    keys[2:4], values[4:] = 0.5, 0.5
+    assert compared(**{"blocks.0.attn.qkv.bias": keys}).ok
+    assert not compared(**{"blocks.0.attn.qkv.bias": values}).ok
+
+
+def test_what_is_not_a_number_fails():
+    found = compared([2.0, math.nan, *[2.0] * 6])
+    assert (found.ok, found.first_step, found.worst_loss) == (False, 1, None)
+    assert not compared(**{"head.weight": torch.full((4,), math.nan)}).ok
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    import torch.distributed as dist
+
+    from vitscale.worker.distributed import Ranks
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield Ranks(0, 0, 1, 1, torch.device("cpu"))
+    dist.destroy_process_group()
+    torch.set_num_threads(threads)
+
+
+def checked(ranks):
+    from vitscale.config.load import load
+    from vitscale.data.catalog import DatasetFacts
+    from vitscale.hardware.probe import probe
+    from vitscale.study.grid import Images, Where, build
+    from vitscale.worker.measure import build_model
+    from vitscale.worker.parity import check
+
+    tiny = ("model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=1", "embed_dim=48")
+    words = (*tiny, "engine=ddp", "world_size=1", "protocol=strong", "grad_accum=2", "precision=bf16", "device=cpu")
+    images = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
+    (spec,) = build(load("quick", words).study, Where(probe()), lambda section: images).runs
+    return check(spec, ranks, build_model, lambda step: None)
+
+
+def test_an_engine_follows_plain_torch(one_rank):
+    found = checked(one_rank)
+    assert found.ok
+    assert found.worst_loss < 2e-6
+
+
+def test_an_engine_whose_gradients_are_one_per_cent_off_is_found_out(one_rank, monkeypatch):
+    from vitscale.worker.engines.ddp import DDPEngine
+
+    right = DDPEngine.backward
+    monkeypatch.setattr(DDPEngine, "backward", lambda self, loss, last: right(self, 1.01 * loss, last=last))
+    found = checked(one_rank)
+    assert not found.ok
+    assert found.first_step == 1
