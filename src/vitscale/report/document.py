@@ -20,6 +20,10 @@ _SOURCES = {
 }
 
 
+LIKE_FOR_LIKE = "Are the engines like for like?"
+"""Heading of the parity."""
+
+
 @dataclass(frozen=True)
 class Message:
     """A finding."""
@@ -54,6 +58,8 @@ class Document:
     banners: tuple[str, ...]
     alerts: tuple[Message, ...]
     """Errors and warnings: shown near the top."""
+    parity: Table
+    """Whether engines are like for like: stated before any figure; without rows where nothing compares engines."""
     parts: tuple[Part, ...]
     findings: tuple[Message, ...]
     method: tuple[tuple[str, str], ...]
@@ -75,6 +81,7 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
         answer=analysis.answer,
         banners=_banners(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
+        parity=tables.parity_table(result),
         parts=tuple(_parts(result, {one.name: one for one in drawings})),
         findings=messages,
         method=method(result),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vitscale.report.document import Document, Message
+from vitscale.report.document import LIKE_FOR_LIKE, Document, Message
 from vitscale.report.escape import markdown
 from vitscale.report.tables import Table
 
@@ -13,6 +13,8 @@ def render(document: Document) -> str:
     """`report.md`; figures are links to the files beside it."""
     blocks = [f"# {markdown(document.study)}", markdown(document.question), f"**{markdown(document.answer)}**"]
     blocks += [f"> {markdown(banner)}" for banner in document.banners]
+    if document.parity.rows:
+        blocks += [f"## {LIKE_FOR_LIKE}", _table(document.parity)]
     for part in document.parts:
         blocks.append(f"## {part.title}")
         if part.drawn:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from vitscale.report.bundle import bundle
-from vitscale.report.document import Document
+from vitscale.report.document import LIKE_FOR_LIKE, Document
 from vitscale.report.escape import script_json
 from vitscale.report.figures import VEGA_LITE, Drawing
 
@@ -30,6 +30,7 @@ def render(document: Document, drawings: Sequence[Drawing]) -> str:
     page = environment().get_template("page.html.j2")
     return page.render(
         document=document,
+        like_for_like=LIKE_FOR_LIKE,
         policy=policy(style, scripts),
         style=Markup(style),
         scripts=[Markup(script) for script in scripts],

@@ -108,6 +108,21 @@ def accuracy_table(result: StudyResult) -> Table:
 _TO_TARGET = ("Time to the target [95 %]", "Epochs to it")
 
 
+def parity_table(result: StudyResult) -> Table:
+    """How far each engine's first steps were from plain torch's, where the study compares engines."""
+    rows = []
+    for run in result.analysis.runs:
+        told = run.parity
+        if told is not None:
+            verdict = "like for like" if told.ok else f"not comparable from step {told.first_step} on"
+            gaps = (f"{one:.1e}" if one is not None else NOT_AVAILABLE for one in (told.worst_loss, told.worst_weight))
+            rows.append((label(result, run.run_id), verdict, *gaps, told.tensor or NOT_AVAILABLE))
+    header = ("Run", "Parity", "Largest gap of a loss", "Of a weight, by its norm", "In")
+    return Table(
+        "A few fp32 steps of each engine beside plain torch, relative differences", header, tuple(rows), words=2
+    )
+
+
 def no_table(result: StudyResult) -> Table:
     """Of a figure whose values another figure's table has."""
     del result

@@ -1,5 +1,6 @@
 """What the page says: figures kept readable, protocols apart, and how it was measured."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.figures.look import COLOURS
 from vitscale.report.method import method
+from vitscale.report.page import render
 from vitscale.report.rows import MOST_KEYS
 from vitscale.report.rows.curves import MOST_POINTS, loss_data, thinned
 from vitscale.report.rows.scaling import scaling_data
@@ -154,3 +156,24 @@ def test_errors_and_warnings_come_first_and_again_with_the_rest(result):
     assert {one.severity for one in told.alerts} == {"warning"}
     assert set(told.alerts) < set(told.findings)
     assert len(told.findings) == len(result.analysis.findings)
+
+
+def test_parity_of_engines_is_stated_before_any_figure(make, tmp_path):
+    root = make.write_study(tmp_path)
+    sound = {"ok": True, "first_step": None, "worst_loss": 1.3e-7, "worst_weight": 2e-6, "tensor": "head.bias"}
+    wrong = {"ok": False, "first_step": 3, "worst_loss": 1e-3, "worst_weight": None, "tensor": None}
+    for engine, told in (("ddp", sound), ("fsdp", wrong)):
+        spec = make.make_spec(1, engine=engine, zero_stage=None)
+        folder = make.write_launch(root, spec, 0)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, "parity": told}))
+    found = analyse(root)
+    drawings = draw(found)
+    told = document(found, drawings)
+    assert [row[1:4] for row in told.parity.rows] == [
+        ("like for like", "1.3e-07", "2.0e-06"),
+        ("not comparable from step 3 on", "1.0e-03", "n/a"),
+    ]
+    page = render(told, drawings)
+    assert page.index("like for like?") < page.index('id="throughput"')
+    assert [run.valid for run in found.analysis.runs] == [True, False]
