@@ -177,3 +177,14 @@ def test_parity_of_engines_is_stated_before_any_figure(make, tmp_path):
     page = render(told, drawings)
     assert page.index("like for like?") < page.index('id="throughput"')
     assert [run.valid for run in found.analysis.runs] == [True, False]
+
+
+def test_panels_are_in_the_protocols_order_also_where_their_headings_take_two_lines(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for protocol in ("weak", "strong_fixed_micro", "strong"):
+        for size in (1, 2):
+            make.write_launch(root, make.make_spec(size, protocol), 0, 0.1)
+    spec = next(one.spec for one in draw(analyse(root)) if one.name == "speedup")
+    drawn = {row["panel"] for row in spec["data"]["values"]}
+    assert set(spec["facet"]["sort"]) == drawn
+    assert [heading.partition(":")[0] for heading in spec["facet"]["sort"]] == ["strong", "strong_fixed_micro", "weak"]

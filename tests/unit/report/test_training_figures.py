@@ -90,7 +90,7 @@ def test_the_split_of_efficiency_has_a_panel_per_series_and_multiplies(trained):
 
 def test_accumulation_shows_time_memory_and_the_plans_bytes(accumulated):
     data = sweep_data(accumulated, ACCUMULATION)
-    assert data.panels == ("step, ms", "peak memory of a rank, MiB", "sent by a rank per step (closed form), MiB")
+    assert data.panels == ("step, ms", "peak memory of a rank, MiB", "sent by a rank per step: closed form, MiB")
     sent = [(row["x"], row["y"]) for row in data.rows if row["panel"].startswith("sent")]
     assert sent == [(1, 2.0), (2, 3.0), (4, 5.0)]
     highest = max(row["y"] for row in data.rows if row["panel"].startswith("step"))

@@ -23,8 +23,10 @@ WIDTH = 620
 PANEL_HEIGHT = 230
 _FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK = "currentColor"
+_LINE_BREAK = "\u241f"  # in no name; a plain newline would break Vega-Lite's order of the panels
 CONFIG: dict[str, Any] = {
     "background": "transparent",
+    "lineBreak": _LINE_BREAK,
     "font": _FONT,
     "padding": 4,
     # The page gives every figure a text alternative; one per mark would double the file.
@@ -67,20 +69,31 @@ def finished(chart: alt.LayerChart, data: ChartData, independent: Sequence[str] 
         width = WIDTH if columns == 1 else round((WIDTH + 40) / columns) - 16
         panelled = chart.properties(width=width, height=PANEL_HEIGHT)
         whole = panelled.facet(
-            data=values, facet=alt.Facet("panel:N", sort=list(data.panels), title=None), columns=columns
+            data=values,
+            facet=alt.Facet("panel:N", sort=[_heading(one, columns) for one in data.panels], title=None),
+            columns=columns,
         )
         whole = whole.resolve_scale(**dict.fromkeys(independent, "independent"))
     widest = max(len(key) for key in (*data.keys, data.others))
     item_px = 44 + round(6.2 * widest)
     document: dict[str, Any] = whole.to_dict(validate=False)
-    document["data"] = {"values": list(data.rows)}
+    rows = data.rows if bars else [{**row, "panel": _heading(row["panel"], columns)} for row in data.rows]
+    document["data"] = {"values": list(rows)}
     legend = {**CONFIG["legend"], "columns": max(1, min(len(data.keys) + bool(data.others), WIDTH // item_px))}
     if len(data.keys) == 1 and not data.others and not bars:
         legend["disable"] = True
     document["config"] = {**CONFIG, "legend": legend}
+    if bars:
+        # Its labels are measured in another font than the reader may have.
+        document["config"]["padding"] = {"left": 24, "top": 4, "right": 4, "bottom": 4}
     document["usermeta"] = {"panels": columns, "legend_item_px": item_px}
     document.pop("$schema", None)
     return document
+
+
+def _heading(panel: str, columns: int) -> str:
+    """A panel's heading; above narrow panels in two lines."""
+    return panel.replace(": ", f":{_LINE_BREAK}", 1) if columns > 2 else panel
 
 
 def key_scale(data: ChartData) -> tuple[list[str], list[str]]:

@@ -65,9 +65,7 @@ ACCUMULATION = Sweep(
     metrics=(
         Metric("step", "time", "step_s"),
         Metric("peak memory of a rank", "memory", "memory_peak_bytes"),
-        Metric(
-            "sent by a rank per step (closed form)", "memory", lambda result, run: result.sent_bytes.get(run.run_id)
-        ),
+        Metric("sent by a rank per step: closed form", "memory", lambda result, run: result.sent_bytes.get(run.run_id)),
     ),
 )
 ACCURACY = Sweep(
