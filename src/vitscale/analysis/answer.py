@@ -178,7 +178,9 @@ def _level(result: RunResult) -> str:
 
 def _accuracies(study: StudyData, valid: Sequence[RunResult]) -> str:
     """The range of test accuracies, where several runs were evaluated."""
-    told = sorted((result.test_accuracy, study.labels[result.run_id]) for result in valid if result.test_accuracy)
+    told = sorted(
+        (result.test_accuracy, study.labels[result.run_id]) for result in valid if result.test_accuracy is not None
+    )
     if len(told) < 2:
         return ""
     (low, worst), (high, best) = told[0], told[-1]

@@ -91,13 +91,10 @@ def find(study: StudyData, results: Mapping[str, RunResult], baselines: Mapping[
 
 
 def _not_reached(study: StudyData, results: Mapping[str, RunResult], target: float) -> Iterator[Finding]:
-    short = [
-        run
-        for run in study.runs
-        if any(one.record.evaluations for one in run.counted) and results[run.run_id].images_to_accuracy is None
-    ]
+    told_of = {run.run_id: _accuracies(run) for run in study.runs}
+    short = [run for run in study.runs if told_of[run.run_id] and results[run.run_id].images_to_accuracy is None]
     if short:
-        told = [f"{study.labels[run.run_id]} {percent(_best(run))} at best" for run in short]
+        told = [f"{study.labels[run.run_id]} {percent(max(told_of[run.run_id]))} at best" for run in short]
         yield Finding(
             kind="target_not_reached",
             severity="warning",
@@ -138,6 +135,10 @@ def _median(values: Sequence[float | None]) -> float | None:
     return median(told) if told and len(told) == len(values) else None
 
 
-def _best(run: Run) -> float:
-    told = [score.test_accuracy or 0.0 for one in run.counted for score in one.record.evaluations]
-    return max(told)
+def _accuracies(run: Run) -> list[float]:
+    return [
+        score.test_accuracy
+        for one in run.counted
+        for score in one.record.evaluations
+        if score.test_accuracy is not None
+    ]

@@ -6,13 +6,22 @@ pickle are walked here: nothing runs, and only names that weights and optimizer 
 
 from __future__ import annotations
 
+import os
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 _LARGEST_PICKLE_BYTES = 64 << 20
 """The pickle holds names and shapes, not weights: a large ViT's has less than 1 MiB."""
+
+# How a ZIP file ends: record of 64 bits, its locator, record of 32 bits (APPNOTE.TXT 4.3.14 to 4.3.16).
+_END_64, _LOCATOR, _END = struct.Struct("<4s28x3Q"), struct.Struct("<4s4xQ4x"), struct.Struct("<4s6xHIIH")
+_MOST = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+"""What the record of 32 bits says where a figure needs 64."""
 
 _OPCODES = frozenset(
     [
@@ -49,19 +58,47 @@ def objection(path: Path) -> str | None:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":
                 return "is not an archive of `torch.save`"
-        with zipfile.ZipFile(path) as archive:
-            return _of_members(archive)
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile, EOFError) as error:
+            with zipfile.ZipFile(file) as archive:
+                members = len(archive.infolist())
+                return _of_members(archive) if _one_directory(file, members) else _OTHER_FORM
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
         return f"is a damaged archive: {error}"
 
 
+_OTHER_FORM = "is not an archive as `torch.save` writes it"
+
+
+def _one_directory(file: BinaryIO, members: int) -> bool:
+    """Whether the list of members ends where the file's end says, with nothing before, between or behind.
+
+    Of two lists Python's reader takes the one that lies last, torch's the one that is named.
+    """
+    end = file.seek(-_END.size, os.SEEK_END)
+    signature, *told, comment = _END.unpack(file.read(_END.size))
+    file.seek(max(end - _LOCATOR.size, 0))
+    locator, record = _LOCATOR.unpack(file.read(_LOCATOR.size))
+    if locator == b"PK\x06\x07":
+        end -= _LOCATOR.size + _END_64.size
+        file.seek(end)
+        signature_64, *told_64 = _END_64.unpack(file.read(_END_64.size))
+        short = [min(value, most) for value, most in zip(told_64, _MOST, strict=True)]
+        if record != end or signature_64 != b"PK\x06\x06" or told != short:
+            return False
+        told = told_64
+    count, size, offset = told
+    return signature == b"PK\x05\x06" and not comment and count == members and offset + size == end
+
+
 def _of_members(archive: zipfile.ZipFile) -> str | None:
-    names = archive.namelist()
-    pickles = [one for one in archive.infolist() if one.filename.endswith(".pkl")]
-    if len(set(names)) != len(names) or len({name.partition("/")[0] for name in names}) != 1 or archive.comment:
-        return "is not an archive as `torch.save` writes it"
+    # torch finds `DATA.PKL` where it looks for `data.pkl`.
+    names = [one.filename.lower() for one in archive.infolist()]
+    pickles = [one for one in archive.infolist() if one.filename.lower().endswith(".pkl")]
+    if len(set(names)) != len(names) or len({name.partition("/")[0] for name in names}) != 1:
+        return _OTHER_FORM
     if len(pickles) != 1 or pickles[0].filename.count("/") != 1 or not pickles[0].filename.endswith("/data.pkl"):
         return "holds other pickles than the one of its tensors"
+    if pickles[0].header_offset or pickles[0].extra:
+        return _OTHER_FORM
     if pickles[0].file_size > _LARGEST_PICKLE_BYTES:
         return f"holds a pickle of {pickles[0].file_size:,} bytes"
     return _of_pickle(archive.read(pickles[0]))

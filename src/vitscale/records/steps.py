@@ -98,15 +98,15 @@ def _fast(files: Sequence[StepFile]) -> pl.DataFrame | None:
     """One scan of all files, or None where any line is not as it should be."""
     if not files:
         return _table([])
-    launches = pl.DataFrame(
-        {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
-        schema={"file": pl.String, "launch_index": pl.Int64},
-    )
     # polars reads a path as a pattern: a folder named `a[1]` would match nothing, and say nothing.
     paths = [glob.escape(str(file.path)) for file in files]
     try:
+        launches = pl.DataFrame(
+            {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
+            schema={"file": pl.String, "launch_index": pl.Int64},
+        )
         frame = pl.scan_ndjson(paths, schema=SCHEMA, include_file_paths="file").collect()
-    except pl.exceptions.PolarsError:
+    except (pl.exceptions.PolarsError, UnicodeEncodeError):  # the latter: a path that is not UTF-8
         return None
     sound = frame.select(
         pl.all_horizontal(

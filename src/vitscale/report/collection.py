@@ -6,6 +6,7 @@ and have no results yet are named, so that a page over half of them does not loo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ class Chapter:
     @property
     def link(self) -> str | None:
         """Relative address of its own report, from the collection's page."""
-        return f"../{quote(self.folder)}/{FOLDER}/{PAGE}" if self.folder and not self.problem else None
+        return f"../{quote(os.fsencode(self.folder))}/{FOLDER}/{PAGE}" if self.folder and not self.problem else None
 
 
 def told(folder: str, result: StudyResult) -> Chapter:

@@ -139,8 +139,7 @@ def efficiency_table(result: StudyResult) -> Table:
         both = None if system is None or algorithmic is None else system * algorithmic
         batch = NOT_AVAILABLE if run.global_batch is None else f"{run.global_batch:,}"
         way = (interval_text(run.time_to_accuracy_s, seconds), number(run.epochs_to_accuracy))
-        named = (label(result, run.run_id), str(run.world_size), batch)
-        rows.append((*named, *way, percent(system), percent(algorithmic), percent(both)))
+        rows.append((*_named(result, run), batch, *way, percent(system), percent(algorithmic), percent(both)))
     header = ("Run", "World size", "Global batch", *_TO_TARGET, "System", "Algorithmic", "The whole")
     return Table(
         "Efficiency to the target accuracy: of the machine, of the batch, and their product", header, tuple(rows)
@@ -151,10 +150,7 @@ def sweep_table(result: StudyResult, sweep: Sweep) -> Table:
     """Every metric of a sweep, by curve and by what lies across."""
     rows = []
     for run in swept(result, sweep):
-        values = [(metric, value_of(metric, result, run)) for metric in sweep.metrics]
-        cells = [
-            interval_text(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values
-        ]
+        cells = [_cell(metric, result, run) for metric in sweep.metrics]
         rows.append((sweep_key(result, run, sweep), str(getattr(run, sweep.across)), *cells))
     titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in sweep.metrics]
     return Table(f"Against {sweep.across}, median and 95 % interval", ("Curve", sweep.across, *titles), tuple(rows))
@@ -165,10 +161,7 @@ def cost_table(result: StudyResult) -> Table:
     knees = {knee.run_id: "knee" if knee.reached else "knee or beyond" for knee in result.devices.knees}
     rows = []
     for run in costly(result):
-        values = [(metric, value_of(metric, result, run)) for metric in COSTS]
-        cells = [
-            interval_text(value, FORMS[metric.kind]).removesuffix(f" [{NOT_AVAILABLE}]") for metric, value in values
-        ]
+        cells = [_cell(metric, result, run) for metric in COSTS]
         rows.append((label(result, run.run_id), str(run.world_size), *cells, knees.get(run.run_id, "")))
     titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in COSTS]
     return Table("Energy and cost, median and 95 % interval", ("Run", "World size", *titles, "Knee"), tuple(rows))

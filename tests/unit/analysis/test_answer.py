@@ -145,3 +145,11 @@ def test_one_accuracy_is_no_range(make, tmp_path):
     make.write_launch(root, make.make_spec(1), 0, 0.1, accuracy=0.9)
     make.write_launch(root, make.make_spec(2), 0, 0.1)
     assert "accuracy" not in analyse(root).analysis.answer
+
+
+def test_an_accuracy_of_nothing_is_an_accuracy(make, tmp_path):
+    root = make.write_study(tmp_path, "What does the batch do?")
+    for size, accuracy in ((1, 0.0), (2, 0.5)):
+        make.write_launch(root, make.make_spec(size), 0, 0.1, accuracy=accuracy)
+    answer = analyse(root).analysis.answer
+    assert answer.endswith("; test accuracy from 0.0 % (strong, 1 process) to 50.0 % (strong, 2 processes).")

@@ -118,3 +118,11 @@ def test_a_damaged_evaluation_is_named_by_its_line(make, tmp_path, line):
     (folder / "eval.jsonl").write_text(f'{{"test_accuracy": 0.5}}\n{line}\n')
     with pytest.raises(ResultsError, match=r"eval\.jsonl:2` is damaged"):
         analyse(root)
+
+
+def test_evaluations_that_tell_no_accuracy_are_short_of_no_target(make, tmp_path):
+    root = make.write_study(tmp_path)
+    resolved = json.loads((root / "resolved.json").read_text())
+    (root / "resolved.json").write_text(json.dumps({**resolved, "train": {"target_accuracy": 0.9}}))
+    make.write_launch(root, make.make_spec(1), evaluations=[{"step": 10, "test_loss": 1.5}])
+    assert "target_not_reached" not in {finding.kind for finding in analyse(root).analysis.findings}

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import struct
 import zipfile
 
 import pytest
@@ -76,6 +77,65 @@ def test_what_two_readers_could_see_differently_is_refused(path):
     whole = archive(path, pickled).read_bytes()
     path.write_bytes(HOSTILE + whole)
     assert objection(path) == "is not an archive of `torch.save`"
+
+
+@pytest.mark.parametrize("name", ["a/DATA.PKL", "a/data.Pkl", "a/constants.PKL"])
+def test_names_that_differ_in_case_only_are_one_name_to_torch(path, name):
+    assert objection(archive(path, ("a/data.pkl", HARMLESS), (name, HOSTILE)))
+
+
+def members(data):
+    """What an archive of one member holds before its directory, and the directory."""
+    buffer = io.BytesIO()
+    archive(buffer, ("a/data.pkl", data))
+    whole = buffer.getvalue()
+    size, offset = struct.unpack("<2I", whole[-10:-2])
+    return whole[:offset], whole[offset : offset + size]
+
+
+def end(size, offset):
+    return b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, 1, 1, size, offset, 0)
+
+
+def end_64(size, offset):
+    return b"PK\x06\x06" + struct.pack("<Q2H2I4Q", 44, 45, 45, 0, 0, 1, 1, size, offset)
+
+
+def at(directory, offset):
+    return directory[:42] + struct.pack("<I", offset) + directory[46:]
+
+
+def test_a_second_directory_before_the_last_is_refused(path):
+    hostile, listed = members(HOSTILE + bytes(400))
+    harmless, last = members(HARMLESS)
+    # Python's reader takes the last directory and moves every offset by what lies before it, torch's the one named.
+    last = at(last, len(hostile) - len(harmless))
+    path.write_bytes(hostile + listed + harmless + last + end(len(last), len(hostile)))
+    with zipfile.ZipFile(path) as file:
+        assert file.read("a/data.pkl") == HARMLESS
+    assert objection(path) == "is not an archive as `torch.save` writes it"
+
+
+def test_a_second_directory_of_64_bits_is_refused(path):
+    hostile, listed = members(HOSTILE)
+    harmless, last = members(HARMLESS)
+    named = hostile + listed + end_64(len(listed), len(hostile))
+    whole = named + harmless + at(last, len(named))
+    locator = b"PK\x06\x07" + struct.pack("<IQI", 0, len(hostile) + len(listed), 1)
+    tail = end_64(len(last), len(named) + len(harmless)) + locator
+    path.write_bytes(whole + tail + b"PK\x05\x06" + struct.pack("<4H2IH", 0, 0, *[0xFFFF] * 2, *[0xFFFFFFFF] * 2, 0))
+    with zipfile.ZipFile(path) as file:
+        assert file.read("a/data.pkl") == HARMLESS
+    assert objection(path) == "is not an archive as `torch.save` writes it"
+
+
+def test_a_member_that_cannot_be_unpacked_is_damage(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", HARMLESS * 9)
+    whole = bytearray(path.read_bytes())
+    whole[40] ^= 0xFF  # the first byte of the deflated stream
+    path.write_bytes(whole)
+    assert "damaged" in objection(path)
 
 
 def test_a_bare_pickle_is_no_archive(path):

@@ -1,5 +1,6 @@
 """One page over several studies: what each says, what is missing, and what cannot be read."""
 
+import os
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -145,3 +146,10 @@ def test_a_page_that_cannot_be_written_is_an_error_of_ours(tmp_path):
 )
 def test_a_heading_is_made_of_the_name(name, heading):
     assert collection.Chapter("", name, "").heading == heading
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_linked_by_its_bytes(make, tmp_path):
+    folder = tmp_path / os.fsdecode(b"\xe9tude")
+    study(make, folder, "other")
+    _, page = write_collection(tmp_path, [folder])
+    assert "../%E9tude/report/index.html" in Page(page.read_text()).links

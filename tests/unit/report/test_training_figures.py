@@ -111,3 +111,21 @@ def test_what_no_study_asked_for_is_not_in_its_report(result, trained, accumulat
 def test_the_table_of_accuracies_has_last_best_and_the_way(trained):
     row = accuracy_table(trained).rows[0]
     assert row == ("micro_batch 16, 1 process", "8", "2.00", "100.0 %", "100.0 %", "0.125", "32.0 ms [n/a]", "0.250")
+
+
+def test_more_ranks_than_cores_are_in_no_sweep_of_times_but_learn_as_well(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for micro in (16, 32):
+        for size in (1, 2):
+            spec = make.make_spec(
+                size, "strong_fixed_micro", micro_batch=micro, global_batch=micro * size, solved="global_batch",
+                oversubscribed=size == 2, data=make.make_spec().data,
+            )  # fmt: skip
+            make.write_launch(root, spec, 0, 0.1, accuracy=0.9)
+    result = analyse(root)
+    data = sweep_data(result, BATCH)
+    assert data.keys == ("1 rank",)
+    assert data.panels == ("epoch, s",)
+    assert "left out" in data.notes[0]
+    assert {row["x"] for row in sweep_data(result, ACCURACY).rows} == {16, 32, 64}
+    assert {row[0] for row in sweep_table(result, BATCH).rows} == {"1 rank"}

@@ -58,12 +58,11 @@ def test_data(result: StudyResult, field: str) -> ChartData:
         for curve in drawn:
             rows += _test_rows(curve, field, across, heading, label(result, curve.run_id))
     notes = [f"{len(drawn)} of {len(known)} runs are drawn; the table has all."] if len(drawn) < len(known) else []
+    panels = tuple(dict.fromkeys(row["panel"] for row in rows))
     target = target_of(result.resolved) if field == "test_accuracy" else None
     if target is not None and rows:
-        rows += [{"panel": heading, "key": None, "y": target} for heading in {row["panel"] for row in rows}]
+        rows += [{"panel": heading, "key": None, "y": target} for heading in panels]
         notes.append(f"Dashed: the target of {percent(target)}.")
-    headings = {row["panel"] for row in rows}
-    panels = tuple(heading for heading in AGAINST.values() if heading in headings)
     keys = dict.fromkeys(row["key"] for row in rows if row["key"] is not None)
     return ChartData(tuple(rows), tuple(keys), panels, notes=tuple(notes))
 

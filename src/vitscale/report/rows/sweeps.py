@@ -31,12 +31,14 @@ class Sweep:
     metrics: tuple[Metric, ...]
     of_one_size: bool = True
     """Whether a curve's runs have the same world size."""
+    timed: bool = True
+    """Whether it is about time: runs that are not valid as a measurement of scaling are left out."""
 
 
 def added_by_ranks(result: StudyResult, run: RunResult) -> Interval | None:
     """Step time beyond that of the smallest world size with the same micro_batch and grad_accum: the cost of being
     many, whatever it goes to (communication, waiting, shared memory). None where there is no smaller one."""
-    alike = [one for one in result.analysis.runs if one.step_s and _alike(one) == _alike(run)]
+    alike = [one for one in result.analysis.runs if one.valid and one.step_s and _alike(one) == _alike(run)]
     least = min(alike, key=lambda one: one.world_size, default=None)
     if least is None or least.step_s is None or run.step_s is None or least.world_size == run.world_size:
         return None
@@ -65,7 +67,7 @@ ACCUMULATION = Sweep(
     metrics=(
         Metric("step", "time", "step_s"),
         Metric("peak memory of a rank", "memory", "memory_peak_bytes"),
-        Metric("sent by a rank per step: closed form", "memory", lambda result, run: result.sent_bytes.get(run.run_id)),
+        Metric("sent by a rank per step: closed form", "memory", _sent),
     ),
 )
 ACCURACY = Sweep(
@@ -76,6 +78,7 @@ ACCURACY = Sweep(
         Metric("epochs to the target accuracy", "count", "epochs_to_accuracy"),
     ),
     of_one_size=False,
+    timed=False,
 )
 
 
@@ -89,6 +92,8 @@ def sweep_data(result: StudyResult, sweep: Sweep) -> ChartData:
     notes = []
     if len(keys) < len(all_keys):
         notes.append(f"{len(keys)} of {len(all_keys)} curves are drawn; the table has all.")
+    if sweep.timed and rows and not all(run.valid for run in result.analysis.runs):
+        notes.append("Runs that are not valid as a measurement of scaling are left out.")
     if any(row["high"] is not None for row in rows):
         notes.append(CUT)
     return ChartData(tuple(rows), tuple(keys), panels, notes=tuple(notes))
@@ -100,7 +105,7 @@ def swept(result: StudyResult, sweep: Sweep) -> list[RunResult]:
     told = [
         run
         for run in result.analysis.runs
-        if getattr(run, sweep.across) and any(value_of(metric, result, run) for metric in sweep.metrics[:1])
+        if (run.valid or not sweep.timed) and getattr(run, sweep.across) and value_of(sweep.metrics[0], result, run)
     ]
     for run in told:
         values.setdefault(sweep_key(result, run, sweep), set()).add(getattr(run, sweep.across))
@@ -123,7 +128,7 @@ def efficiency_data(result: StudyResult) -> ChartData:
     panels: list[str] = []
     by_series: dict[str, list[RunResult]] = {}
     for run in result.analysis.runs:
-        if run.efficiency and run.algorithmic_efficiency:
+        if run.valid and run.efficiency and run.algorithmic_efficiency:
             by_series.setdefault(run.series, []).append(run)
     told = [runs for runs in by_series.values() if len(runs) > 1]
     for runs in told[:_MOST_PANELS]:
