@@ -154,8 +154,8 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
-    shared = point.sequence_parallel
-    groups = data_parallel(world_size, shared)
+    groups = data_parallel(world_size, point.sequence_parallel, point.tensor_parallel)
+    shared = world_size // groups
     sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
     batch = solve(point.protocol, point.given, groups, sizes)
     taken, per_device = _taken(study, point, images.facts)
@@ -180,7 +180,8 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         nodes=topology.nodes,
         ranks_per_node=topology.ranks_per_node,
         data_parallel=groups,
-        sequence_parallel=shared if shared > 1 else None,
+        sequence_parallel=point.sequence_parallel if point.sequence_parallel > 1 else None,
+        tensor_parallel=point.tensor_parallel if point.tensor_parallel > 1 else None,
         engine=point.engine,
         precision=point.precision,
         device=point.device,
