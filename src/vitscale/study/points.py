@@ -61,7 +61,7 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
     for protocol, (engine, stage), precision, device, places, shares, one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield Point(protocol, engine, stage, precision, device, *places, *shares, read, world_size)
+            yield Point(protocol, engine, stage, precision, device, *places, *shares, given=read, world_size=world_size)
 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:

@@ -11,8 +11,8 @@ ranks, [ranks, 3, own heads, head width], and an even split gives each rank q, k
 two halves of a gated MLP. `whole` puts the rows back.
 
 What a rank holds are plain tensors, and DTensor is seen in the four projections only: DDP, FSDP2, the optimizer and
-checkpoints take a rank's part as they would take a whole weight. Gradients of replicated weights are equal on all ranks of
-a group, to the last bit; those of split weights are of the own part. Both are averaged over the groups, `mesh(…)["data"]`.
+checkpoints take a rank's part as they would take a whole weight. Gradients of replicated weights are equal on all ranks
+of a group, to the last bit; those of split weights are of the own part. Engines average both over `data_group`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from timm.layers.mlp import GluMlp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn import functional
 
 from vitscale.errors import UsageError
@@ -106,12 +106,20 @@ def whole(weight: Tensor, split: Split | None) -> Tensor:
 
 def total_norm(gradients: Mapping[str, Tensor], parts: Mapping[str, Split]) -> Tensor:
     """The norm of all gradients by parameter name, each element of the model counted once; `parts` are `splits`."""
-    rest = nn.utils.get_total_norm([one for name, one in gradients.items() if name not in parts])
+    if not parts:
+        return nn.utils.get_total_norm(gradients.values())
+    square = own_square(gradients, parts)
+    dist.all_reduce(square, group=_group(parts))
+    return square.sqrt()
+
+
+def own_square(gradients: Mapping[str, Tensor], parts: Mapping[str, Split]) -> Tensor:
+    """This rank's share of the squared norm: the sum over the ranks that share the weights is the model's."""
+    rest = nn.utils.get_total_norm([one for name, one in gradients.items() if name not in parts]) ** 2
     if not parts:
         return rest
     square = nn.utils.get_total_norm([gradients[name] for name in parts]) ** 2
-    dist.all_reduce(square, group=_group(parts))
-    return (square + rest**2).sqrt()
+    return square + rest / dist.get_world_size(_group(parts))
 
 
 def _require_whole_shares(block: Any, ranks: int) -> None:
@@ -132,7 +140,9 @@ def _shard(block: Any, tensor: DeviceMesh) -> None:
         for parameter in linear.parameters():
             if fused.get(name, 1) > 1:
                 parameter.data = _swapped(parameter.data, fused[name], ranks)
-    plan = {name: ColwiseParallel() if name in _COLUMNS else RowwiseParallel() for name in linears}
+    plan: dict[str, ParallelStyle] = {
+        name: ColwiseParallel() if name in _COLUMNS else RowwiseParallel() for name in linears
+    }
     parallelize_module(block, tensor, plan, src_data_rank=None)
     for name, linear in linears.items():
         _keep_parts(linear, tensor, fused.get(name, 1))
@@ -149,7 +159,7 @@ def _keep_parts(linear: nn.Module, tensor: DeviceMesh, parts: int) -> None:
         own: Any = nn.Parameter(parameter.to_local().clone(), requires_grad=parameter.requires_grad)
         (placement,) = parameter.placements
         if placement.is_shard():
-            own.model_split = Split(tensor.get_group(), placement.dim, parts)  # type: ignore[attr-defined]
+            own.model_split = Split(tensor.get_group(), placement.dim, parts)
         linear.register_parameter(name, own)
     linear.forward = partial(_product, linear, tensor, placements)  # type: ignore[method-assign]
 
@@ -166,4 +176,4 @@ def _product(
 
 def _swapped(rows: Tensor, outer: int, inner: int) -> Tensor:
     """Rows in the order [outer, inner, …] become rows in the order [inner, outer, …]."""
-    return rows.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2).contiguous()
+    return rows.reshape(outer, inner, -1, *rows.shape[1:]).transpose(0, 1).reshape(rows.shape)
