@@ -62,7 +62,9 @@ class Kept:
         self.storages = {}
 
     def pack(self, tensor):
-        storage = tensor.untyped_storage()
+        own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+        own = own.trigger_wait() if hasattr(own, "trigger_wait") else own  # what an all-reduce has not finished yet
+        storage = own.untyped_storage()
         if storage.data_ptr() not in self.weights:
             self.storages[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor

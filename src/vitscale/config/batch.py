@@ -31,18 +31,28 @@ class Given(NamedTuple):
     grad_accum: int | None = None
 
 
-def data_parallel(world_size: int, sequence_parallel: int) -> int:
-    """How many groups of ranks take images of their own where `sequence_parallel` ranks share the tokens of each.
+_SHARED = {"sequence_parallel": "the tokens of each image", "tensor_parallel": "the weights of each block"}
+
+
+def data_parallel(world_size: int, sequence_parallel: int = 1, tensor_parallel: int = 1) -> int:
+    """How many groups of ranks take images of their own, where the ranks of a group share the tokens or the weights.
 
     Raises:
-        Infeasible: the ranks do not fall into such groups.
+        Infeasible: the ranks do not fall into such groups, or are to share both.
     """
-    groups, left = divmod(world_size, sequence_parallel)
+    if sequence_parallel > 1 and tensor_parallel > 1:
+        raise Infeasible(
+            f"`sequence_parallel = {sequence_parallel}` with `tensor_parallel = {tensor_parallel}`: ranks share the tokens "
+            "of an image or the weights of a block, not both",
+            "sequence_parallel=1, or tensor_parallel=1",
+        )
+    key = "tensor_parallel" if tensor_parallel > 1 else "sequence_parallel"
+    shared = sequence_parallel * tensor_parallel
+    groups, left = divmod(world_size, shared)
     if left:
         raise Infeasible(
-            f"`sequence_parallel = {sequence_parallel}` does not divide `world_size = {world_size}`: so many ranks "
-            "share the tokens of each image",
-            f"world_size={(groups + 1) * sequence_parallel}, or sequence_parallel=1",
+            f"`{key} = {shared}` does not divide `world_size = {world_size}`: so many ranks share {_SHARED[key]}",
+            f"world_size={(groups + 1) * shared}, or {key}=1",
         )
     return groups
 

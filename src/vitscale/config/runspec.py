@@ -93,9 +93,12 @@ class RunSpec(Frozen):
     ranks_per_node: PositiveInt
     """Ranks on each host."""
     data_parallel: PositiveInt
-    """Groups of ranks that each take their own images: the world size over `sequence_parallel`."""
+    """Groups of ranks that each take their own images: the world size over
+    `sequence_parallel` or `tensor_parallel`."""
     sequence_parallel: Annotated[int, Field(ge=2)] | None = None
     """Neighbouring ranks that share the tokens of each image; null is none: every rank takes its own images."""
+    tensor_parallel: Annotated[int, Field(ge=2)] | None = None
+    """Neighbouring ranks that share the heads and the MLP of each block; null is none."""
     engine: EngineName
     """Owner of parallelism."""
     zero_stage: ZeroStage | None = None
@@ -147,9 +150,14 @@ class RunSpec(Frozen):
             del tree["optimizer"]["lr"]
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
+    @property
+    def ranks_per_replica(self) -> int:
+        """Neighbouring ranks that take the same images, because they share tokens or weights."""
+        return (self.sequence_parallel or 1) * (self.tensor_parallel or 1)
+
     def data_rank(self, rank: int) -> int:
-        """Which of the `data_parallel` shares of a global batch a rank takes; neighbours that share tokens take one."""
-        return rank // (self.sequence_parallel or 1)
+        """Which of the `data_parallel` shares of a global batch a rank takes."""
+        return rank // self.ranks_per_replica
 
     def canonical(self) -> str:
         """JSON with sorted keys and no free whitespace, without nulls: a new optional field renames no run."""
@@ -159,6 +167,7 @@ class RunSpec(Frozen):
         parts = [self.protocol, self.model.name, self.data.name, self.engine]
         parts += [] if self.zero_stage is None else [f"z{self.zero_stage}"]
         parts += [] if self.sequence_parallel is None else [f"sp{self.sequence_parallel}"]
+        parts += [] if self.tensor_parallel is None else [f"tp{self.tensor_parallel}"]
         parts += [self.precision, self.simulated_device or self.device]
         return slug("-".join(parts))
 

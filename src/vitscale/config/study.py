@@ -107,6 +107,10 @@ class Axes(Section):
     sequence_parallel: Varying[PositiveInt] = (1,)
     """Neighbouring ranks that share the tokens of each image (Ulysses), for images too large for one device; must
     divide `world_size`. `global_batch = micro_batch * grad_accum * world_size / sequence_parallel`."""
+    tensor_parallel: Varying[PositiveInt] = (1,)
+    """Neighbouring ranks that share the heads and the MLP of each block (Megatron-LM), for models too large for one
+    device; must divide `world_size`, the heads and the MLP's width, and is not used with `sequence_parallel`.
+    `global_batch = micro_batch * grad_accum * world_size / tensor_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
     `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""

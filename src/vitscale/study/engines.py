@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from typing import Any
 
 from vitscale.config.study import EngineName, Precision, Study, ZeroStage
+from vitscale.cost.models import ViTShape
 from vitscale.errors import Infeasible
 
 _DEEPSPEED = ("deepspeed",)
@@ -35,7 +37,7 @@ def require_installed(engine: EngineName) -> None:
         raise Infeasible(why, f"pip install 'vitscale[{package}]'")
 
 
-def require_possible(engine: EngineName, precision: Precision, world_size: int) -> None:
+def require_possible(engine: EngineName, precision: Precision, world_size: int, tensor_parallel: int) -> None:
     """Refuse what the engine does not do.
 
     Raises:
@@ -43,6 +45,11 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int) 
     """
     if engine == "single" and world_size > 1:
         raise Infeasible(f"`engine = single` has one rank, and `world_size = {world_size}`", "engine=ddp")
+    if engine == "accelerate" and tensor_parallel > 1:
+        raise Infeasible(
+            f"`tensor_parallel = {tensor_parallel}`: `engine = accelerate` takes every rank for one with other images",
+            "engine=ddp",
+        )
     if precision == "fp16" and engine not in _DEEPSPEED:
         raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
     if engine == "accelerate" and precision == "bf16":
@@ -51,17 +58,46 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int) 
         )
 
 
-def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float | None) -> None:
+def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, tensor_parallel: int, ema: float | None) -> None:
     """Refuse a moving average of weights that no rank has whole.
 
     Raises:
         Infeasible: with what shards them.
     """
-    sharding = (
-        "engine = fsdp" if engine == "fsdp" else "zero_stage = 3" if engine in _DEEPSPEED and zero_stage == 3 else None
-    )
-    if ema and sharding:
+    ways_out = {}
+    if tensor_parallel > 1:
+        ways_out[f"tensor_parallel = {tensor_parallel}"] = "tensor_parallel=1"
+    if engine == "fsdp":
+        ways_out["engine = fsdp"] = "engine=ddp"
+    if engine in _DEEPSPEED and zero_stage == 3:
+        ways_out["zero_stage = 3"] = "zero_stage=2"
+    if ema and ways_out:
+        sharding, way_out = next(iter(ways_out.items()))
         raise Infeasible(
             f"`train.ema = {ema:g}` needs whole weights on each rank, and `{sharding}` shards them",
-            "zero_stage=2, or leave train.ema out" if engine != "fsdp" else "engine=ddp, or leave train.ema out",
+            f"{way_out}, or leave train.ema out",
+        )
+
+
+def require_shares(shape: ViTShape, tensor_parallel: int) -> None:
+    """Refuse blocks that do not fall into equal parts of whole heads.
+
+    Raises:
+        Infeasible: with what does not divide.
+    """
+    if tensor_parallel == 1:
+        return
+    for count, what in ((shape.heads, "heads"), (shape.mlp_width, "hidden units of the MLP")):
+        if count % tensor_parallel:
+            largest = max(
+                ranks for ranks in range(1, tensor_parallel) if math.gcd(shape.heads, shape.mlp_width) % ranks == 0
+            )
+            raise Infeasible(
+                f"`tensor_parallel = {tensor_parallel}` does not divide the {count:,} {what} of `{shape.name}`",
+                f"tensor_parallel={largest}",
+            )
+    if shape.qk_norm or shape.attn_norm or shape.mlp_norm:
+        raise Infeasible(
+            f"`tensor_parallel = {tensor_parallel}`: blocks of `{shape.name}` have a norm over what would be divided",
+            "sequence_parallel in its place",
         )

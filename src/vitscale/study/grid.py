@@ -26,7 +26,7 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study.engines import own_keys, require_installed, require_possible, require_whole_weights
+from vitscale.study.engines import own_keys, require_installed, require_possible, require_shares, require_whole_weights
 from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
@@ -148,19 +148,21 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     topology = where.topology(world_size, point.nodes, point.ranks_per_node)
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
-    require_possible(point.engine, point.precision, world_size)
+    require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
     if where.simulated is None:
         require_installed(point.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
-    shared = point.sequence_parallel
-    groups = data_parallel(world_size, shared)
+    groups = data_parallel(world_size, point.sequence_parallel, point.tensor_parallel)
+    shared = world_size // groups
     sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
     batch = solve(point.protocol, point.given, groups, sizes)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
+    model = model_spec(study.model, images.facts.classes)
+    require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
     threads = cpu_shares(max(study.axes.world_size), machine.cores) if point.device == "cpu" else None
     flip = study.data.flip
     measure = study.measure
@@ -168,7 +170,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     measured = {name: getattr(measure, name) for name in MeasureSpec.model_fields}
     return RunSpec(
         protocol=point.protocol,
-        model=model_spec(study.model, images.facts.classes),
+        model=model,
         data=DataSpec(
             name=study.data.name,
             fingerprint=images.fingerprint,
@@ -180,7 +182,8 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         nodes=topology.nodes,
         ranks_per_node=topology.ranks_per_node,
         data_parallel=groups,
-        sequence_parallel=shared if shared > 1 else None,
+        sequence_parallel=point.sequence_parallel if point.sequence_parallel > 1 else None,
+        tensor_parallel=point.tensor_parallel if point.tensor_parallel > 1 else None,
         engine=point.engine,
         precision=point.precision,
         device=point.device,
@@ -209,7 +212,7 @@ def _recipe(study: Study, point: Point) -> Recipe | None:
     """
     if not study.train.trains:
         return None
-    require_whole_weights(point.engine, point.zero_stage, study.train.ema)
+    require_whole_weights(point.engine, point.zero_stage, point.tensor_parallel, study.train.ema)
     return Recipe(**{name: getattr(study.train, name) for name in Recipe.model_fields})
 
 

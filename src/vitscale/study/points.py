@@ -25,6 +25,7 @@ class Point(NamedTuple):
     nodes: int | None
     ranks_per_node: int | None
     sequence_parallel: int
+    tensor_parallel: int
     given: Given
     world_size: int
 
@@ -54,12 +55,13 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
     )
     given = [Given(*values) for values in batches]
     engines = list(itertools.product(asked.engine, asked.zero_stage))
-    hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,), asked.sequence_parallel)
-    outer = itertools.product(study.protocol, engines, asked.precision, devices, list(hosts), given)
-    for protocol, (engine, stage), precision, device, (nodes, per_node, shared), one in outer:
+    hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
+    shared = itertools.product(asked.sequence_parallel, asked.tensor_parallel)
+    outer = itertools.product(study.protocol, engines, asked.precision, devices, list(hosts), list(shared), given)
+    for protocol, (engine, stage), precision, device, places, shares, one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield Point(protocol, engine, stage, precision, device, nodes, per_node, shared, read, world_size)
+            yield Point(protocol, engine, stage, precision, device, *places, *shares, given=read, world_size=world_size)
 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:
@@ -69,6 +71,7 @@ def label(study: Study, point: Point, varied: dict[str, Any]) -> str:
         "nodes": point.nodes,
         "ranks_per_node": point.ranks_per_node,
         "sequence_parallel": point.sequence_parallel if point.sequence_parallel > 1 else None,
+        "tensor_parallel": point.tensor_parallel if point.tensor_parallel > 1 else None,
         **point.given._asdict(),
         **varied,
     }

@@ -32,8 +32,8 @@ def evaluate(engine: Engine, split: Split, ranks: Ranks, spec: RunSpec, after_ba
     """Score the model on a split.
 
     Of N data-parallel ranks, rank r takes images r, r + N, r + 2N …; every rank runs the same number of forward passes,
-    as sharded parameters need it, and what fills the last ones is counted by nobody. Ranks that share the tokens of an
-    image take the same ones, and the first of them counts. `after_batch` hears the number of passes done.
+    as sharded parameters need it, and what fills the last ones is counted by nobody. Ranks that share tokens or
+    weights take the same ones, and the first of them counts. `after_batch` hears the number of passes done.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
     engine.train(mode=False)

@@ -24,7 +24,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
 from vitscale.records.schema import Device, Layout, Manifest, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, optimizers, parity, sequence
+from vitscale.worker import devices, engines, inject, optimizers, parity, sequence, tensor
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
@@ -71,9 +71,11 @@ class Launch:
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
         if self.spec.sequence_parallel is not None:
             sequence.shard(self.model, self.spec.sequence_parallel)
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        if self.spec.tensor_parallel is not None:
+            tensor.shard(self.model, self.spec.tensor_parallel)
         self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
@@ -146,13 +148,13 @@ class Launch:
         self.heartbeat.beat(Beat(self.number, phase, step, steps, self.losses.glance()))
 
     def _line(self, window: str, step: int, times: StepTimes, loss: float | None) -> StepRecord:
-        shared = self.spec.sequence_parallel or 1  # ranks that take the same images: the first counts them
+        first = self.ranks.rank % self.spec.ranks_per_replica == 0  # of those that take the same images
         return StepRecord(
             step=step,
             window=window,
             rank=self.ranks.rank,
             loss=loss,
-            images=self.spec.micro_batch * self.spec.grad_accum if self.ranks.rank % shared == 0 else 0,
+            images=self.spec.micro_batch * self.spec.grad_accum if first else 0,
             step_s=times["step"],
             data_s=times.get("data"),
             forward_s=times.get("forward"),

@@ -61,7 +61,7 @@ def shard(model: nn.Module, ranks: int) -> None:
     Raises:
         UsageError: the model is not a Vision Transformer of timm's plain form.
     """
-    require_form(model)
+    require_form(model, "sequence_parallel")
     vit: Any = model
     group = _group(ranks)
     tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
@@ -74,8 +74,8 @@ def shard(model: nn.Module, ranks: int) -> None:
     vit.norm.register_forward_hook(lambda _module, _args, output: _Pooled.apply(output, sharing, pooled))
 
 
-def require_form(model: nn.Module) -> None:
-    """Refuse a model whose tokens do not pass through blocks with timm's plain attention.
+def require_form(model: nn.Module, key: str) -> None:
+    """Refuse, for the study key, a model whose tokens do not pass through blocks with timm's plain attention.
 
     Raises:
         UsageError: naming the class and what it lacks.
@@ -85,9 +85,8 @@ def require_form(model: nn.Module) -> None:
         type(getattr(one, "attn", None)) is Attention for one in blocks
     ):
         raise UsageError(
-            f"`sequence_parallel` needs timm's `VisionTransformer` with `blocks` of plain `attn`, not "
-            f"`{type(model).__name__}`",
-            "sequence_parallel=1, or a model such as `vit_base_patch16_224`",
+            f"`{key}` needs timm's `VisionTransformer` with `blocks` of plain `attn`, not `{type(model).__name__}`",
+            f"{key}=1, or a model such as `vit_base_patch16_224`",
         )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker import tensor
 from vitscale.worker.engines.single import SingleEngine
 
 
@@ -25,7 +26,8 @@ class DDPEngine(SingleEngine):
 
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(spec, model, optimizer)  # first: buckets hold gradients in the weights' type
-        self._model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        self._replicas = tensor.data_group(spec.device, spec.tensor_parallel)
+        self._model = DistributedDataParallel(model, process_group=self._replicas, gradient_as_bucket_view=True)
         self._micro_step = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -40,13 +42,14 @@ class DDPEngine(SingleEngine):
         self._micro_step = 0 if last else self._micro_step + 1
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state once: the ranks have the same."""
-        if dist.get_rank() == 0:
+        """Write weights and optimizer state once: the replicas have the same."""
+        if dist.get_rank(self._replicas) == 0:
             super().save(folder)
 
     def weights(self) -> dict[str, Tensor] | None:
         """All weights, fp32, on rank 0."""
-        return super().weights() if dist.get_rank() == 0 else None
+        found = super().weights() if dist.get_rank(self._replicas) == 0 else None
+        return found if dist.get_rank() == 0 else None
 
 
 build = DDPEngine

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import DivergedError
+from vitscale.worker import tensor
 from vitscale.worker.engines.update import DTYPES
 
 _TAG = "engine"
@@ -35,8 +38,8 @@ def config(spec: RunSpec) -> dict[str, Any]:
     user = spec.deepspeed
     return {
         **user,
-        # DeepSpeed counts every rank as data parallel, those that share an image's tokens too.
-        "train_batch_size": spec.micro_batch * spec.grad_accum * spec.world_size,
+        # DeepSpeed counts every rank as data parallel, those that share an image's tokens too, but not its weights.
+        "train_batch_size": spec.micro_batch * spec.grad_accum * spec.world_size // (spec.tensor_parallel or 1),
         "train_micro_batch_size_per_gpu": spec.micro_batch,
         "gradient_accumulation_steps": spec.grad_accum,
         # Left out, DeepSpeed clips at 1.0.
@@ -54,6 +57,31 @@ def _section(user: dict[str, Any], name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+class _Groups:
+    """The ranks as DeepSpeed asks for them where weights are shared (its `mpu`, in Megatron-LM's words)."""
+
+    def __init__(self, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._mesh.get_group("tensor")
+
+    def get_model_parallel_rank(self) -> int:
+        return self._mesh.get_local_rank("tensor")
+
+    def get_model_parallel_world_size(self) -> int:
+        return self._mesh.size(1)
+
+    def get_data_parallel_group(self) -> dist.ProcessGroup:
+        return self._mesh.get_group("data")
+
+    def get_data_parallel_rank(self) -> int:
+        return self._mesh.get_local_rank("data")
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._mesh.size(0)
+
+
 class DeepSpeedEngine:
     """A `deepspeed.DeepSpeedEngine` behind our protocol."""
 
@@ -62,7 +90,12 @@ class DeepSpeedEngine:
 
         self.dtype = DTYPES[spec.precision]
         self._engine: Any
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec))
+        self._splits = tensor.splits(model)
+        parameters = dict(model.named_parameters())
+        for name in self._splits:
+            parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
+        groups = _Groups(tensor.mesh(spec.device, spec.tensor_parallel)) if spec.tensor_parallel else None
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, 3, height, width]."""
@@ -114,16 +147,20 @@ class DeepSpeedEngine:
         gathered: dict[str, Tensor] = {}
         for name, parameter in self._engine.module.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_tensor")):
+                whole = tensor.whole(parameter, self._splits.get(name))
                 if self._engine.global_rank == 0:
-                    gathered[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+                    gathered[name] = whole.detach().to("cpu", torch.float32, copy=True)
         return gathered if self._engine.global_rank == 0 else None
 
     def close(self) -> None:
         """Free optimizer state and shards; `destroy` alone leaves ZeRO-3's partitions alive."""
+        import deepspeed
+
         engine, self._engine = self._engine, None
         parameters = list(engine.module.parameters())
         optimizer, basic = engine.optimizer, engine.basic_optimizer
         engine.destroy()  # removes its hooks by what is emptied below
+        deepspeed.utils.groups.mpu = None  # else the next engine of the process takes this one's groups
         for parameter in parameters:
             if hasattr(parameter, "ds_tensor"):
                 parameter.ds_tensor.data = parameter.ds_tensor.new_empty(0)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker import tensor
 from vitscale.worker.engines import state
 from vitscale.worker.engines.update import DTYPES
 from vitscale.worker.optimizers import exchange
@@ -36,7 +36,8 @@ class FSDPEngine:
         assert spec.fsdp is not None
         whole = dict(model.named_parameters())
         device = next(model.parameters()).device.type
-        options: dict[str, Any] = {"mesh": init_device_mesh(device, (dist.get_world_size(),))}
+        self._splits = tensor.splits(model)
+        options: dict[str, Any] = {"mesh": tensor.mesh(device, spec.tensor_parallel or 1)["data"]}
         if spec.precision != "fp32":
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=self.dtype)
         for block in model.blocks:  # type: ignore[union-attr]
@@ -63,7 +64,8 @@ class FSDPEngine:
         for name, shard in self._shards.items():
             self._local[name].grad, shard.grad = shard.grad.to_local(), None
         if self._clip:
-            square = nn.utils.get_total_norm([one.grad for one in self._local.values() if one.grad is not None]) ** 2
+            gradients = {name: one.grad for name, one in self._local.items() if one.grad is not None}
+            square = tensor.own_square(gradients, self._splits)
             dist.all_reduce(square)
             nn.utils.clip_grads_with_norm_(self._local.values(), self._clip, square.sqrt())
         self._optimizer.step()
@@ -90,7 +92,7 @@ class FSDPEngine:
         """All weights as the ranks compute with them, fp32, on rank 0."""
         gathered = {}
         for name, shard in self._shards.items():
-            whole = shard.full_tensor().detach().to(self.dtype)
+            whole = tensor.whole(shard.full_tensor().detach(), self._splits.get(name)).to(self.dtype)
             if dist.get_rank() == 0:
                 gathered[name] = whole.to("cpu", torch.float32, copy=True)
         return gathered if dist.get_rank() == 0 else None
@@ -103,8 +105,8 @@ class FSDPEngine:
                 module.reshard()
         for name, shard in self._shards.items():
             shard.grad = None
-            for tensor in (shard.to_local(), self._local[name]):
-                tensor.data = tensor.new_empty(0)
+            for one in (shard.to_local(), self._local[name]):
+                one.data = one.new_empty(0)
         self._shards, self._local, self._model = {}, {}, nn.Identity()
         gc.collect()
 

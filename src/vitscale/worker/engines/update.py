@@ -1,4 +1,4 @@
-"""The update where every rank holds whole weights: clip, step, clear. In bf16 it is that of an fp32 master copy."""
+"""The update of the weights a rank holds: clip, step, clear. In bf16 it is that of an fp32 master copy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker import tensor
 from vitscale.worker.engines import state
 from vitscale.worker.optimizers import exchange
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_FILE = "state.safetensors"
 
 
 class Update:
@@ -29,6 +29,9 @@ class Update:
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer, self._clip = optimizer, spec.optimizer.clip
         self._weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._splits = tensor.splits(model)
+        part = f".tensor{tensor.rank(self._splits)}" if self._splits else ""
+        self._file = f"state{part}.safetensors"
         self._masters: dict[str, nn.Parameter] = self._weights
         if spec.precision != "fp32":
             model.to(DTYPES[spec.precision])
@@ -42,22 +45,25 @@ class Update:
                 assert weight.grad is not None
                 self._masters[name].grad, weight.grad = weight.grad.float(), None
         if self._clip:
-            nn.utils.clip_grad_norm_(self._masters.values(), self._clip)
+            gradients = {name: one.grad for name, one in self._masters.items() if one.grad is not None}
+            norm = tensor.total_norm(gradients, self._splits)
+            nn.utils.clip_grads_with_norm_(self._masters.values(), self._clip, norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._copy_back()
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights the model computes with, fp32, on the CPU."""
-        return {name: one.detach().to("cpu", torch.float32, copy=True) for name, one in self._weights.items()}
+        """A copy of the weights the model computes with, whole, fp32, on the CPU. All ranks that share them at once."""
+        wholes = ((name, tensor.whole(one, self._splits.get(name))) for name, one in self._weights.items())
+        return {name: one.detach().to("cpu", torch.float32, copy=True) for name, one in wholes}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""
-        state.save(folder / _FILE, self._masters, self._optimizer)
+        state.save(folder / self._file, self._masters, self._optimizer)
 
     def load(self, folder: Path) -> None:
         """Go on from what `save` wrote."""
-        state.load(folder / _FILE, self._masters, self._optimizer)
+        state.load(folder / self._file, self._masters, self._optimizer)
         self._copy_back()
 
     def close(self) -> None:
