@@ -24,6 +24,7 @@ _FOLLOWS = {
     "data.images_per_device": "data.name",
     "threads_per_rank": "device",
     "fsdp.reshard_after_forward": "engine",
+    "optimizer.lr": "optimizer.name",
 }
 _BARE = ("engine", "precision", "device", "model.name", "data.name", "optimizer.name", "hardware.name")
 

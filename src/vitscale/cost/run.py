@@ -11,6 +11,7 @@ from vitscale.cost import fsdp, sequence
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
+from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
 from vitscale.cost.vit import parameter_tensors, parameters, training_flop
 
@@ -142,7 +143,7 @@ def _of_replicas(
         **engine,
         **buckets,
         data_parallel=spec.world_size,
-        optimizer=spec.optimizer.name,
+        moments=moment_elements(model, spec.optimizer.name),
         device=spec.device,
         overlap_comm=zero.get("overlap_comm"),
     )

@@ -5,12 +5,18 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from vitscale.config.study import EngineName, Precision, Study, ZeroStage
+from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.errors import Infeasible
 
 _DEEPSPEED = ("deepspeed",)
 _EXTRAS = {"accelerate": "accelerate"}
 """Engine -> the package that `vitscale[train]` does not bring, and the extra of that name that does."""
+_OF_WHOLE_WEIGHTS = {
+    "lamb": "the norm of each whole weight and of its update",
+    "muon": "each whole matrix, to make its update orthogonal",
+    "adafactor": "the rows and columns of each whole matrix",
+}
+"""Optimizer -> what it looks at. The others treat every element alike, wherever it is."""
 
 
 def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
@@ -51,17 +57,37 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int) 
         )
 
 
+def require_optimizer(engine: EngineName, zero_stage: ZeroStage, optimizer: OptimizerName) -> None:
+    """Refuse an optimizer that looks at whole weights where each rank updates a part of them.
+
+    Raises:
+        Infeasible: with what it looks at, and what shards it.
+    """
+    sharding = _sharding(engine, zero_stage, smallest=1)
+    if optimizer in _OF_WHOLE_WEIGHTS and sharding:
+        raise Infeasible(
+            f"`optimizer.name = {optimizer}` needs {_OF_WHOLE_WEIGHTS[optimizer]}, and `{sharding}` updates a part of "
+            "it on each rank",
+            "engine=ddp" if engine == "fsdp" else "zero_stage=0",
+        )
+
+
 def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float | None) -> None:
     """Refuse a moving average of weights that no rank has whole.
 
     Raises:
         Infeasible: with what shards them.
     """
-    sharding = (
-        "engine = fsdp" if engine == "fsdp" else "zero_stage = 3" if engine in _DEEPSPEED and zero_stage == 3 else None
-    )
+    sharding = _sharding(engine, zero_stage, smallest=3)
     if ema and sharding:
         raise Infeasible(
             f"`train.ema = {ema:g}` needs whole weights on each rank, and `{sharding}` shards them",
             "zero_stage=2, or leave train.ema out" if engine != "fsdp" else "engine=ddp, or leave train.ema out",
         )
+
+
+def _sharding(engine: EngineName, zero_stage: ZeroStage, *, smallest: int) -> str | None:
+    """What shards at least as much as ZeRO's stage `smallest`, as a study says it; None where nothing does."""
+    if engine in _DEEPSPEED:
+        return f"zero_stage = {zero_stage}" if zero_stage >= smallest else None
+    return "engine = fsdp" if engine == "fsdp" else None

@@ -26,7 +26,13 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study.engines import own_keys, require_installed, require_possible, require_whole_weights
+from vitscale.study.engines import (
+    own_keys,
+    require_installed,
+    require_optimizer,
+    require_possible,
+    require_whole_weights,
+)
 from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
@@ -149,6 +155,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size)
+    require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
@@ -197,8 +204,9 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
 
 
 def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:
-    lr = scaled_lr(optimizer.lr, optimizer.lr_policy, optimizer.lr_base_batch, global_batch)
-    return optimizer.model_copy(update={"lr": lr})
+    own = (optimizer.lr_of or {}).get(optimizer.name, optimizer.lr)
+    lr = scaled_lr(own, optimizer.lr_policy, optimizer.lr_base_batch, global_batch)
+    return optimizer.model_copy(update={"lr": lr, "lr_of": None})
 
 
 def _recipe(study: Study, point: Point) -> Recipe | None:
