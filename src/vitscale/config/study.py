@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from vitscale.config.frozen import Section, Text, printable
+from vitscale.config.knobs import EngineSection
 from vitscale.config.training import LrPolicy, Schedule, TrainSection
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -244,6 +245,7 @@ class Study(Section):
     model: ModelSection
     data: DataSection
     axes: Axes = Axes()
+    engine: EngineSection = EngineSection()
     fsdp: FsdpSection = FsdpSection()
     optimizer: OptimizerSection = OptimizerSection()
     measure: MeasureSection = MeasureSection()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+from vitscale.config.knobs import OF_DDP
 from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.errors import Infeasible
 
@@ -22,11 +23,18 @@ _OF_WHOLE_WEIGHTS = {
 def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
     """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
     differ in nothing else are one run."""
+    others = {} if engine == "ddp" else dict.fromkeys(OF_DDP)
+    knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in _DEEPSPEED:
-        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed}
-    if engine == "fsdp":
-        return {"fsdp": study.fsdp}
-    return {}
+        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}
+    return {"fsdp": study.fsdp, **knobs} if engine == "fsdp" else knobs
+
+
+def sharding(engine: EngineName, zero_stage: ZeroStage, *, smallest: int) -> str | None:
+    """What shards at least as much as ZeRO's stage `smallest`, as a study says it; None where nothing does."""
+    if engine in _DEEPSPEED:
+        return f"zero_stage = {zero_stage}" if zero_stage >= smallest else None
+    return "engine = fsdp" if engine == "fsdp" else None
 
 
 def require_installed(engine: EngineName) -> None:
@@ -63,10 +71,10 @@ def require_optimizer(engine: EngineName, zero_stage: ZeroStage, optimizer: Opti
     Raises:
         Infeasible: with what it looks at, and what shards it.
     """
-    sharding = _sharding(engine, zero_stage, smallest=1)
-    if optimizer in _OF_WHOLE_WEIGHTS and sharding:
+    shards = sharding(engine, zero_stage, smallest=1)
+    if optimizer in _OF_WHOLE_WEIGHTS and shards:
         raise Infeasible(
-            f"`optimizer.name = {optimizer}` needs {_OF_WHOLE_WEIGHTS[optimizer]}, and `{sharding}` updates a part of "
+            f"`optimizer.name = {optimizer}` needs {_OF_WHOLE_WEIGHTS[optimizer]}, and `{shards}` updates a part of "
             "it on each rank",
             "engine=ddp" if engine == "fsdp" else "zero_stage=0",
         )
@@ -78,16 +86,9 @@ def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, ema: float 
     Raises:
         Infeasible: with what shards them.
     """
-    sharding = _sharding(engine, zero_stage, smallest=3)
-    if ema and sharding:
+    shards = sharding(engine, zero_stage, smallest=3)
+    if ema and shards:
         raise Infeasible(
-            f"`train.ema = {ema:g}` needs whole weights on each rank, and `{sharding}` shards them",
+            f"`train.ema = {ema:g}` needs whole weights on each rank, and `{shards}` shards them",
             "zero_stage=2, or leave train.ema out" if engine != "fsdp" else "engine=ddp, or leave train.ema out",
         )
-
-
-def _sharding(engine: EngineName, zero_stage: ZeroStage, *, smallest: int) -> str | None:
-    """What shards at least as much as ZeRO's stage `smallest`, as a study says it; None where nothing does."""
-    if engine in _DEEPSPEED:
-        return f"zero_stage = {zero_stage}" if zero_stage >= smallest else None
-    return "engine = fsdp" if engine == "fsdp" else None

@@ -33,6 +33,7 @@ from vitscale.study.engines import (
     require_possible,
     require_whole_weights,
 )
+from vitscale.study.knobs import require_compiler, require_knobs
 from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
@@ -156,8 +157,11 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
+    require_knobs(study.engine, point, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
+        if study.engine.compile:
+            require_compiler()
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

@@ -9,10 +9,21 @@ import timm.optim
 import torch
 from torch import Tensor, nn
 
+from vitscale.config.knobs import OptimizerImpl
 from vitscale.config.study import OptimizerSection
 
+_LOOPS: dict[OptimizerImpl, dict[str, Any]] = {
+    "auto": {"foreach": None, "fused": None},
+    "fused": {"foreach": None, "fused": True},
+    "foreach": {"foreach": True, "fused": False},
+    "for": {"foreach": False, "fused": False},
+}
+"""What torch and timm are told."""
 
-def build(model: nn.Module, section: OptimizerSection, device: torch.device) -> torch.optim.Optimizer:
+
+def build(
+    model: nn.Module, section: OptimizerSection, device: torch.device, impl: OptimizerImpl | None = None
+) -> torch.optim.Optimizer:
     """The optimizer the study names; biases and norms (one-dimensional parameters) are not decayed, as timm does it.
 
     Settings the study has no key for are the library's defaults, but for three: LAMB does not clip a second time,
@@ -23,21 +34,23 @@ def build(model: nn.Module, section: OptimizerSection, device: torch.device) -> 
         model: its parameters that require a gradient are optimized.
         section: the run's `optimizer`.
         device: CUDA uses torch's fused kernels where there are any.
+        impl: how it loops over weights, in place of that.
     """
-    fused = device.type == "cuda"
+    loop = _LOOPS[impl or ("fused" if device.type == "cuda" else "auto")]
+    over = {"foreach": loop["foreach"]}  # the others have no fused kernel
     groups = _groups([*model.parameters()], section)
     optimizer: torch.optim.Optimizer
     match section.name:
         case "adamw":
-            optimizer = torch.optim.AdamW(groups, lr=section.lr, fused=fused)
+            optimizer = torch.optim.AdamW(groups, lr=section.lr, **loop)
         case "sgd":
-            optimizer = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=fused)
+            optimizer = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, **loop)
         case "adafactor":
-            optimizer = torch.optim.Adafactor(groups, lr=section.lr)
+            optimizer = torch.optim.Adafactor(groups, lr=section.lr, **over)
         case "lamb":
-            optimizer = timm.optim.Lamb(groups, lr=section.lr, max_grad_norm=None)
+            optimizer = timm.optim.Lamb(groups, lr=section.lr, max_grad_norm=None, **over)
         case "lion":
-            optimizer = timm.optim.Lion(groups, lr=section.lr)
+            optimizer = timm.optim.Lion(groups, lr=section.lr, **over)
         case "muon":
             hidden = _with_hidden_matrices(model, section)
             optimizer = timm.optim.Muon(hidden, lr=section.lr, adjust_lr_fn="match_rms_adamw")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from vitscale.config.knobs import DdpHook, EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.worker.engines.single import SingleEngine
 
@@ -25,7 +29,15 @@ class DDPEngine(SingleEngine):
 
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(spec, model, optimizer)  # first: buckets hold gradients in the weights' type
-        self._model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+        knobs = spec.knobs or EngineSection()
+        self._model = DistributedDataParallel(
+            model,
+            gradient_as_bucket_view=knobs.gradient_as_bucket_view is not False,
+            bucket_cap_mb=knobs.bucket_mb,
+            static_graph=knobs.static_graph is True,
+        )
+        if knobs.ddp_hook:
+            self._model.register_comm_hook(*_hook(knobs.ddp_hook))
         self._micro_step = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -47,6 +59,15 @@ class DDPEngine(SingleEngine):
     def weights(self) -> dict[str, Tensor] | None:
         """All weights, fp32, on rank 0."""
         return super().weights() if dist.get_rank() == 0 else None
+
+
+def _hook(name: DdpHook) -> tuple[object, Callable[..., Any]]:
+    """What DDP's communication hook keeps, and the hook."""
+    if name == "powersgd":
+        # Earlier, its error feedback meets gradients that change too fast; DDP makes its buckets anew after one step.
+        return powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=10), powerSGD_hook.powerSGD_hook
+    hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+    return None, hooks[name]
 
 
 build = DDPEngine

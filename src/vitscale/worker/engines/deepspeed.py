@@ -115,7 +115,7 @@ class DeepSpeedEngine:
         for name, parameter in self._engine.module.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_tensor")):
                 if self._engine.global_rank == 0:
-                    gathered[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+                    gathered[name] = parameter.detach().to("cpu", torch.float32, copy=True).contiguous()
         return gathered if self._engine.global_rank == 0 else None
 
     def close(self) -> None:

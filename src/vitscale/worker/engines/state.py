@@ -18,11 +18,12 @@ _WEIGHT, _STATE, _GROUP = "weight/", "optimizer/", "group/"
 
 def save(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Write weights by name, and what the optimizer keeps of each parameter and of each group by number and key."""
-    tensors = {_WEIGHT + name: weight.detach() for name, weight in weights.items()}
+    tensors = {_WEIGHT + name: weight.detach().contiguous() for name, weight in weights.items()}
     held = optimizer.state_dict()
     for prefix, numbered in ((_STATE, held["state"].items()), (_GROUP, enumerate(held["param_groups"]))):
         for number, kept in numbered:
-            tensors |= {f"{prefix}{number}/{key}": value for key, value in kept.items() if isinstance(value, Tensor)}
+            found = ((key, value.contiguous()) for key, value in kept.items() if isinstance(value, Tensor))
+            tensors |= {f"{prefix}{number}/{key}": value for key, value in found}
     save_file(tensors, path)
 
 

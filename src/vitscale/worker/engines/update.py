@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,8 @@ class Update:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights the model computes with, fp32, on the CPU."""
-        return {name: one.detach().to("cpu", torch.float32, copy=True) for name, one in self._weights.items()}
+        keys: dict[str, Any] = {"copy": True, "memory_format": torch.contiguous_format}
+        return {name: one.detach().to("cpu", torch.float32, **keys) for name, one in self._weights.items()}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""
