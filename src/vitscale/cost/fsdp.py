@@ -7,7 +7,6 @@ reduced.
 
 from __future__ import annotations
 
-from vitscale.cost import sequence
 from vitscale.cost.collectives import Collective
 from vitscale.cost.memory import ModelState, RankMemory
 from vitscale.cost.models import ViTShape
@@ -19,9 +18,8 @@ _FP32_BYTES = 4
 
 def rank_memory(
     shape: ViTShape,
+    activations_bytes: int,
     *,
-    micro_batch: int,
-    sequence_parallel: int = 1,
     grad_accum: int,
     precision: str,
     data_parallel: int,
@@ -43,7 +41,6 @@ def rank_memory(
     gathered = root + min(2, shape.depth) * block if reshard_after_forward else total
     unreduced = total if grad_accum > 1 else block
     buckets_bytes = PRECISION_BYTES[precision] * (gathered + unreduced)
-    activations_bytes = sequence.activation_bytes(shape, micro_batch, precision, sequence_parallel)
     return RankMemory(state, activations_bytes, buckets_bytes, state.total_bytes + activations_bytes + buckets_bytes)
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vitscale.cost import fsdp, sequence
+from vitscale.cost import fsdp, recompute, sequence
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
 from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
@@ -90,6 +90,7 @@ def estimate_step(
     flop_per_s: float | None = None,
     overlap_comm: bool | None = None,
     reshard_after_forward: bool = True,
+    activation_checkpointing: bool = False,
     data_s: float = 0.0,
     jitter_ratio: float = 0.0,
 ) -> StepEstimate:
@@ -104,14 +105,16 @@ def estimate_step(
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
         overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
         reshard_after_forward: FSDP's setting.
+        activation_checkpointing: whether blocks are computed twice.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
     tensors = parameter_tensors(shape)
     assumptions: list[str] = []
     rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
-    compute_s = (
-        None if rate is None else grad_accum * micro_batch * sequence.training_flop(shape, sequence_parallel) / rate
-    )
+    flop = sequence.training_flop(shape, sequence_parallel)
+    if activation_checkpointing:
+        flop += recompute.recomputed_flop(shape, sequence_parallel)
+    compute_s = None if rate is None else grad_accum * micro_batch * flop / rate
     bandwidth = device.memory_bytes_per_s if device else None
     ranks = data_parallel * sequence_parallel
     stage = sharding_stage(engine, zero_stage)
