@@ -1,7 +1,8 @@
 """Training on ranks is training: all engines follow a plain loop that shares no code with the worker.
 
-Rounding alone makes 2e-7 between any two of them; the bound is 2e-6. An AdamW run with a clip that always binds hides
-the scale of gradients, so SGD without clipping runs too, and wrong references show that the bound has teeth.
+Rounding alone makes 2e-7 between any two of them; the bound is 2e-6, and wider for updates that enlarge rounding. An
+AdamW run with a clip that always binds hides the scale of gradients, so SGD without clipping runs too, and wrong
+references show that the bound has teeth.
 """
 
 import math
@@ -23,8 +24,13 @@ BOUND = 2e-6
 STEPS, BATCH = 20, 80  # 17 steps are an epoch of 1,437 images: the second epoch's order is followed too
 ADAMW = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.05, "clip": 1.0}
 SGD = {"name": "sgd", "lr": 0.01, "weight_decay": 0.05, "clip": 0.0}
+LION = {"name": "lion", "lr": 1e-4, "weight_decay": 0.05, "clip": 0.0}
+LAMB = {"name": "lamb", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
+MUON = {"name": "muon", "lr": 3e-4, "weight_decay": 0.05, "clip": 0.0}
+ADAFACTOR = {"name": "adafactor", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
 STAGES = "zero_stage=0,1,2,3"
 ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
+WHOLE = ENGINES.replace("fsdp,", "").replace(",fsdp", "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {
     "adamw": (ADAMW, STAGES),
@@ -33,6 +39,10 @@ CASES = {
     "sgd, two micro-steps": (SGD, "zero_stage=0,2", "grad_accum=2"),
     "adamw, no parameter persists": (ADAMW, "zero_stage=3", GATHER),
     "fsdp, weights kept after forward": (SGD, "engine=fsdp", "reshard_after_forward=false"),
+    "lion": (LION, STAGES, ENGINES),
+    "lamb": (LAMB, WHOLE),
+    "muon": (MUON, WHOLE),
+    "adafactor": (ADAFACTOR, WHOLE),
     "bf16": (ADAMW, STAGES, ENGINES, "precision=bf16"),
 }
 FP32 = [case for case in CASES if case != "bf16"]
@@ -46,7 +56,7 @@ def measured(request, store, tmp_path_factory):
         keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
         size = (f"global_batch={BATCH}", f"steps={STEPS - 1}", "world_size=1,2")
         # Without distribution: one rank.
-        words = [word + ",single" if word == ENGINES and request.param == 1 else word for word in words]
+        words = [word + ",single" if word in (ENGINES, WHOLE) and request.param == 1 else word for word in words]
         found = runs(store, *size, *keys, *words)
         specs[case] = [run for run in found if run.world_size == request.param]
     flat = [(case, spec) for case, found in specs.items() for spec in found]
@@ -70,15 +80,7 @@ def plain_loop(root, optimizer, gradient_scale=1.0):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = timm.create_model("test_vit", img_size=16, patch_size=8, num_classes=10).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    groups = [
-        {"params": matrices, "weight_decay": told["weight_decay"]},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if told["name"] == "adamw":
-        update = torch.optim.AdamW(groups, lr=told["lr"])
-    else:
-        update = torch.optim.SGD(groups, lr=told["lr"], momentum=0.9)
+    update = plain_optimizer(model, told)
     losses = []
     for step in range(STEPS):
         images, labels = global_batch(split, step)
@@ -91,6 +93,31 @@ def plain_loop(root, optimizer, gradient_scale=1.0):
         losses.append(loss.item())
     torch.set_num_threads(threads)
     return np.array(losses)
+
+
+def plain_optimizer(model, told):
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": told["weight_decay"]},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    match told["name"]:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=told["lr"])
+        case "sgd":
+            return torch.optim.SGD(groups, lr=told["lr"], momentum=0.9)
+        case "lion":
+            return timm.optim.Lion(groups, lr=told["lr"], foreach=False)
+        case "lamb":
+            return timm.optim.Lamb(groups, lr=told["lr"], max_grad_norm=None, foreach=False)
+        case "adafactor":
+            return torch.optim.Adafactor(groups, lr=told["lr"])
+        case "muon":
+            hidden = [p for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2]
+            for group in groups:
+                group["params"] = [p for p in group["params"] if all(p is not one for one in hidden)]
+                group["use_fallback"] = True
+            groups.append({"params": hidden, "weight_decay": told["weight_decay"]})
+            return timm.optim.Muon(groups, lr=told["lr"], adjust_lr_fn="match_rms_adamw")
 
 
 def global_batch(split, step):

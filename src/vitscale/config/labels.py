@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitscale.config.imported import ImportedSpec
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 
 Spec = RunSpec | ImportedSpec
@@ -24,6 +25,7 @@ _FOLLOWS = {
     "data.images_per_device": "data.name",
     "threads_per_rank": "device",
     "fsdp.reshard_after_forward": "engine",
+    "optimizer.lr": "optimizer.name",
 }
 _BARE = ("engine", "precision", "device", "model.name", "data.name", "optimizer.name", "hardware.name")
 
@@ -40,7 +42,9 @@ def spec_keys(spec: Spec) -> dict[str, Any]:
     """A run's settings by their study names, without the ones that follow from the world size or the batch identity."""
     if isinstance(spec, ImportedSpec):
         return {_IMPORTED_NAMES.get(key, key): value for key, value in spec.told().items() if key not in _NEVER}
-    flat = {_STUDY_NAMES.get(key, key): value for key, value in flatten(spec.model_dump(mode="json")).items()}
+    tree = spec.model_dump(mode="json", exclude={"knobs"})
+    flat = {_STUDY_NAMES.get(key, key): value for key, value in flatten(tree).items()}
+    flat |= flatten((spec.knobs or EngineSection()).model_dump(mode="json"), "engine.")
     consequences = {*_NEVER, spec.solved, *(["data.images"] if spec.protocol == "weak" else [])}
     if spec.optimizer.lr_policy in ("linear", "sqrt"):
         consequences.add("optimizer.lr")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitscale.config.frozen import Frozen
+from vitscale.config.knobs import EngineSection
 from vitscale.config.study import EngineName, FsdpSection, OptimizerSection, Precision, Protocol, ZeroStage
 from vitscale.config.training import Recipe
 
@@ -105,6 +106,8 @@ class RunSpec(Frozen):
     """ZeRO stage, or null where the engine has none."""
     fsdp: FsdpSection | None = None
     """FSDP's own settings; null for another engine."""
+    knobs: EngineSection | None = None
+    """Knobs of the study's `[engine]` that are on and that the engine has; null where there are none."""
     precision: Precision
     """Number format of weights and arithmetic."""
     device: Literal["cpu", "cuda"]

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from vitscale.config.frozen import Section, Text, printable
+from vitscale.config.knobs import EngineSection
 from vitscale.config.training import LrPolicy, Schedule, TrainSection
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -29,7 +30,7 @@ Protocol = Literal["strong", "strong_fixed_micro", "weak"]
 EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
-OptimizerName = Literal["adamw", "sgd"]
+OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
@@ -141,12 +142,16 @@ class FsdpSection(Section):
 
 
 class OptimizerSection(Section):
-    """`[optimizer]`: the update rule, from torch."""
+    """`[optimizer]`: the update rule, torch's or timm's."""
 
     name: OptimizerName = "adamw"
-    """`adamw` or `sgd`."""
+    """`adamw`, `sgd`, `adafactor` (torch), `lamb`, `lion` or `muon` (timm). `lamb`, `muon` and `adafactor` look at
+    whole weights: not for engines and ZeRO stages that shard the optimizer. `muon` updates the matrices of the blocks,
+    AdamW all else at the same rate."""
     lr: PositiveFloat = 1e-3
     """Learning rate, before `lr_policy`."""
+    lr_of: dict[OptimizerName, PositiveFloat] | None = None
+    """Learning rates by optimizer, each in place of `lr`, where `name` varies: `{ adamw = 3e-3, sgd = 0.1 }`."""
     lr_policy: LrPolicy | None = None
     """What becomes of `lr` when the global batch is not `lr_base_batch`: `linear` or `sqrt` scale it, `none` says that
     it stays. Must be given where runs that train differ in their global batch. Off: stays."""
@@ -156,9 +161,9 @@ class OptimizerSection(Section):
     """`constant`, `cosine` to `train.final_lr_ratio`, or `step` down every `train.decay_epochs`; read where something
     trains."""
     weight_decay: NonNegativeFloat = 0.05
-    """Decoupled weight decay for `adamw`, L2 for `sgd`; 0 is off."""
+    """L2 for `sgd`, part of the direction for `lamb`, decoupled for the others; 0 is off."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of `sgd`; 0 is off. Not read by `adamw`."""
+    """Momentum of `sgd`; 0 is off. Not read by the others."""
     clip: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 is off. Always passed on: DeepSpeed clips at 1.0 where it is told nothing."""
 
@@ -244,6 +249,7 @@ class Study(Section):
     model: ModelSection
     data: DataSection
     axes: Axes = Axes()
+    engine: EngineSection = EngineSection()
     fsdp: FsdpSection = FsdpSection()
     optimizer: OptimizerSection = OptimizerSection()
     measure: MeasureSection = MeasureSection()

@@ -17,8 +17,6 @@ PERSISTENCE_ELEMENTS = 100_000
 """DeepSpeed's default `stage3_param_persistence_threshold`: smaller tensors stay whole everywhere (cited, as above)."""
 
 _FP32_BYTES = 4
-MOMENTS = {"adamw": 2, "sgd": 1}
-"""fp32 tensors an optimizer keeps of each weight."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +46,16 @@ def model_state_bytes(
     zero_stage: int | None,
     precision: str,
     data_parallel: int,
-    optimizer: str,
+    moments: int,
     persistent_parameters: int = 0,
 ) -> ModelState:
     """Return the model state of one rank at its peak, the end of backward.
 
-    With P parameters, N data-parallel ranks, b bytes a weight (4 or 2) and m fp32 moments (AdamW 2, SGD with momentum
-    1):
+    With P parameters, N data-parallel ranks, b bytes a weight (4 or 2) and M elements of moments (AdamW 2P):
 
     1. Weights bP; ZeRO-3: bP/N, and again b × `persistent_parameters`, those below the persistence threshold.
     2. Gradients bP; ZeRO-2 and 3: bP/N. ZeRO-1 reduces after backward and keeps all of them until then.
-    3. Moments 4mP; ZeRO-1 to 3: 4mP/N.
+    3. Moments 4M; ZeRO-1 to 3: 4M/N.
     4. Master weights 4P in bf16 and fp16. In fp32 the weights are their own master at ZeRO-0 and in DDP, but
        DeepSpeed's ZeRO-1 to 3 hold a second fp32 copy of the partition even then: 4P/N.
 
@@ -73,7 +70,7 @@ def model_state_bytes(
         zero_stage: 0 to 3, or None where the engine has none.
         precision: "fp32", "bf16" or "fp16".
         data_parallel: ranks that share the state, N.
-        optimizer: "adamw" or "sgd" (with momentum).
+        moments: fp32 elements that the optimizer keeps, `optimizers.moment_elements(shape, optimizer)`.
         persistent_parameters: elements below ZeRO-3's threshold, see `persistent_elements`.
     """
     stage = sharding_stage(engine, zero_stage)
@@ -82,7 +79,8 @@ def model_state_bytes(
     weights = weight_bytes * (shard + persistent_parameters) if stage == 3 else weight_bytes * parameters
     gradients = weight_bytes * (shard if stage >= 2 else parameters)
     has_master = precision != "fp32" or stage >= 1
-    optimizer_bytes = _FP32_BYTES * (MOMENTS[optimizer] + int(has_master)) * (shard if stage >= 1 else parameters)
+    kept = moments + (parameters if has_master else 0)
+    optimizer_bytes = _FP32_BYTES * (-(-kept // data_parallel) if stage >= 1 else kept)
     return ModelState(weights, gradients, optimizer_bytes, weights + gradients + optimizer_bytes)
 
 
@@ -134,7 +132,7 @@ def rank_memory(
     zero_stage: int | None,
     precision: str,
     data_parallel: int,
-    optimizer: str,
+    moments: int,
     device: str = "cuda",
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     persistence_elements: int = PERSISTENCE_ELEMENTS,
@@ -149,7 +147,7 @@ def rank_memory(
     Args:
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
         activations_bytes: `vit.activation_bytes(shape, micro_batch, precision)`.
-        engine, zero_stage, precision, data_parallel, optimizer: as in `model_state_bytes`.
+        engine, zero_stage, precision, data_parallel, moments: as in `model_state_bytes`.
         device: "cuda" or "cpu"; a CPU's untouched bucket pages take no memory, so a bucket counts at most the model.
         reduce_bucket_elements, persistence_elements, overlap_comm: DeepSpeed's settings where they are not the
             defaults.
@@ -162,7 +160,7 @@ def rank_memory(
         zero_stage=zero_stage,
         precision=precision,
         data_parallel=data_parallel,
-        optimizer=optimizer,
+        moments=moments,
         persistent_parameters=persistent_elements(tensors, persistence_elements) if stage == 3 else 0,
     )
     buckets = 0

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitscale.config.runspec import RunSpec
-from vitscale.cost import fsdp, sequence
+from vitscale.cost import fsdp, recompute, sequence
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
+from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
 from vitscale.cost.vit import parameter_tensors, parameters, training_flop
 
@@ -104,6 +105,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             flop_per_s=machinery.flop_per_s,
             overlap_comm=_zero_keys(spec.deepspeed).get("overlap_comm"),
             reshard_after_forward=spec.fsdp is None or spec.fsdp.reshard_after_forward,
+            activation_checkpointing=_checkpointing(spec),
         ),
     )
 
@@ -118,8 +120,7 @@ def _of_fsdp(spec: RunSpec, model: ViTShape) -> tuple[RankMemory, tuple[Collecti
     }
     memory = fsdp.rank_memory(
         model,
-        micro_batch=spec.micro_batch,
-        sequence_parallel=spec.sequence_parallel or 1,
+        _activation_bytes(spec, model),
         optimizer=spec.optimizer.name,
         **keys,
     )
@@ -138,17 +139,26 @@ def _of_replicas(
     }
     memory = rank_memory(
         tensors,
-        sequence.activation_bytes(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1),
+        _activation_bytes(spec, model),
         **engine,
         **buckets,
         data_parallel=spec.world_size,
-        optimizer=spec.optimizer.name,
+        moments=moment_elements(model, spec.optimizer.name),
         device=spec.device,
         overlap_comm=zero.get("overlap_comm"),
     )
     return memory, step_collectives(
         tensors, **engine, **buckets, data_parallel=spec.world_size, grad_accum=spec.grad_accum
     )
+
+
+def _checkpointing(spec: RunSpec) -> bool:
+    return spec.knobs is not None and spec.knobs.activation_checkpointing is True
+
+
+def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
+    kept = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
+    return kept(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1)
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,10 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vitscale.cost import fsdp, sequence
+from vitscale.cost import fsdp, recompute, sequence
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
 from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
+from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.stragglers import expected_maximum as expected_maximum
 from vitscale.cost.vit import parameter_tensors
 
@@ -89,6 +90,7 @@ def estimate_step(
     flop_per_s: float | None = None,
     overlap_comm: bool | None = None,
     reshard_after_forward: bool = True,
+    activation_checkpointing: bool = False,
     data_s: float = 0.0,
     jitter_ratio: float = 0.0,
 ) -> StepEstimate:
@@ -96,26 +98,29 @@ def estimate_step(
 
     Args:
         shape: the model. `micro_batch`, `grad_accum` and `data_parallel` are the batch identity's factors; `engine`,
-            `zero_stage`, `precision` and `optimizer` as in `memory.model_state_bytes`.
+            `zero_stage` and `precision` as in `memory.model_state_bytes`, `optimizer` as in `optimizers`.
         sequence_parallel: ranks that share the tokens of each image.
         device, links: its figures, None (a CPU) estimates only with `flop_per_s`; `device.links(ranks_per_node)`.
         efficiency: share of the peak reached; None takes `UTILISATION`.
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
         overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
         reshard_after_forward: FSDP's setting.
+        activation_checkpointing: whether blocks are computed twice.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
     tensors = parameter_tensors(shape)
     assumptions: list[str] = []
     rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
-    compute_s = (
-        None if rate is None else grad_accum * micro_batch * sequence.training_flop(shape, sequence_parallel) / rate
-    )
+    flop = sequence.training_flop(shape, sequence_parallel)
+    if activation_checkpointing:
+        flop += recompute.recomputed_flop(shape, sequence_parallel)
+    compute_s = None if rate is None else grad_accum * micro_batch * flop / rate
     bandwidth = device.memory_bytes_per_s if device else None
     ranks = data_parallel * sequence_parallel
     stage = sharding_stage(engine, zero_stage)
     shards = ranks if stage >= 1 else 1
-    optimizer_s = optimizer_seconds(sum(tensors), memory_bytes_per_s=bandwidth, shards=shards, optimizer=optimizer)
+    moments = moment_elements(shape, optimizer)
+    optimizer_s = optimizer_seconds(sum(tensors), moments, memory_bytes_per_s=bandwidth, shards=shards)
     keys: Mapping[str, Any] = {"precision": precision, "data_parallel": ranks, "grad_accum": grad_accum}
     if engine == "fsdp":
         collectives = fsdp.step_collectives(shape, **keys, reshard_after_forward=reshard_after_forward)
@@ -224,19 +229,19 @@ def _seconds(collective: Collective, ranks: int, ranks_per_node: int, links: Lin
 
 
 def optimizer_seconds(
-    parameters: int, *, memory_bytes_per_s: float | None, shards: int = 1, optimizer: str = "adamw"
+    parameters: int, moments: int, *, memory_bytes_per_s: float | None, shards: int = 1
 ) -> float | None:
     """Return the least time of the optimizer's pass over memory, or None without a bandwidth.
 
-    1. AdamW in fp32 reads weight, gradient and 2 moments and writes weight and moments: 7 · 4 = 28 bytes a parameter.
-    2. In 16 bits: gradient 2, master weight and 2 moments read and written 24, weight written 2: 28 as well.
-    3. SGD with momentum, likewise: 5 · 4 = 20, and 2 + 16 + 2 = 20.
+    1. In fp32 it reads weight and gradient and writes the weight, 3 · 4 = 12 bytes a parameter, and reads and writes
+       moments, 8 bytes an element: AdamW 28 bytes a parameter, SGD with momentum 20.
+    2. In 16 bits: gradient 2, master weight read and written 8, weight written 2: 12 as well.
+    3. LAMB's norms and Muon's matrix products are left out.
     4. ZeRO-1 to 3 update 1/N of it on each rank. Assumed: one fused pass at full bandwidth, so this is a lower bound.
     """
     if memory_bytes_per_s is None:
         return None
-    per_parameter = {"adamw": 28, "sgd": 20}[optimizer]
-    return per_parameter * parameters / shards / memory_bytes_per_s
+    return (12 * parameters + 8 * moments) / shards / memory_bytes_per_s
 
 
 def _overlaps(engine: str, zero_stage: int | None, overlap_comm: bool | None, *, on_cpu: bool) -> bool:

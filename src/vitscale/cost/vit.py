@@ -5,7 +5,11 @@ Symbols in the derivations: T tokens, D width, M MLP width, H heads, N patches, 
 
 from __future__ import annotations
 
+import math
+
 from vitscale.cost.models import ViTShape
+
+Size = tuple[int, ...]
 
 CHANNELS = 3
 PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -21,14 +25,19 @@ def parameters(shape: ViTShape) -> int:
 
 def parameter_tensors(shape: ViTShape) -> tuple[int, ...]:
     """Return the elements of each parameter tensor, in the order of timm's `model.parameters()`."""
-    width = shape.width
-    sizes = [width] if shape.class_token else []
+    return tuple(math.prod(size) for size in parameter_sizes(shape))
+
+
+def parameter_sizes(shape: ViTShape) -> tuple[Size, ...]:
+    """Return the size of each parameter tensor, in the order of timm's `model.parameters()`."""
+    width, patch = shape.width, shape.patch_size
+    sizes: list[Size] = [(1, 1, width)] if shape.class_token else []
     if shape.reg_tokens:
-        sizes.append(shape.reg_tokens * width)
-    sizes.append((shape.patches + (shape.prefix_tokens if shape.pos_embed_prefix else 0)) * width)
-    sizes += _linear(CHANNELS * shape.patch_size**2, width, shape.patch_bias)
+        sizes.append((1, shape.reg_tokens, width))
+    sizes.append((1, shape.patches + (shape.prefix_tokens if shape.pos_embed_prefix else 0), width))
+    sizes += [(width, CHANNELS, patch, patch), *([(width,)] if shape.patch_bias else [])]
     sizes += _norm(width, shape) * (int(shape.patch_norm) + int(shape.pre_norm))
-    sizes += _block_tensors(shape) * shape.depth
+    sizes += block_sizes(shape) * shape.depth
     if shape.final_norm:
         sizes += _norm(width, shape)
     if shape.global_pool == "map":
@@ -41,20 +50,21 @@ def parameter_tensors(shape: ViTShape) -> tuple[int, ...]:
 
 def block_parameters(shape: ViTShape) -> int:
     """Return the parameters of one block; the others are around the blocks."""
-    return sum(_block_tensors(shape))
+    return sum(math.prod(size) for size in block_sizes(shape))
 
 
-def _linear(inputs: int, outputs: int, bias: bool) -> list[int]:
-    return [inputs * outputs, outputs] if bias else [inputs * outputs]
+def _linear(inputs: int, outputs: int, bias: bool) -> list[Size]:
+    return [(outputs, inputs), (outputs,)] if bias else [(outputs, inputs)]
 
 
-def _norm(width: int, shape: ViTShape) -> list[int]:
-    return [width, width] if shape.norm_bias else [width]
+def _norm(width: int, shape: ViTShape) -> list[Size]:
+    return [(width,)] * (2 if shape.norm_bias else 1)
 
 
-def _block_tensors(shape: ViTShape) -> list[int]:
+def block_sizes(shape: ViTShape) -> list[Size]:
+    """Return the size of each parameter tensor of one block."""
     width, hidden = shape.width, shape.mlp_width
-    scale = [width] if shape.layer_scale else []
+    scale: list[Size] = [(width,)] if shape.layer_scale else []
     sizes = [*_norm(width, shape), *_linear(width, 3 * width, shape.qkv_bias)]
     if shape.qk_norm:
         sizes += _norm(shape.head_width, shape) * 2
@@ -73,10 +83,15 @@ def _block_tensors(shape: ViTShape) -> list[int]:
     return [*sizes, *_linear(hidden, width, shape.proj_bias), *scale]
 
 
-def _pool_tensors(shape: ViTShape) -> list[int]:
+def _pool_tensors(shape: ViTShape) -> list[Size]:
     """Attention pooling: a latent query, q, kv, output projection, norm and a plain MLP, all with biases."""
     width, hidden = shape.width, shape.pool_mlp_width
-    sizes = [width, *_linear(width, width, True), *_linear(width, 2 * width, True), *_linear(width, width, True)]
+    sizes = [
+        (1, 1, width),
+        *_linear(width, width, True),
+        *_linear(width, 2 * width, True),
+        *_linear(width, width, True),
+    ]
     return [*sizes, *_norm(width, shape), *_linear(width, hidden, True), *_linear(hidden, width, True)]
 
 

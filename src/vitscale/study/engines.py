@@ -6,23 +6,37 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-from vitscale.config.study import EngineName, Precision, Study, ZeroStage
+from vitscale.config.knobs import OF_DDP
+from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.cost.models import ViTShape
 from vitscale.errors import Infeasible
 
 _DEEPSPEED = ("deepspeed",)
 _EXTRAS = {"accelerate": "accelerate"}
 """Engine -> the package that `vitscale[train]` does not bring, and the extra of that name that does."""
+_OF_WHOLE_WEIGHTS = {
+    "lamb": "the norm of each whole weight and of its update",
+    "muon": "each whole matrix, to make its update orthogonal",
+    "adafactor": "the rows and columns of each whole matrix",
+}
+"""Optimizer -> what it looks at. The others treat every element alike, wherever it is."""
 
 
 def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
     """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
     differ in nothing else are one run."""
+    others = {} if engine == "ddp" else dict.fromkeys(OF_DDP)
+    knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in _DEEPSPEED:
-        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed}
-    if engine == "fsdp":
-        return {"fsdp": study.fsdp}
-    return {}
+        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}
+    return {"fsdp": study.fsdp, **knobs} if engine == "fsdp" else knobs
+
+
+def sharding(engine: EngineName, zero_stage: ZeroStage, *, smallest: int) -> str | None:
+    """What shards at least as much as ZeRO's stage `smallest`, as a study says it; None where nothing does."""
+    if engine in _DEEPSPEED:
+        return f"zero_stage = {zero_stage}" if zero_stage >= smallest else None
+    return "engine = fsdp" if engine == "fsdp" else None
 
 
 def require_installed(engine: EngineName) -> None:
@@ -55,6 +69,21 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int, 
     if engine == "accelerate" and precision == "bf16":
         raise Infeasible(
             "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+        )
+
+
+def require_optimizer(engine: EngineName, zero_stage: ZeroStage, optimizer: OptimizerName) -> None:
+    """Refuse an optimizer that looks at whole weights where each rank updates a part of them.
+
+    Raises:
+        Infeasible: with what it looks at, and what shards it.
+    """
+    shards = sharding(engine, zero_stage, smallest=1)
+    if optimizer in _OF_WHOLE_WEIGHTS and shards:
+        raise Infeasible(
+            f"`optimizer.name = {optimizer}` needs {_OF_WHOLE_WEIGHTS[optimizer]}, and `{shards}` updates a part of "
+            "it on each rank",
+            "engine=ddp" if engine == "fsdp" else "zero_stage=0",
         )
 
 

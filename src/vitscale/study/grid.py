@@ -26,7 +26,15 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study.engines import own_keys, require_installed, require_possible, require_shares, require_whole_weights
+from vitscale.study.engines import (
+    own_keys,
+    require_installed,
+    require_optimizer,
+    require_possible,
+    require_shares,
+    require_whole_weights,
+)
+from vitscale.study.knobs import require_compiler, require_knobs
 from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
@@ -149,8 +157,12 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
+    require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
+    require_knobs(study.engine, point, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
+        if study.engine.compile:
+            require_compiler()
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
@@ -200,8 +212,9 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
 
 
 def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:
-    lr = scaled_lr(optimizer.lr, optimizer.lr_policy, optimizer.lr_base_batch, global_batch)
-    return optimizer.model_copy(update={"lr": lr})
+    own = (optimizer.lr_of or {}).get(optimizer.name, optimizer.lr)
+    lr = scaled_lr(own, optimizer.lr_policy, optimizer.lr_base_batch, global_batch)
+    return optimizer.model_copy(update={"lr": lr, "lr_of": None})
 
 
 def _recipe(study: Study, point: Point) -> Recipe | None:

@@ -17,6 +17,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split, open_split
 from vitscale.errors import CheckpointError, DivergedError
@@ -24,7 +25,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
 from vitscale.records.schema import Device, Layout, Manifest, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, optimizers, parity, sequence, tensor
+from vitscale.worker import devices, engines, inject, knobs, optimizers, parity, sequence, tensor
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
@@ -76,13 +77,16 @@ class Launch:
             sequence.shard(self.model, self.spec.sequence_parallel)
         if self.spec.tensor_parallel is not None:
             tensor.shard(self.model, self.spec.tensor_parallel)
-        self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device)
+        turned = self.spec.knobs or EngineSection()
+        knobs.apply(turned, self.model)
+        self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device, turned.optimizer_impl)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)
         self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round.cores)
         setup_s = time.perf_counter() - began
-        status, reason = self._take_steps()
+        with knobs.attention(turned):
+            status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
         device = devices.describe(self.ranks, machine, self._cores())

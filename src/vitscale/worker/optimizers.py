@@ -1,32 +1,77 @@
-"""The update rule: torch's own optimizers, over two groups of parameters."""
+"""The update rule: torch's and timm's own optimizers, over groups of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import timm.optim
 import torch
 from torch import Tensor, nn
 
+from vitscale.config.knobs import OptimizerImpl
 from vitscale.config.study import OptimizerSection
 
+_LOOPS: dict[OptimizerImpl, dict[str, Any]] = {
+    "auto": {"foreach": None, "fused": None},
+    "fused": {"foreach": None, "fused": True},
+    "foreach": {"foreach": True, "fused": False},
+    "for": {"foreach": False, "fused": False},
+}
+"""What torch and timm are told."""
 
-def build(model: nn.Module, section: OptimizerSection, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW or SGD as the study says; biases and norms (one-dimensional parameters) are not decayed, as timm does it.
+
+def build(
+    model: nn.Module, section: OptimizerSection, device: torch.device, impl: OptimizerImpl | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer the study names; biases and norms (one-dimensional parameters) are not decayed, as timm does it.
+
+    Settings the study has no key for are the library's defaults, but for three: LAMB does not clip a second time,
+    Muon's update is scaled to the size of AdamW's (Liu et al., arXiv 2502.16982), and what Muon is not meant for, all
+    but the matrices of the blocks, is AdamW's.
 
     Args:
         model: its parameters that require a gradient are optimized.
         section: the run's `optimizer`.
-        device: CUDA uses torch's fused kernels.
+        device: CUDA uses torch's fused kernels where there are any.
+        impl: how it loops over weights, in place of that.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": section.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    loop = _LOOPS[impl or ("fused" if device.type == "cuda" else "auto")]
+    over = {"foreach": loop["foreach"]}  # the others have no fused kernel
+    groups = _groups([*model.parameters()], section)
+    optimizer: torch.optim.Optimizer
+    match section.name:
+        case "adamw":
+            optimizer = torch.optim.AdamW(groups, lr=section.lr, **loop)
+        case "sgd":
+            optimizer = torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, **loop)
+        case "adafactor":
+            optimizer = torch.optim.Adafactor(groups, lr=section.lr, **over)
+        case "lamb":
+            optimizer = timm.optim.Lamb(groups, lr=section.lr, max_grad_norm=None, **over)
+        case "lion":
+            optimizer = timm.optim.Lion(groups, lr=section.lr, **over)
+        case "muon":
+            hidden = _with_hidden_matrices(model, section)
+            optimizer = timm.optim.Muon(hidden, lr=section.lr, adjust_lr_fn="match_rms_adamw")
+    return optimizer
+
+
+def _groups(parameters: list[nn.Parameter], section: OptimizerSection, **more: Any) -> list[dict[str, Any]]:
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": section.weight_decay, **more},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0, **more},
     ]
-    fused = device.type == "cuda"
-    if section.name == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum, fused=fused)
-    return torch.optim.AdamW(groups, lr=section.lr, fused=fused)
+
+
+def _with_hidden_matrices(model: nn.Module, section: OptimizerSection) -> list[dict[str, Any]]:
+    """The matrices of the blocks first, then what is AdamW's."""
+    hidden = [p for p in model.get_submodule("blocks").parameters() if p.ndim == 2]
+    taken = {id(parameter) for parameter in hidden}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    matrices, _ = _groups(hidden, section)
+    return [matrices, *_groups(others, section, use_fallback=True)]
 
 
 def exchange(optimizer: torch.optim.Optimizer, others: Mapping[Tensor, Tensor]) -> None:

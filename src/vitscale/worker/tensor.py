@@ -157,11 +157,12 @@ def _keep_parts(linear: nn.Module, tensor: DeviceMesh, parts: int) -> None:
         assert isinstance(parameter, DTensor)
         placements[name] = parameter.placements
         own: Any = nn.Parameter(parameter.to_local().clone(), requires_grad=parameter.requires_grad)
+        placement: Any
         (placement,) = parameter.placements
         if placement.is_shard():
             own.model_split = Split(tensor.get_group(), placement.dim, parts)
         linear.register_parameter(name, own)
-    linear.forward = partial(_product, linear, tensor, placements)  # type: ignore[method-assign]
+    linear.forward = partial(_product, linear, tensor, placements)
 
 
 def _product(

@@ -77,7 +77,7 @@ def test_a_value_an_axis_can_never_have_is_refused_by_name_and_value(written, ke
         ("optimizer", "lr = true", "`optimizer.lr` = True"),
         ("optimizer", 'lr = "0.1"', "`optimizer.lr` = '0.1'"),
         ("optimizer", "momentum = 1.0", "`optimizer.momentum` = 1.0"),
-        ("optimizer", 'name = "lamb"', "`optimizer.name` = 'lamb'"),
+        ("optimizer", 'name = "rmsprop"', "`optimizer.name` = 'rmsprop'"),
         ("measure", "launches = 0", "`measure.launches` = 0"),
         ("measure", "launches = 1000000000000000000000", "`measure.launches` = 1000000000000000000000"),
         ("measure", "seed = -1", "`measure.seed` = -1"),

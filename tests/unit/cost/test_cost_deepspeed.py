@@ -50,7 +50,8 @@ def measured(tmp_path_factory):
 def test_model_state_and_traffic_are_what_deepspeed_holds_and_sends(measured, precision, zero_stage):
     values = {"engine": "deepspeed", "zero_stage": zero_stage, "precision": precision, "data_parallel": 2}
     persistent = persistent_elements(TENSORS) if zero_stage == 3 else 0
-    state = model_state_bytes(sum(TENSORS), **values, optimizer="adamw", persistent_parameters=persistent)
+    held = {"moments": 2 * sum(TENSORS), "persistent_parameters": persistent}
+    state = model_state_bytes(sum(TENSORS), **values, **held)
     found = measured[precision][str(zero_stage)]
     if zero_stage == 3:  # its bucket and gradients stay between steps
         kept_bytes = state.total_bytes + BUCKET * vit.PRECISION_BYTES[precision]

@@ -94,7 +94,7 @@ def test_the_engine_keeps_what_is_foreseen_and_gives_it_back(precision):
     kept_bytes = live_bytes() - before_bytes
     memory = fsdp.rank_memory(
         SHAPE,
-        micro_batch=2,
+        0,
         grad_accum=1,
         precision=precision,
         data_parallel=WORLD_SIZE,
@@ -119,7 +119,7 @@ def test_keeping_gathered_weights_costs_memory_and_saves_a_gather():
     frugal, quick = (fsdp.step_collectives(shape, **keys, reshard_after_forward=one) for one in (True, False))
     assert frugal[0].bytes - quick[0].bytes == 2 * 12 * vit.block_parameters(shape)
     lean, large = (
-        fsdp.rank_memory(shape, **keys, micro_batch=8, optimizer="adamw", reshard_after_forward=one).total_bytes
+        fsdp.rank_memory(shape, 0, **keys, optimizer="adamw", reshard_after_forward=one).total_bytes
         for one in (True, False)
     )
     assert large - lean == 2 * 10 * vit.block_parameters(shape)

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from vitscale.cost import models
-from vitscale.cost.vit import parameter_tensors, parameters
+from vitscale.cost.vit import parameter_sizes, parameters
 from vitscale.errors import UsageError
 
 ROOT = Path(__file__).parents[3]
@@ -40,10 +40,10 @@ def test_table_holds_the_vits_a_study_is_likely_to_name():
         ("beit3_base_patch16_224", {"img_size": 64, "num_classes": 3}),
     ],
 )
-def test_parameter_tensors_equal_timms_in_order_at_other_sizes(name, changes):
+def test_parameter_sizes_equal_timms_in_order_at_other_sizes(name, changes):
     with torch.device("meta"):
         built = timm.create_model(name, **changes)
-    assert parameter_tensors(models.shape(name, **changes)) == tuple(p.numel() for p in built.parameters())
+    assert parameter_sizes(models.shape(name, **changes)) == tuple(tuple(p.shape) for p in built.parameters())
 
 
 def test_tokens_count_patches_and_prefix():

@@ -118,9 +118,9 @@ def test_exposed_time_lies_between_nothing_and_all(zero_stage, compute_s, comm_s
 
 
 def test_optimizer_moves_28_bytes_a_parameter_for_adamw_and_shards_with_zero():
-    assert optimizer_seconds(1000, memory_bytes_per_s=28.0) == 1000
-    assert optimizer_seconds(1000, memory_bytes_per_s=20.0, shards=4, optimizer="sgd") == 250
-    assert optimizer_seconds(1000, memory_bytes_per_s=None) is None
+    assert optimizer_seconds(1000, 2000, memory_bytes_per_s=28.0) == 1000
+    assert optimizer_seconds(1000, 1000, memory_bytes_per_s=20.0, shards=4) == 250
+    assert optimizer_seconds(1000, 2000, memory_bytes_per_s=None) is None
 
 
 def test_expected_maximum_is_the_known_order_statistic():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vitscale.cost import models, vit
+from vitscale.cost import models, recompute, vit
 
 CASES = [
     ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 2}),
@@ -55,6 +55,25 @@ def test_activation_bytes_are_what_autograd_saves(name, changes, precision):
     model.to(dtype)
     saved = saved_bytes(model, torch.zeros(3, 3, shape.img_size, shape.img_size, dtype=dtype))
     assert vit.activation_bytes(shape, 3, precision) == pytest.approx(saved, rel=0.03)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_keeps_one_block_and_the_inputs_of_all(precision):
+    model, shape = built("vit_tiny_patch16_224", img_size=64, depth=4)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    model.to(dtype).set_grad_checkpointing()
+    saved = saved_bytes(model, torch.zeros(3, 3, 64, 64, dtype=dtype))
+    two, one = (vit.activation_bytes(replace(shape, depth=depth), 3, precision) for depth in (2, 1))
+    block_input = 3 * shape.tokens * shape.width * vit.PRECISION_BYTES[precision]
+    foreseen = recompute.activation_bytes(shape, 3, precision, 1)
+    # Forward keeps no block whole; backward makes one at a time.
+    assert foreseen - (two - one) + block_input == pytest.approx(saved, rel=0.03)
+
+
+def test_checkpointing_computes_the_blocks_of_forward_again():
+    shape = models.shape("vit_base_patch16_224")
+    outside = vit.forward_flop(replace(shape, depth=0))
+    assert recompute.recomputed_flop(shape, 1) == vit.forward_flop(shape) - outside
 
 
 def saved_bytes(model, images):

@@ -345,3 +345,34 @@ def test_a_weak_study_gives_each_group_its_share():
     runs = grid("weak", world_size=[2, 4], micro_batch=8, sequence_parallel=2).runs
     assert batches(runs) == [(2, 8, 1, 8), (4, 8, 1, 16)]
     assert len({run.series for run in runs}) == 1
+
+
+def test_an_optimizer_of_whole_weights_is_skipped_where_something_shards_them():
+    made = grid(
+        world_size=1,
+        engine=["deepspeed", "ddp", "fsdp", "single"],
+        zero_stage=[0, 1, 2, 3],
+        swept={"optimizer.name": ["adamw", "sgd", "lion", "lamb", "muon", "adafactor"]},
+    )
+    asked = {(run.optimizer.name, run.engine, run.zero_stage) for run in made.runs}
+    whole = {("deepspeed", 0), ("ddp", None), ("single", None)}
+    sharding = {("deepspeed", 1), ("deepspeed", 2), ("deepspeed", 3), ("fsdp", None)}
+    for name in ("lamb", "muon", "adafactor"):
+        assert {key[1:] for key in asked if key[0] == name} == whole
+    for name in ("adamw", "sgd", "lion"):
+        assert {key[1:] for key in asked if key[0] == name} == whole | sharding
+    why = next(skip for skip in made.skipped if "lamb" in skip.why and "zero_stage = 2" in skip.why)
+    assert "needs the norm of each whole weight" in why.why
+    assert why.hint == "zero_stage=0"
+
+
+def test_each_optimizer_takes_its_own_learning_rate_and_is_named_without_it():
+    made = grid(optimizer={"lr": 0.5, "lr_of": {"sgd": 0.1}}, swept={"optimizer.name": ["sgd", "lion"]})
+    assert {(run.optimizer.name, run.optimizer.lr, run.optimizer.lr_of) for run in made.runs} == {
+        ("sgd", 0.1, None), ("lion", 0.5, None),
+    }  # fmt: skip
+    assert set(made.labels().values()) == {
+        "sgd, 1 process", "sgd, 2 processes", "lion, 1 process", "lion, 2 processes",
+    }  # fmt: skip
+    told = grid(optimizer={"name": "sgd", "lr": 0.1})
+    assert [run.run_id for run in told.runs] == [run.run_id for run in made.runs if run.optimizer.name == "sgd"]

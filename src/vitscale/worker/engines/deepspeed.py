@@ -91,7 +91,7 @@ class DeepSpeedEngine:
         self.dtype = DTYPES[spec.precision]
         self._engine: Any
         self._splits = tensor.splits(model)
-        parameters = dict(model.named_parameters())
+        parameters: dict[str, Any] = dict(model.named_parameters())
         for name in self._splits:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
         groups = _Groups(tensor.mesh(spec.device, spec.tensor_parallel)) if spec.tensor_parallel else None
@@ -149,7 +149,7 @@ class DeepSpeedEngine:
             with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_tensor")):
                 whole = tensor.whole(parameter, self._splits.get(name))
                 if self._engine.global_rank == 0:
-                    gathered[name] = whole.detach().to("cpu", torch.float32, copy=True)
+                    gathered[name] = whole.detach().to("cpu", torch.float32, copy=True).contiguous()
         return gathered if self._engine.global_rank == 0 else None
 
     def close(self) -> None:

@@ -13,14 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-_WEIGHT, _STATE = "weight/", "optimizer/"
+_WEIGHT, _STATE, _GROUP = "weight/", "optimizer/", "group/"
 
 
 def save(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Write weights by name, and what the optimizer keeps of each of its parameters by number and key."""
-    tensors = {_WEIGHT + name: weight.detach() for name, weight in weights.items()}
-    for number, kept in optimizer.state_dict()["state"].items():
-        tensors |= {f"{_STATE}{number}/{key}": value for key, value in kept.items() if value is not None}
+    """Write weights by name, and what the optimizer keeps of each parameter and of each group by number and key."""
+    tensors = {_WEIGHT + name: weight.detach().contiguous() for name, weight in weights.items()}
+    held = optimizer.state_dict()
+    for prefix, numbered in ((_STATE, held["state"].items()), (_GROUP, enumerate(held["param_groups"]))):
+        for number, kept in numbered:
+            found = ((key, value.contiguous()) for key, value in kept.items() if isinstance(value, Tensor))
+            tensors |= {f"{prefix}{number}/{key}": value for key, value in found}
     save_file(tensors, path)
 
 
@@ -28,10 +31,12 @@ def save(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optim
 def load(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Copy the weights of a file into these ones, and its optimizer state into this one."""
     tensors = load_file(path)
-    state: dict[int, dict[str, Any]] = {}
     for name, weight in weights.items():
         weight.copy_(tensors.pop(_WEIGHT + name))
+    state: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for name, tensor in tensors.items():
-        number, key = name.removeprefix(_STATE).split("/")
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        place, number, key = name.split("/")
+        kept = groups[int(number)] if f"{place}/" == _GROUP else state.setdefault(int(number), {})
+        kept[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,9 @@ class Update:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights the model computes with, whole, fp32, on the CPU. All ranks that share them at once."""
+        keys: dict[str, Any] = {"copy": True, "memory_format": torch.contiguous_format}
         wholes = ((name, tensor.whole(one, self._splits.get(name))) for name, one in self._weights.items())
-        return {name: one.detach().to("cpu", torch.float32, copy=True) for name, one in wholes}
+        return {name: one.detach().to("cpu", torch.float32, **keys) for name, one in wholes}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""

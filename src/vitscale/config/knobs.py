@@ -1,0 +1,56 @@
+"""`[engine]`: knobs of speed and memory. None of them changes what is learnt, but for rounding and `ddp_hook`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, PositiveFloat
+
+from vitscale.config.frozen import Section
+
+
+def _off(*values: object) -> AfterValidator:
+    """A value that says what is so anyway is null: it makes no other run of the same one."""
+    return AfterValidator(lambda value: None if value in values else value)
+
+
+Switch = Annotated[bool | None, _off(False)]
+Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
+OptimizerImpl = Literal["auto", "fused", "foreach", "for"]
+DdpHook = Literal["none", "fp16", "bf16", "powersgd"]
+
+
+class EngineSection(Section):
+    """`[engine]`: knobs of speed and memory. An engine that does not have a knob does not read it."""
+
+    compile: Switch = None
+    """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""
+    sdpa: Annotated[Sdpa | None, _off("auto")] = None
+    """The one kernel that attention may use: `math` (unfused), `flash`, `efficient` or `cudnn`. Off: `auto`, torch
+    chooses."""
+    channels_last: Switch = None
+    """Keep the patch embedding's weight as NHWC, as the images are. Off: not."""
+    activation_checkpointing: Switch = None
+    """Keep only the input of each block in forward and compute the rest again in backward: less memory, a third more
+    arithmetic. Off: not."""
+    optimizer_impl: Annotated[OptimizerImpl | None, _off("auto")] = None
+    """How the update loops over weights: `fused` in one kernel (`adamw`, `sgd`), `foreach` in one per operation (not
+    `muon`), `for` one by one. Off: `auto`, fused on CUDA, else the library's choice."""
+    bucket_mb: PositiveFloat | None = None
+    """Size of `ddp`'s gradient buckets, MiB: small ones start sooner, large ones cost fewer calls. Off: torch's, 25."""
+    gradient_as_bucket_view: Annotated[bool | None, _off(True)] = None
+    """`ddp`: gradients are views of the buckets, one copy of them less. Off: true."""
+    static_graph: Switch = None
+    """`ddp`: every step uses the same weights, found out once. Off: not."""
+    ddp_hook: Annotated[DdpHook | None, _off("none")] = None
+    """`ddp`: how gradients travel: in `fp16` or `bf16`, half of the bytes of fp32, or as `powersgd`'s factors of rank 1
+    from the 11th step on, which loses most of them. Off: `none`, as they are."""
+
+    @property
+    def given(self) -> EngineSection | None:
+        """Itself, or None where every knob is off."""
+        return self if self.model_dump(exclude_none=True) else None
+
+
+OF_DDP = ("bucket_mb", "gradient_as_bucket_view", "static_graph", "ddp_hook")
+"""Knobs that only the engine `ddp` has."""

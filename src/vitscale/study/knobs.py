@@ -1,0 +1,80 @@
+"""Knobs of `[engine]` that cannot be combined with the rest of a run, each with its rule."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from vitscale.config.knobs import EngineSection
+from vitscale.config.study import OptimizerName
+from vitscale.errors import Infeasible
+from vitscale.study.engines import sharding
+from vitscale.study.points import Point
+
+_FUSED = ("adamw", "sgd")
+_ONE_IMPLEMENTATION = ("muon",)
+
+
+def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName) -> None:
+    """Refuse what the engine, the device or the optimizer does not do with a knob that is on.
+
+    Raises:
+        Infeasible: with the rule.
+    """
+    if knobs.channels_last and (flat := sharding(point.engine, point.zero_stage, smallest=1)):
+        raise Infeasible(f"`engine.channels_last` needs weights with strides of their own, and `{flat}` lays them flat")
+    if knobs.compile:
+        _require_compilable(point)
+    if knobs.sdpa:
+        _require_kernel(knobs.sdpa, point)
+    if knobs.optimizer_impl:
+        _require_implementation(knobs.optimizer_impl, optimizer)
+    if knobs.ddp_hook and point.engine == "ddp" and point.precision != "fp32":
+        raise Infeasible(
+            f"`engine.ddp_hook = {knobs.ddp_hook}` compresses fp32 gradients, and with `precision = {point.precision}` "
+            "they are 16 bit already",
+            "precision=fp32",
+        )
+
+
+def require_compiler() -> None:
+    """Look for what `torch.compile` builds its kernels with.
+
+    Raises:
+        Infeasible: no C++ compiler.
+    """
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "c++", "clang++") if name):
+        raise Infeasible("`engine.compile` needs a C++ compiler, and none is found", "install g++, or set CXX")
+
+
+def _require_compilable(point: Point) -> None:
+    if point.engine == "deepspeed" and point.zero_stage == 3:
+        raise Infeasible(
+            "`engine.compile` traces a block once, and `zero_stage = 3` swaps its weights at every use", "zero_stage=2"
+        )
+    if point.sequence_parallel > 1:
+        raise Infeasible(
+            "`engine.compile` does not trace the exchange of tokens inside a block that "
+            f"`sequence_parallel = {point.sequence_parallel}` makes",
+            "sequence_parallel=1",
+        )
+
+
+def _require_kernel(kernel: str, point: Point) -> None:
+    if point.device == "cpu" and kernel in ("efficient", "cudnn"):
+        raise Infeasible(f"`engine.sdpa = {kernel}` is a kernel of CUDA", "engine.sdpa=flash or engine.sdpa=math")
+    if point.device == "cuda" and kernel in ("flash", "cudnn") and point.precision == "fp32":
+        raise Infeasible(f"`engine.sdpa = {kernel}` computes in 16 bit on CUDA, not in fp32", "precision=bf16")
+
+
+def _require_implementation(impl: str, optimizer: OptimizerName) -> None:
+    if optimizer in _ONE_IMPLEMENTATION:
+        raise Infeasible(
+            f"`optimizer.name = {optimizer}` has one implementation, not `engine.optimizer_impl = {impl}`",
+            "engine.optimizer_impl=auto",
+        )
+    if impl == "fused" and optimizer not in _FUSED:
+        raise Infeasible(
+            f"`engine.optimizer_impl = fused` is there for {' and '.join(_FUSED)}, not for `{optimizer}`",
+            "engine.optimizer_impl=foreach",
+        )

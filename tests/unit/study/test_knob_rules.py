@@ -1,0 +1,73 @@
+"""Knobs of `[engine]` in the grid: off is no other run, an engine reads its own, and rules are quoted."""
+
+import pytest
+from test_grid import grid, machine
+
+from vitscale.errors import UsageError
+from vitscale.study import knobs
+from vitscale.study.grid import Where
+
+GPUS = Where(machine(gpus=2))
+
+
+def test_a_knob_that_is_off_is_no_other_run():
+    plain = [run.run_id for run in grid().runs]
+    off = {"compile": False, "sdpa": "auto", "gradient_as_bucket_view": True, "ddp_hook": "none"}
+    made = grid(swept={f"engine.{key}": [value] for key, value in off.items()}, engine=["deepspeed"])
+    assert [run.run_id for run in made.runs] == plain
+    assert all(run.knobs is None for run in made.runs)
+
+
+def test_knobs_of_ddp_make_no_other_run_of_another_engine():
+    made = grid(engine=["ddp", "fsdp", "deepspeed"], world_size=2, swept={"engine.bucket_mb": [1.0, 25.0]})
+    assert [(run.engine, run.knobs and run.knobs.bucket_mb) for run in made.runs] == [
+        ("ddp", 1.0), ("fsdp", None), ("deepspeed", None), ("ddp", 25.0),
+    ]  # fmt: skip
+
+
+def test_labels_name_the_knob_that_differs():
+    made = grid(engine="ddp", world_size=2, swept={"engine.activation_checkpointing": [False, True]})
+    assert sorted(made.labels().values()) == [
+        "activation_checkpointing True, 2 processes", "activation_checkpointing off, 2 processes",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("axes", "knob", "where", "rule"),
+    [
+        ({"zero_stage": 3}, {"compile": True}, None, "`zero_stage = 3` swaps its weights"),
+        ({"zero_stage": 1}, {"channels_last": True}, None, "`zero_stage = 1` lays them flat"),
+        ({"engine": "fsdp"}, {"channels_last": True}, None, "`engine = fsdp` lays them flat"),
+        ({"engine": "ddp", "sequence_parallel": 2}, {"compile": True}, None, "does not trace the exchange of tokens"),
+        ({}, {"sdpa": "efficient"}, None, "`engine.sdpa = efficient` is a kernel of CUDA"),
+        ({}, {"sdpa": "flash"}, GPUS, "computes in 16 bit on CUDA"),
+        ({"engine": "ddp", "precision": "bf16"}, {"ddp_hook": "fp16"}, None, "they are 16 bit already"),
+    ],
+)
+def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rule):
+    swept = {f"engine.{key}": [value] for key, value in knob.items()}
+    with pytest.raises(UsageError, match=rule):
+        grid(where=where, swept=swept, **{"world_size": 2, **axes})
+
+
+@pytest.mark.parametrize(
+    ("name", "impl", "rule"),
+    [
+        ("muon", "foreach", "`optimizer.name = muon` has one implementation"),
+        ("lamb", "fused", "is there for adamw and sgd, not for `lamb`"),
+    ],
+)
+def test_an_implementation_that_an_optimizer_has_not_is_refused(name, impl, rule):
+    with pytest.raises(UsageError, match=rule):
+        grid(optimizer={"name": name}, swept={"engine.optimizer_impl": [impl]})
+
+
+def test_a_bucket_of_nothing_is_refused():
+    with pytest.raises(UsageError, match=r"`engine\.bucket_mb` = 0"):
+        grid(engine="ddp", swept={"engine.bucket_mb": [0]})
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr(knobs.shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match="needs a C\\+\\+ compiler"):
+        grid(swept={"engine.compile": [True]})
