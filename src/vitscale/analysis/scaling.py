@@ -111,7 +111,9 @@ def _result(run: Run, base: Run | None, target: float | None, price: float | Non
     rate = _throughput(run, step_s)
     images_per_s, epoch_s = _shown(rate, run), _shown(_inverse(rate, facts.images_per_epoch), run)
     way = learning.reached(run, target)
-    base_images = learning.reached(base, target).images if base is not None else None
+    # With another amount of training images (`weak`) it would not be the batch alone that differs.
+    alike = base is not None and base.facts.images_per_epoch == facts.images_per_epoch
+    base_images = learning.reached(base, target).images if base is not None and alike else None
     accuracies = [one.record.test_accuracy for one in run.counted if one.record.test_accuracy is not None]
     return RunResult(
         run_id=run.run_id,

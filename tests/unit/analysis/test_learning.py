@@ -126,3 +126,16 @@ def test_evaluations_that_tell_no_accuracy_are_short_of_no_target(make, tmp_path
     (root / "resolved.json").write_text(json.dumps({**resolved, "train": {"target_accuracy": 0.9}}))
     make.write_launch(root, make.make_spec(1), evaluations=[{"step": 10, "test_loss": 1.5}])
     assert "target_not_reached" not in {finding.kind for finding in analyse(root).analysis.findings}
+
+
+def test_other_training_images_are_not_the_cost_of_a_batch(make, tmp_path):
+    root = make.write_study(tmp_path)
+    resolved = json.loads((root / "resolved.json").read_text())
+    (root / "resolved.json").write_text(json.dumps({**resolved, "train": {"target_accuracy": 0.5}}))
+    for size in (1, 2):
+        told = [{"step": 10, "epoch": 1.0, "images": 718 * size, "seconds": 1.0, "test_accuracy": 0.6}]
+        make.write_launch(root, make.make_spec(size, "weak"), evaluations=told)
+    analysis = analyse(root).analysis
+    assert [run.images_to_accuracy for run in analysis.runs] == [718, 1436]
+    assert analysis.runs[1].algorithmic_efficiency is None
+    assert "more_images_needed" not in {finding.kind for finding in analysis.findings}

@@ -47,12 +47,27 @@ def test_lines_and_bars_pass_by_what_is_not_valid_or_has_no_interval(result):
     assert hollow[0]["shown"].endswith("not valid")
     spec = next(one.spec for one in draw(result) if one.name == "speedup")
     filters = [[step["filter"] for step in layer["transform"]] for layer in spec["spec"]["layer"]]
+    assert not hollow[0]["joined"]
     assert [one[1:] for one in filters[2:]] == [
-        ["datum.valid"],
+        ["datum.joined"],
         ["datum.low !== null"],
         ["datum.valid"],
         ["!datum.valid"],
     ]
+
+
+def test_a_line_joins_one_run_of_each_world_size(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for size, nodes in ((1, 1), (2, 2), (2, 1)):
+        make.write_launch(root, make.make_spec(size, nodes=nodes, ranks_per_node=size // nodes), 0, 0.1 * nodes / size)
+    data = scaling_data(analyse(root), "speedup")
+    runs = [row for row in data.rows if row["kind"] == "run"]
+    assert {(row["label"], row["joined"]) for row in runs} == {
+        ("strong, 1 process", True),
+        ("strong, 2 processes", True),
+        ("strong, 2 processes on 2 nodes", False),
+    }
+    assert any("fewest nodes" in note for note in data.notes)
 
 
 def test_the_ideal_line_starts_at_each_baseline(result):

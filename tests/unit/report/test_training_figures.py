@@ -129,3 +129,17 @@ def test_more_ranks_than_cores_are_in_no_sweep_of_times_but_learn_as_well(make, 
     assert "left out" in data.notes[0]
     assert {row["x"] for row in sweep_data(result, ACCURACY).rows} == {16, 32, 64}
     assert {row[0] for row in sweep_table(result, BATCH).rows} == {"1 rank"}
+
+
+def test_of_runs_with_one_global_batch_the_curve_has_their_mean(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for batch in (32, 64):
+        for accum in (1, 2):
+            spec = make.make_spec(2, grad_accum=accum, micro_batch=batch // 2 // accum, global_batch=batch)
+            make.write_launch(root, spec, 0, 0.1, accuracy=0.6 + accum / 10)
+    result = analyse(root)
+    data = sweep_data(result, ACCURACY)
+    assert len(data.rows) == 4
+    assert data.notes == ("Of several runs at one place the line passes through the mean.",)
+    line = next(one for one in draw(result) if one.name == "accuracy_batch").spec["spec"]["layer"][0]
+    assert (line["mark"]["type"], line["encoding"]["y"]["aggregate"]) == ("line", "mean")

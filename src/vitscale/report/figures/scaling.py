@@ -34,7 +34,7 @@ def _scaling(data: ChartData, title: str, y_scale: alt.Scale, y_axis: alt.Axis, 
     ]
     point = base.encode(y=alt.Y("y:Q", **y), shape=shape, tooltip=tooltip)
     layers = [
-        base.transform_filter("datum.valid").mark_line(strokeWidth=1.8).encode(y=alt.Y("y:Q", **y), detail="series:N"),
+        base.transform_filter("datum.joined").mark_line(strokeWidth=1.8).encode(y=alt.Y("y:Q", **y), detail="series:N"),
         base.transform_filter("datum.low !== null")
         .mark_rule(strokeWidth=1.6)
         .encode(y=alt.Y("low:Q", **y), y2="high:Q"),

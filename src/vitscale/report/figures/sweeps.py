@@ -55,7 +55,9 @@ def _points(data: ChartData, title: str, y: alt.Y) -> list[alt.Chart]:
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
         y=y, shape=alt.Shape("key:N", scale=shapes), tooltip=tooltip
     )
-    layers = [base.mark_line(strokeWidth=1.6).encode(y=y), points.properties(name="points").add_params(chosen)]
+    # Of several runs at one place a line would go through each, up and down.
+    line = base.mark_line(strokeWidth=1.6).encode(y=y.aggregate("mean"))
+    layers = [line, points.properties(name="points").add_params(chosen)]
     if any(row.get("low") is not None for row in data.rows):
         ends = {end: f"isValid(datum.{end}) ? datum.{end} : datum.y" for end in ("low", "high")}
         bars = base.transform_calculate(**ends).mark_rule(strokeWidth=1.5)

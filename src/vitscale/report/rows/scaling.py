@@ -18,8 +18,14 @@ def scaling_data(result: StudyResult, field: str) -> ChartData:
     others = "" if len(keys) == len(all_keys) else f"{len(all_keys) - len(keys)} further series"
     # Grey first: what is drawn later lies on top.
     ordered = sorted(runs, key=lambda run: panel_key(result, run) in keys)
-    rows = tuple(_point(result, run, getattr(run, field), field, keys, others) for run in ordered)
+    joined = _fewest_nodes(runs)
+    rows = tuple(
+        {**_point(result, run, getattr(run, field), field, keys, others), "joined": run.run_id in joined}
+        for run in ordered
+    )
     notes = []
+    if len(joined) < sum(run.valid for run in runs):
+        notes.append("Of several runs of a series at one world size the line passes through the one on fewest nodes.")
     if any(not run.valid for run in runs):
         notes.append("Hollow: not valid as a measurement of scaling; no line passes through it.")
     if any(getattr(run, field).low is None for run in runs):
@@ -28,6 +34,15 @@ def scaling_data(result: StudyResult, field: str) -> ChartData:
         notes.append(f"The first {len(keys)} series have colours of their own; {others} are grey. The table has all.")
     every = (*rows, *_ideal(result, runs, field))
     return ChartData(every, tuple(keys), protocol_panels(every), others, tuple(notes))
+
+
+def _fewest_nodes(runs: Sequence[RunResult]) -> set[str]:
+    """Valid runs, of several of a series at one world size the one on fewest nodes."""
+    fewest: dict[tuple[str, int], RunResult] = {}
+    for run in sorted(runs, key=lambda run: run.nodes or 1):
+        if run.valid:
+            fewest.setdefault((run.series, run.world_size), run)
+    return {run.run_id for run in fewest.values()}
 
 
 def _point(

@@ -94,6 +94,8 @@ def sweep_data(result: StudyResult, sweep: Sweep) -> ChartData:
         notes.append(f"{len(keys)} of {len(all_keys)} curves are drawn; the table has all.")
     if sweep.timed and rows and not all(run.valid for run in result.analysis.runs):
         notes.append("Runs that are not valid as a measurement of scaling are left out.")
+    if len({(row["panel"], row["key"], row["x"]) for row in rows}) < len(rows):
+        notes.append("Of several runs at one place the line passes through the mean.")
     if any(row["high"] is not None for row in rows):
         notes.append(CUT)
     return ChartData(tuple(rows), tuple(keys), panels, notes=tuple(notes))
