@@ -72,11 +72,16 @@ def _property(schema: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _add_swept(axes: dict[str, Any], path: str, prop: dict[str, Any]) -> None:
-    """A key that varies by its dotted path: quoted it is one key of `[axes]`, bare it is a table in it."""
+    """A key that varies by its dotted path: quoted it is one key of `[axes]`, bare it is a table in it.
+
+    `engine` is an axis itself and no table there: its knobs are quoted.
+    """
     listed = _one_or_list(_without_null(prop))
     listed["description"] = f"`{path}`, varied. {prop.get('description', '')}".strip()
     axes[path] = listed
     tables = path.split(".")
+    if tables[0] in Axes.model_fields:
+        return
     for table in tables[:-1]:
         inner = axes.setdefault(table, {"type": "object", "properties": {}, "additionalProperties": False})
         axes = inner["properties"]

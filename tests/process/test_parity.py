@@ -17,6 +17,7 @@ from vitscale.data.reader import open_split
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
+pytest.importorskip("timm.optim")
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 

@@ -102,6 +102,7 @@ def bucket_bytes(
     precision: str,
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     overlap_comm: bool | None = None,
+    gradient_as_bucket_view: bool = True,
 ) -> int:
     """Return the bytes of the flat buffers that hold gradients on their way to the other ranks.
 
@@ -111,13 +112,13 @@ def bucket_bytes(
            nothing.
        ZeRO-1 and 2 hold two while `overlap_comm` is on.
     2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
-    3. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them. Accelerate's DDP
-       leaves that off: one copy more.
+    3. DDP's gradients are views of its buckets: nothing beside them. Without `gradient_as_bucket_view`, which
+       Accelerate's DDP leaves off, one copy more.
     """
     weight_bytes = PRECISION_BYTES[precision]
     stage = sharding_stage(engine, zero_stage)
     if engine != "deepspeed":
-        return weight_bytes * parameters if engine == "accelerate" else 0
+        return 0 if gradient_as_bucket_view and engine != "accelerate" else weight_bytes * parameters
     if stage == 0:
         return weight_bytes * min(parameters, reduce_bucket_elements)
     copies = 2 if overlap_comm and stage in (1, 2) else 1
@@ -137,6 +138,7 @@ def rank_memory(
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     persistence_elements: int = PERSISTENCE_ELEMENTS,
     overlap_comm: bool | None = None,
+    gradient_as_bucket_view: bool = True,
 ) -> RankMemory:
     """Return the bytes one rank needs: model state at its peak, activations of one micro-batch, buckets.
 
@@ -151,6 +153,7 @@ def rank_memory(
         device: "cuda" or "cpu"; a CPU's untouched bucket pages take no memory, so a bucket counts at most the model.
         reduce_bucket_elements, persistence_elements, overlap_comm: DeepSpeed's settings where they are not the
             defaults.
+        gradient_as_bucket_view: DDP's setting.
     """
     total = sum(tensors)
     stage = sharding_stage(engine, zero_stage)
@@ -172,6 +175,7 @@ def rank_memory(
             precision=precision,
             reduce_bucket_elements=min(total, reduce_bucket_elements) if device == "cpu" else reduce_bucket_elements,
             overlap_comm=overlap_comm,
+            gradient_as_bucket_view=gradient_as_bucket_view,
         )
     if stage == 3:
         buckets += PRECISION_BYTES[precision] * (total - persistent_elements(tensors, persistence_elements))

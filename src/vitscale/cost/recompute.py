@@ -12,7 +12,7 @@ from vitscale.cost.models import ViTShape
 
 
 def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: int) -> int:
-    """Return the most bytes that autograd keeps for one micro-batch on one rank: as backward remakes the last block.
+    """Return the most bytes that autograd keeps for one micro-batch on one rank, as backward makes a block again.
 
     1. Around the blocks, and of one block, all that `sequence.activation_bytes` counts.
     2. Of each of the other L - 1 blocks its input, tD of own tokens.

@@ -146,6 +146,7 @@ def _of_replicas(
         moments=moment_elements(model, spec.optimizer.name),
         device=spec.device,
         overlap_comm=zero.get("overlap_comm"),
+        gradient_as_bucket_view=spec.knobs is None or spec.knobs.gradient_as_bucket_view is not False,
     )
     return memory, step_collectives(
         tensors, **engine, **buckets, data_parallel=spec.world_size, grad_accum=spec.grad_accum
@@ -157,8 +158,8 @@ def _checkpointing(spec: RunSpec) -> bool:
 
 
 def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
-    kept = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
-    return kept(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1)
+    form = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
+    return form(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1)
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -84,3 +84,9 @@ def test_overlap_doubles_the_bucket():
 
 def test_one_rank_of_ddp_has_no_bucket_to_send():
     assert rank(engine="ddp", zero_stage=None, data_parallel=1).buckets_bytes == 0
+
+
+def test_ddp_without_bucket_views_and_accelerate_hold_a_copy_of_the_gradients():
+    bucket = rank(engine="ddp", zero_stage=None, gradient_as_bucket_view=False).buckets_bytes
+    assert bucket == 2 * 86_567_656 == rank(engine="accelerate", zero_stage=None).buckets_bytes
+    assert rank(engine="ddp", zero_stage=None).buckets_bytes == 0
