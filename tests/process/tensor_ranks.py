@@ -10,10 +10,15 @@ from pathlib import Path
 import timm
 import torch
 import torch.distributed as dist
-from sequence_ranks import backward, flop, gap
+from sequence_ranks import backward, gap
 from torch import nn
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.debug import CommDebugMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from vitscale.worker import tensor
 from vitscale.worker.distributed import connect
@@ -52,6 +57,29 @@ def wrap(case, model, mesh):
             fully_shard(block, mesh=mesh["data"])
         return fully_shard(model, mesh=mesh["data"])
     return model
+
+
+class LocalFlop(TorchDispatchMode):
+    """FLOP of what this rank computes; torch's counter sees the products of DTensors as those of all ranks."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(issubclass(one, DTensor | AsyncCollectiveTensor) for one in types):
+            return NotImplemented  # comes again with the local tensors
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        self.total += count(*args, **(kwargs or {}), out_val=result) if count else 0
+        return result
+
+
+def flop(model, images):
+    """FLOP of forward and backward; the CPU's fused attention has no formula."""
+    with sdpa_kernel(SDPBackend.MATH), LocalFlop() as counter:
+        model(images).sum().backward()
+    return counter.total
 
 
 def averaged(gradient, mesh, *, reduced):
@@ -99,7 +127,7 @@ def compare(case, ranks, tensor_ranks):
         "norm": gap(norm, nn.utils.get_total_norm(expected.values())),
         "replicated": replicated,
         "parameters": sum(one.numel() for one in parts.parameters()),
-        "activation_bytes": kept,
+        "activation_bytes": [backward(build(case), own_images, labels[own])[1], kept],
         "training_flop": flop(parts, own_images) if wrapped is parts else None,
         "all_reduces": communication.get_total_counts(),
     }

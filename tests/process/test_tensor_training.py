@@ -17,13 +17,13 @@ from vitscale.study.rounds import make_round
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-STEPS = 8
+STEPS = 6
 # A clip that always binds shows a wrong norm; without one, a wrong scale shows.
 CLIPPED = {**SGD, "clip": 0.1}
 CASES = {
     "sgd": (SGD, "engine=ddp,fsdp,deepspeed", "zero_stage=0,3", "grad_accum=2"),
-    "sgd, clipped": (CLIPPED, "engine=ddp,fsdp,deepspeed", "zero_stage=0,1,2,3"),
-    "bf16": (ADAMW, "engine=ddp,fsdp,deepspeed", "zero_stage=1", "precision=bf16"),
+    "sgd, clipped": (CLIPPED, "engine=ddp,fsdp,deepspeed", "zero_stage=0,2,3"),
+    "bf16": (ADAMW, "engine=ddp,deepspeed", "zero_stage=1", "precision=bf16"),
 }
 
 
@@ -63,7 +63,7 @@ def test_bf16_learns_as_fp32_does(shared, store):
 
 
 # Drop path and mixup are drawn by the group, so they are not those of one rank; all else is.
-TRAINED = ("optimizer.name=sgd", "lr=0.05", "drop_path=0", "mixup=0", "train.max_steps=8", "num_heads=2")
+TRAINED = ("optimizer.name=sgd", "lr=0.05", "clip=0", "drop_path=0", "mixup=0", "train.max_steps=8", "num_heads=2")
 ENGINES = ("engine=ddp", "zero_stage=2", "engine=fsdp")
 
 

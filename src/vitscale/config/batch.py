@@ -42,8 +42,8 @@ def data_parallel(world_size: int, sequence_parallel: int = 1, tensor_parallel: 
     """
     if sequence_parallel > 1 and tensor_parallel > 1:
         raise Infeasible(
-            f"`sequence_parallel = {sequence_parallel}` with `tensor_parallel = {tensor_parallel}`: ranks share the "
-            "tokens of an image or the weights of a block, not both",
+            f"`sequence_parallel = {sequence_parallel}` with `tensor_parallel = {tensor_parallel}`: ranks share either "
+            "the tokens of an image or the weights of a block",
             "sequence_parallel=1, or tensor_parallel=1",
         )
     key = "tensor_parallel" if tensor_parallel > 1 else "sequence_parallel"

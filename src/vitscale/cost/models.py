@@ -60,6 +60,8 @@ class ViTShape:
     global_pool: Pooling = "token"
     pool_mlp_width: int = 0
     """Width of the MLP in the attention pooling; 0 without one."""
+    tensor_parallel: int = 1
+    """Ranks that share heads and MLP of each block: figures made of the shape are then one rank's (`cost.tensor`)."""
 
     @property
     def patches(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitscale.config.runspec import RunSpec
-from vitscale.cost import fsdp, recompute, sequence
+from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
@@ -79,12 +79,16 @@ class RunEstimate:
 def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read."""
     model = shape(spec.model.name, **spec.model.sizes)
-    group = spec.sequence_parallel or 1
-    exchanges = sequence.collectives(
-        model, micro_batch=spec.micro_batch, grad_accum=spec.grad_accum, precision=spec.precision, ranks=group
-    )
+    batch: Mapping[str, Any] = {
+        "micro_batch": spec.micro_batch,
+        "grad_accum": spec.grad_accum,
+        "precision": spec.precision,
+    }
+    exchanges = sequence.collectives(model, **batch, ranks=spec.sequence_parallel or 1)
+    exchanges += tensor.collectives(model, **batch, ranks=spec.tensor_parallel or 1)
+    own = tensor.part(model, spec.tensor_parallel or 1)
     engine: Mapping[str, Any] = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
-    memory, collectives = _of_fsdp(spec, model) if spec.engine == "fsdp" else _of_replicas(spec, model, engine)
+    memory, collectives = _of_fsdp(spec, own) if spec.engine == "fsdp" else _of_replicas(spec, own, engine)
     return RunEstimate(
         parameters=parameters(model),
         flop_per_step=spec.global_batch * training_flop(model),
@@ -97,7 +101,8 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             micro_batch=spec.micro_batch,
             grad_accum=spec.grad_accum,
             data_parallel=spec.data_parallel,
-            sequence_parallel=group,
+            sequence_parallel=spec.sequence_parallel or 1,
+            tensor_parallel=spec.tensor_parallel or 1,
             device=machinery.device,
             links=machinery.links,
             ranks_per_node=spec.ranks_per_node,
@@ -110,11 +115,16 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     )
 
 
+def _sharing(spec: RunSpec) -> int:
+    """Ranks over which the engine shards and reduces: all that have the same part of the weights."""
+    return spec.world_size // (spec.tensor_parallel or 1)
+
+
 def _of_fsdp(spec: RunSpec, model: ViTShape) -> tuple[RankMemory, tuple[Collective, ...]]:
     assert spec.fsdp is not None
     keys: Mapping[str, Any] = {
         "precision": spec.precision,
-        "data_parallel": spec.world_size,
+        "data_parallel": _sharing(spec),
         "grad_accum": spec.grad_accum,
         "reshard_after_forward": spec.fsdp.reshard_after_forward,
     }
@@ -142,14 +152,14 @@ def _of_replicas(
         _activation_bytes(spec, model),
         **engine,
         **buckets,
-        data_parallel=spec.world_size,
+        data_parallel=_sharing(spec),
         moments=moment_elements(model, spec.optimizer.name),
         device=spec.device,
         overlap_comm=zero.get("overlap_comm"),
         gradient_as_bucket_view=spec.knobs is None or spec.knobs.gradient_as_bucket_view is not False,
     )
     return memory, step_collectives(
-        tensors, **engine, **buckets, data_parallel=spec.world_size, grad_accum=spec.grad_accum
+        tensors, **engine, **buckets, data_parallel=_sharing(spec), grad_accum=spec.grad_accum
     )
 
 

@@ -10,7 +10,8 @@ in by the same arguments.
 5. step = compute + data + optimizer + exposed + wait; images/s = micro-batch · A · N / step.
 
 Where S ranks share the tokens of an image (`sequence`), compute is the busiest rank's part, the engine shards and
-reduces over N · S ranks, and the exchange of tokens is added to communication: compute waits for it.
+reduces over N · S ranks, and the exchange of tokens is added to communication: compute waits for it. Where they
+share the weights (`tensor`), compute and the engine's bytes are of a rank's part, over N ranks; compute waits likewise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vitscale.cost import fsdp, recompute, sequence
+from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
 from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
@@ -79,6 +80,7 @@ def estimate_step(
     grad_accum: int,
     data_parallel: int,
     sequence_parallel: int = 1,
+    tensor_parallel: int = 1,
     engine: str,
     zero_stage: int | None,
     precision: str,
@@ -99,7 +101,7 @@ def estimate_step(
     Args:
         shape: the model. `micro_batch`, `grad_accum` and `data_parallel` are the batch identity's factors; `engine`,
             `zero_stage` and `precision` as in `memory.model_state_bytes`, `optimizer` as in `optimizers`.
-        sequence_parallel: ranks that share the tokens of each image.
+        sequence_parallel, tensor_parallel: ranks that share the tokens of each image, or the weights of each block.
         device, links: its figures, None (a CPU) estimates only with `flop_per_s`; `device.links(ranks_per_node)`.
         efficiency: share of the peak reached; None takes `UTILISATION`.
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
@@ -108,6 +110,7 @@ def estimate_step(
         activation_checkpointing: whether blocks are computed twice.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
+    shape = tensor.part(shape, tensor_parallel)
     tensors = parameter_tensors(shape)
     assumptions: list[str] = []
     rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
@@ -126,21 +129,22 @@ def estimate_step(
         collectives = fsdp.step_collectives(shape, **keys, reshard_after_forward=reshard_after_forward)
     else:
         collectives = step_collectives(tensors, engine=engine, zero_stage=zero_stage, **keys)
-    exchanges = sequence.collectives(
-        shape, micro_batch=micro_batch, grad_accum=grad_accum, precision=precision, ranks=sequence_parallel
-    )
+    batch: Mapping[str, Any] = {"micro_batch": micro_batch, "grad_accum": grad_accum, "precision": precision}
+    exchanges = sequence.collectives(shape, **batch, ranks=sequence_parallel)
+    exchanges += tensor.collectives(shape, **batch, ranks=tensor_parallel)
     communication_s, exposed_s = _communication(
         collectives,
-        [_seconds(one, ranks, ranks_per_node, links) for one in collectives],
-        [_seconds(one, sequence_parallel, ranks_per_node, links) for one in exchanges],
+        [_seconds(one, ranks, ranks_per_node, links, beside=tensor_parallel) for one in collectives],
+        [_seconds(one, sequence_parallel * tensor_parallel, ranks_per_node, links) for one in exchanges],
         compute_s=compute_s,
         grad_accum=grad_accum,
         zero_stage=stage,
         overlap=_overlaps(engine, zero_stage, overlap_comm, on_cpu=device is None),
         assumptions=assumptions,
     )
-    wait_s = None if compute_s is None else expected_maximum(ranks, jitter_ratio * compute_s)
-    if jitter_ratio == 0 and ranks > 1:
+    world_size = ranks * tensor_parallel
+    wait_s = None if compute_s is None else expected_maximum(world_size, jitter_ratio * compute_s)
+    if jitter_ratio == 0 and world_size > 1:
         assumptions.append("wait: no jitter between ranks given, so none")
     images = micro_batch * grad_accum * data_parallel
     return _total(compute_s, data_s, optimizer_s, communication_s, exposed_s, wait_s, images, assumptions)
@@ -217,13 +221,15 @@ def _assumed_rate(
     return peak * share
 
 
-def _seconds(collective: Collective, ranks: int, ranks_per_node: int, links: LinkPair) -> float | None:
+def _seconds(collective: Collective, ranks: int, ranks_per_node: int, links: LinkPair, beside: int = 1) -> float | None:
+    """Seconds in a group of `ranks`; of `beside` groups with a rank each side by side, which share a node's network."""
+    per_node = max(1, ranks_per_node // beside)
     return collective_seconds(
         collective.operation,
-        collective.bytes,
+        collective.bytes * (min(beside, ranks_per_node) if ranks > per_node else 1),
         collective.calls,
         ranks=ranks,
-        ranks_per_node=ranks_per_node,
+        ranks_per_node=per_node,
         links=links,
     )
 

@@ -1,6 +1,7 @@
 """Parameters, FLOP and saved activations of a ViT, in closed form from its shape.
 
-Symbols in the derivations: T tokens, D width, M MLP width, H heads, N patches, p patch size, C classes, L depth.
+Symbols in the derivations: T tokens, D width, M MLP width, H heads, N patches, p patch size, C classes, L depth. Where
+ranks share the blocks (`shape.tensor_parallel`), a rank has 1/ranks of what lies between D and D: heads and M.
 """
 
 from __future__ import annotations
@@ -62,15 +63,16 @@ def _norm(width: int, shape: ViTShape) -> list[Size]:
 
 
 def block_sizes(shape: ViTShape) -> list[Size]:
-    """Return the size of each parameter tensor of one block."""
-    width, hidden = shape.width, shape.mlp_width
+    """Return the size of each parameter tensor of one block, as a rank holds it."""
+    width, ranks = shape.width, shape.tensor_parallel
+    attention, hidden = width // ranks, shape.mlp_width // ranks
     scale: list[Size] = [(width,)] if shape.layer_scale else []
-    sizes = [*_norm(width, shape), *_linear(width, 3 * width, shape.qkv_bias)]
+    sizes = [*_norm(width, shape), *_linear(width, 3 * attention, shape.qkv_bias)]
     if shape.qk_norm:
         sizes += _norm(shape.head_width, shape) * 2
     if shape.attn_norm:
         sizes += _norm(width, shape)
-    sizes += [*_linear(width, width, shape.proj_bias), *scale, *_norm(width, shape)]
+    sizes += [*_linear(attention, width, shape.proj_bias), *scale, *_norm(width, shape)]
     match shape.mlp:
         case "mlp":
             sizes += _linear(width, hidden, shape.proj_bias)
@@ -109,7 +111,7 @@ def forward_flop(shape: ViTShape) -> int:
     tokens, width = shape.tokens, shape.width
     projections = 2 if shape.mlp == "mlp" else 3
     attention = 8 * tokens * width**2 + 4 * tokens**2 * width
-    block = attention + projections * 2 * tokens * width * shape.mlp_width
+    block = (attention + projections * 2 * tokens * width * shape.mlp_width) // shape.tensor_parallel
     total = _patch_flop(shape) + shape.depth * block + 2 * width * shape.num_classes
     if shape.global_pool == "map":
         total += 4 * width**2 + 4 * tokens * width**2 + 4 * tokens * width + 4 * width * shape.pool_mlp_width
@@ -163,14 +165,14 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
 
 def _block_elements(shape: ViTShape) -> int:
     row, hidden = shape.tokens * shape.width, shape.tokens * shape.mlp_width
-    rows = 8 + 2 * int(shape.qk_norm) + int(shape.attn_norm) + 2 * int(shape.layer_scale)
+    rows = 4 + 2 * int(shape.qk_norm) + int(shape.attn_norm) + 2 * int(shape.layer_scale)
     hiddens = (2 if shape.mlp == "mlp" else 4) + int(shape.mlp_norm)
-    return rows * row + hiddens * hidden
+    return rows * row + (4 * row + hiddens * hidden) // shape.tensor_parallel
 
 
 def _statistics(shape: ViTShape) -> int:
     per_norm = 2 if shape.norm_bias else 1
     norms = 2 + int(shape.attn_norm) + int(shape.mlp_norm) + 2 * shape.heads * int(shape.qk_norm)
-    block = norms * per_norm + shape.heads
+    block = norms * per_norm + shape.heads // shape.tensor_parallel
     around = int(shape.patch_norm) + int(shape.pre_norm) + int(shape.final_norm)
     return shape.tokens * (shape.depth * block + per_norm * around)
