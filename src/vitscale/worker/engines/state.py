@@ -35,3 +35,10 @@ def load(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optim
         number, key = name.removeprefix(_STATE).split("/")
         state.setdefault(int(number), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer updates, and what it keeps of each."""
+    updated = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return [*updated, *optimizer.state, *kept]
