@@ -46,13 +46,13 @@ def measure(engine: Engine, spec: RunSpec, device: torch.device) -> Memory:
     return Memory(activations_bytes=activations_bytes, **watch.most_bytes)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Looks at what a rank holds whenever a collective begins: buckets are full then, and soon gone."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._engine = engine
-        self._sent: dict[StorageWeakRef, tuple[int, int]] = {}
+        self._sent: dict[Any, tuple[int, int]] = {}
         self.most_bytes: dict[str, int] = {}
         """By field of `Memory`, activations aside: the most at any look."""
 
@@ -64,7 +64,8 @@ class _Watch(TorchDispatchMode):
 
     def look(self, sent: Iterable[Tensor] = ()) -> None:
         """Count what is held now. `sent`: tensors of a collective, which count until their memory is freed."""
-        self._sent |= {StorageWeakRef(one.untyped_storage()): _reach(one) for one in sent}
+        reference: Any = StorageWeakRef
+        self._sent |= {reference(one.untyped_storage()): _reach(one) for one in sent}
         self._sent = {storage: reach for storage, reach in self._sent.items() if not storage.expired()}
         held = self._engine.held()
         parameters, optimizer = _storages(held.parameters), _storages(held.optimizer)
@@ -104,7 +105,9 @@ def _reaches(tensors: Iterable[Tensor]) -> dict[int, int]:
 
 
 def _reach(tensor: Tensor) -> tuple[int, int]:
-    end = tensor.storage_offset() + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (
+        int(tensor.storage_offset()) + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    )
     return tensor.untyped_storage().data_ptr(), end * tensor.element_size()
 
 
