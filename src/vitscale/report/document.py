@@ -120,6 +120,11 @@ _PARTS: dict[str, _Words] = {
         tables.split_table,
         "no run has a split of its step",
     ),
+    "memory": _Words(
+        "Memory of a rank",
+        "Tensors by what they are for, of the rank that holds most; the stroke is the sum of the plan's closed forms.",
+        tables.memory_table,
+    ),
     "accuracy": _Words(
         "Test accuracy",
         "Of each run's first launch that counts. Time is training time, without evaluations and checkpoints.",
