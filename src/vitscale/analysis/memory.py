@@ -7,6 +7,8 @@ from typing import Any
 
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Bytes, Finding, MemoryResult, RunResult
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.fit import Largest, largest
 from vitscale.units import percent, size
 
 FAR = 0.10
@@ -30,6 +32,16 @@ def memory(run: Run, closed_form: Mapping[str, int]) -> MemoryResult:
         sizes = [getattr(one, f"{name}_bytes") for one in counted]
         classes[name] = Bytes(measured_bytes=max(sizes, default=None), derived_bytes=closed_form.get(name))
     return MemoryResult(**classes)
+
+
+def largest_models(study: StudyData) -> dict[str, Largest]:
+    """run_id -> the largest models that fit, in a study of several ZeRO stages; elsewhere nobody asks."""
+    specs = {run.run_id: run.spec for run in study.runs if isinstance(run.spec, RunSpec)}
+    if len({spec.zero_stage for spec in specs.values()} - {None}) < 2:
+        return {}
+    estimates = {str(run["run_id"]): run.get("estimate") or {} for run in study.results.plan.get("runs", ())}
+    limits = {run_id: one.get("memory_limit_bytes") for run_id, one in estimates.items()}
+    return {run_id: largest(spec, limit) for run_id, spec in specs.items() if (limit := limits.get(run_id))}
 
 
 def find(study: StudyData, results: Mapping[str, RunResult]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from vitscale.analysis.devices import DeviceUse, Reading
+from vitscale.cost.fit import Largest
 from vitscale.records.evaluations import Scored
 from vitscale.records.schema import Manifest, Source, Status
 
@@ -292,5 +293,7 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    largest: dict[str, Largest] = field(default_factory=dict)
+    """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
     devices: Devices = Devices()
     """Samples of the devices against time, and the knees."""

@@ -67,7 +67,7 @@ class Frozen(BaseModel):
 
 
 class Memory(Frozen):
-    """Bytes of tensors a rank holds in a backward pass, by what they are for: the most at any collective and at the end."""
+    """Bytes of a rank's tensors in a backward pass, by what they are for: the most at any collective and at the end."""
 
     parameters_bytes: int
     """Weights, or the rank's shards of them."""

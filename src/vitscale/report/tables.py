@@ -9,7 +9,6 @@ from typing import Any
 from vitscale.analysis.result import Interval, LaunchResult, RunResult, StudyResult
 from vitscale.report.rows import label
 from vitscale.report.rows.devices import COSTS, costly
-from vitscale.report.rows.memory import CLASSES, held
 from vitscale.report.rows.metrics import FORMS, Metric, value_of
 from vitscale.report.rows.split import PARTS
 from vitscale.report.rows.sweeps import Sweep, sweep_key, swept
@@ -180,19 +179,6 @@ def device_table(result: StudyResult) -> Table:
         "For the ranks",
     )
     return Table("Devices in the steady window, all of a launch together", header, tuple(rows))
-
-
-def memory_table(result: StudyResult) -> Table:
-    """Every class of every run whose memory was counted, beside its closed form."""
-    rows = []
-    for run in held(result):
-        for name, words in CLASSES.items():
-            one = getattr(run.memory, name)
-            ratio = one.measured_bytes / one.derived_bytes if one.derived_bytes else None
-            cells = (size(one.measured_bytes), size(one.derived_bytes), number(ratio))
-            rows.append((label(result, run.run_id), words, *cells))
-    header = ("Run", "Class", "Measured", "Closed form", "Ratio")
-    return Table("Tensors of the rank that holds most, beside the plan's closed form", header, tuple(rows), words=2)
 
 
 def batch_table(result: StudyResult) -> Table:

@@ -6,8 +6,8 @@ from vitscale.analysis.analyse import analyse
 from vitscale.records.schema import Memory
 from vitscale.report.document import document
 from vitscale.report.figures import draw
+from vitscale.report.memory_tables import largest_table, memory_table
 from vitscale.report.rows.memory import memory_data
-from vitscale.report.tables import memory_table
 
 MIB = 2**20
 DERIVED = {"parameters": 20 * MIB, "gradients": 10 * MIB, "optimizer": 30 * MIB, "activations": 40 * MIB, "buckets": 0}
@@ -83,3 +83,27 @@ def test_a_plan_without_estimates_is_drawn_without_the_stroke(study):
     result = study(counted(), estimate={})
     assert all("derived" not in row for row in memory_data(result).rows)
     assert "memory" in {part.name for part in document(result, draw(result)).parts}
+
+
+def test_a_study_of_stages_says_what_fits_and_what_was_not_measured(make, tmp_path):
+    specs = [make.make_spec(2, zero_stage=stage) for stage in (0, 3)]
+    estimate = {"memory_bytes": {}, "memory_limit_bytes": 2**30}
+    runs = [
+        {"run_id": one.run_id, "series": one.series, "spec": one.model_dump(mode="json"), "estimate": estimate}
+        for one in specs
+    ]
+    root = make.write_study(tmp_path, plan={"runs": runs})
+    make.write_launch(root, specs[0])
+    result = analyse(root)
+    table = largest_table(result)
+    assert [row[0] for row in table.rows][2:] == [
+        "activation checkpointing", "optimizer on the CPU", "weights and optimizer on NVMe",
+    ]  # fmt: skip
+    assert [row[2] for row in table.rows[:2]] == ["1.00 GiB", "1.00 GiB"]
+    assert table.rows[1][1] == "n/a"
+    assert all(row[1].startswith("n/a (") for row in table.rows[2:])
+    assert "largest" in {part.name for part in document(result, draw(result)).parts}
+
+
+def test_a_study_of_one_stage_does_not_ask_what_fits(study):
+    assert largest_table(study(counted())).rows == ()
