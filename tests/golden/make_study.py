@@ -17,7 +17,7 @@ from typing import Any
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import OptimizerSection
 from vitscale.records.samples import Sample, SampleWriter
-from vitscale.records.schema import Device, Layout, Manifest, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, Memory, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 
 HERE = Path(__file__).parent
@@ -76,6 +76,7 @@ def write_launch(
     notes: dict[str, Any] | None = None,
     skipped: range = range(0),
     samples: Sequence[Sample] = (),
+    memory: Memory | None = None,
 ) -> Path:
     """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
@@ -96,7 +97,9 @@ def write_launch(
         sampled.write(sample for sample in samples if sample.node == node)
         sampled.close()
     if status is not None:
-        write_manifest(folder, _manifest(spec, launch, status, reason, source, device, warmup + steps, notes))
+        manifest = _manifest(spec, launch, status, reason, source, device, warmup + steps, notes)
+        devices = tuple(one.model_copy(update={"memory": memory}) for one in manifest.devices)
+        write_manifest(folder, manifest.model_copy(update={"devices": devices}))
     return folder
 
 

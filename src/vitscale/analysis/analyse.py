@@ -12,6 +12,7 @@ from vitscale.analysis.answer import answer
 from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
+from vitscale.analysis.memory import largest_models
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
 from vitscale.records.reader import Results
@@ -48,6 +49,7 @@ def analyse(folder: Path) -> StudyResult:
         resolved=results.resolved,
         labels=study.labels,
         sent_bytes=_sent_bytes(results.plan),
+        largest=largest_models(study),
         devices=devices(study, runs),
     )
 

@@ -1,7 +1,7 @@
 """Conclusions with their evidence. What makes one, and the threshold, stands beside its constant.
 
 Findings about the records (what failed, what is missing or altered) are in `outcomes.py`, those about communication in
-`communication.py`, those about devices in `device_findings.py`.
+`communication.py`, those about devices in `device_findings.py` and `memory.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import communication, device_findings, learning, outcomes, text
+from vitscale.analysis import communication, device_findings, learning, memory, outcomes, text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
@@ -52,6 +52,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += communication.find(study, by_id)
     found += learning.find(study, by_id, baselines)
     found += device_findings.find(study)
+    found += memory.find(study, by_id)
     gravity = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(found, key=lambda finding: gravity[finding.severity]))
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from vitscale.analysis.devices import DeviceUse, Reading
+from vitscale.cost.fit import Largest
 from vitscale.records.evaluations import Scored
 from vitscale.records.schema import Manifest, Parity, Source, Status
 
@@ -80,6 +81,35 @@ class Costs(Frozen):
     """`time_to_accuracy_s` times devices times price."""
 
 
+class Bytes(Frozen):
+    """One class of a rank's memory. Null is not measured, or not derived."""
+
+    measured_bytes: int | None = None
+    """Counted on the live engine; the highest over ranks and launches."""
+    derived_bytes: int | None = None
+    """By the closed form in `plan.json`."""
+
+
+class MemoryResult(Frozen):
+    """Tensors of a rank in a backward pass, by what they are for: the most at any collective and at the end."""
+
+    parameters: Bytes = Bytes()
+    """Weights, or the rank's shards of them."""
+    gradients: Bytes = Bytes()
+    """Gradients, or the rank's shards of them."""
+    optimizer: Bytes = Bytes()
+    """Moments and master weights."""
+    activations: Bytes = Bytes()
+    """What autograd keeps of one micro-step."""
+    buckets: Bytes = Bytes()
+    """What gradients travel in, and weights gathered beside shards: the most at once."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether every class was counted."""
+        return all(getattr(self, name).measured_bytes is not None for name in type(self).model_fields)
+
+
 class RunResult(Frozen):
     """One run, over its launches."""
 
@@ -116,6 +146,7 @@ class RunResult(Frozen):
     shares: Shares
     memory_peak_bytes: int | None
     """Highest over ranks and launches."""
+    memory: MemoryResult = MemoryResult()
     costs: Costs = Costs()
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
@@ -264,5 +295,7 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    largest: dict[str, Largest] = field(default_factory=dict)
+    """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
     devices: Devices = Devices()
     """Samples of the devices against time, and the knees."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vitscale.analysis import learning
+from vitscale.analysis import learning, memory
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
@@ -25,7 +25,10 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     chosen = {name: baseline(runs, named) for name, runs in study.by_series.items()}
     baselines = {name: run for name, run in chosen.items() if run is not None}
     target, price = learning.target_of(study.results.resolved), price_per_s(study.results.resolved)
-    results = tuple(_result(run, baselines.get(run.series), target, price) for run in study.runs)
+    derived = memory.derived(study.results.plan)
+    results = tuple(
+        _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
+    )
     return results, {name: run.run_id for name, run in baselines.items()}
 
 
@@ -101,7 +104,9 @@ def _steps(one: LaunchFigures) -> float:
     return math.inf if one.figures.steps is None else one.figures.steps
 
 
-def _result(run: Run, base: Run | None, target: float | None, price: float | None) -> RunResult:
+def _result(
+    run: Run, base: Run | None, target: float | None, price: float | None, derived: Mapping[str, int]
+) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
     if base is not None and run.images_per_s and run.device_names != base.device_names and len(run.device_names) == 1:
@@ -141,6 +146,7 @@ def _result(run: Run, base: Run | None, target: float | None, price: float | Non
         epoch_s=epoch_s,
         shares=shares(run.figures),
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
+        memory=memory.memory(run, derived),
         costs=costs(run, epoch_s, way.seconds, price),
         test_accuracy=median(accuracies) if accuracies else None,
         time_to_accuracy_s=way.seconds,

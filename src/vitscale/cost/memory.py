@@ -110,7 +110,8 @@ def bucket_bytes(
        zero/stage_1_and_2.py, stage3.py;
        measured: 2.0 GB of live tensors beside a 1.4 M parameter model at ZeRO-3 fp32). On a CPU untouched pages cost
            nothing.
-       ZeRO-1 and 2 hold two while `overlap_comm` is on.
+       ZeRO-1 and 2 hold two while `overlap_comm` is on, and flatten what they send once more; at ZeRO-1 the bucket
+       itself is where the gradients are by then, so it is ZeRO-2 that has the copy in addition.
     2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
     3. DDP's gradients are views of its buckets: nothing beside them. Without `gradient_as_bucket_view`, which
        Accelerate's DDP leaves off, one copy more.
@@ -122,7 +123,8 @@ def bucket_bytes(
     if stage == 0:
         return weight_bytes * min(parameters, reduce_bucket_elements)
     copies = 2 if overlap_comm and stage in (1, 2) else 1
-    return weight_bytes * reduce_bucket_elements * copies
+    flattened = min(parameters, reduce_bucket_elements) if stage == 2 else 0
+    return weight_bytes * (reduce_bucket_elements * copies + flattened)
 
 
 def rank_memory(
@@ -144,7 +146,8 @@ def rank_memory(
 
     The sum is an upper estimate of the tensors' own peak: activations have gone when the last gradient has come.
     ZeRO-3 gathers weights as well: with DeepSpeed's defaults every weight of a model below 5e8 parameters stays
-    gathered from its first use until the end of backward (see `collectives.regathered_elements`), so all of them count.
+    gathered from its first use until its backward (see `collectives.regathered_elements`), and as they go, gradients
+    are flattened for the reduce-scatter: together one more copy of the model.
 
     Args:
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
@@ -178,5 +181,5 @@ def rank_memory(
             gradient_as_bucket_view=gradient_as_bucket_view,
         )
     if stage == 3:
-        buckets += PRECISION_BYTES[precision] * (total - persistent_elements(tensors, persistence_elements))
+        buckets += PRECISION_BYTES[precision] * total
     return RankMemory(state, activations_bytes, buckets, state.total_bytes + activations_bytes + buckets)

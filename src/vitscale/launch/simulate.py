@@ -117,5 +117,9 @@ def _manifest(
         layout=Layout(world_size=spec.world_size, nodes=spec.nodes, ranks_per_node=per_node, backend="none"),
         steps=steps,
         parameters=estimate.parameters,
-        notes={"assumptions": list(estimate.step.assumptions), "loss": "nothing was trained"},
+        notes={
+            "assumptions": list(estimate.step.assumptions),
+            "loss": "nothing was trained",
+            "memory": "nothing was held",
+        },
     )

@@ -66,6 +66,21 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, protected_namespaces=())
 
 
+class Memory(Frozen):
+    """Bytes of a rank's tensors in a backward pass, by what they are for: the most at any collective and at the end."""
+
+    parameters_bytes: int
+    """Weights, or the rank's shards of them."""
+    gradients_bytes: int
+    """Gradients, or the rank's shards of them."""
+    optimizer_bytes: int
+    """Moments and master weights."""
+    activations_bytes: int
+    """What autograd keeps between the forward and the backward pass of one micro-step."""
+    buckets_bytes: int
+    """The most at once of what gradients travel in and of weights gathered beside shards."""
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -87,6 +102,8 @@ class Device(Frozen):
     """CPU threads of torch's operators."""
     memory_peak_bytes: int | None = None
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
+    memory: Memory | None = None
+    """By class, counted in a step after the steady window; null where it was not."""
 
 
 class Layout(Frozen):

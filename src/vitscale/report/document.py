@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import tables
+from vitscale.report import memory_tables, tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -100,6 +100,8 @@ class _Words:
     table: Callable[[StudyResult], Table]
     absent: str = ""
     """Why there is none, said in its place; empty: nothing is missed, and nothing is said."""
+    alone: bool = False
+    """A table without a figure; nothing is said where it has no rows."""
 
 
 _PARTS: dict[str, _Words] = {
@@ -126,6 +128,18 @@ _PARTS: dict[str, _Words] = {
         "Share of each part in the step of the slowest rank, median of the launches.",
         tables.split_table,
         "no run has a split of its step",
+    ),
+    "memory": _Words(
+        "Memory of a rank",
+        "Tensors by what they are for, of the rank that holds most; the stroke is the sum of the plan's closed forms.",
+        memory_tables.memory_table,
+    ),
+    "largest": _Words(
+        "Largest model that fits",
+        "By the closed forms at each run's stage, precision, ranks and micro-batch, with nothing kept back for CUDA, "
+        "NCCL and Python: an upper bound. Blocks are of the study's model; a timm ViT has its own image size.",
+        memory_tables.largest_table,
+        alone=True,
     ),
     "accuracy": _Words(
         "Test accuracy",
@@ -181,7 +195,11 @@ _PARTS: dict[str, _Words] = {
 def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
     for name, words in _PARTS.items():
         drawing = drawings.get(name)
-        if drawing is not None:
+        if words.alone:
+            table = words.table(result)
+            if table.rows:
+                yield Part(name, words.title, words.reading, "", False, (), table)
+        elif drawing is not None:
             table = words.table(result)
             below = f", {text.count(len(table.rows), 'run')}. The table below has every figure." if table.rows else "."
             about = words.title + below

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from vitscale.analysis.result import Costs, Interval, RunResult, StudyResult
+from vitscale.analysis.result import Bytes, Costs, Interval, MemoryResult, RunResult, StudyResult
 from vitscale.records.evaluations import Scored
 from vitscale.report.escape import csv_text, latex
 from vitscale.report.rows import label
@@ -43,6 +43,11 @@ def sheets(result: StudyResult) -> dict[str, str]:
     ]
     evaluations = [[curve.run_id, *one] for curve in result.accuracies for one in curve.evaluations]
     costs = [[run.run_id, run.world_size, *_ends(run.costs, Costs.model_fields)] for run in runs]
+    memory = [
+        [run.run_id, run.world_size, name, *(getattr(run.memory, name).model_dump().values())]
+        for run in runs
+        for name in MemoryResult.model_fields
+    ]
     launch_header = ["run_id", "launch", "status", "reason", "started", "step_s", "steps", "outlier"]
     return {
         "scaling.csv": csv_text(header, scaling),
@@ -51,6 +56,7 @@ def sheets(result: StudyResult) -> dict[str, str]:
         "losses.csv": csv_text(["run_id", "step", "images", "loss"], losses),
         "evaluations.csv": csv_text(["run_id", *Scored._fields], evaluations),
         "costs.csv": csv_text(["run_id", "world_size", *_columns(Costs.model_fields)], costs),
+        "memory.csv": csv_text(["run_id", "world_size", "class", *Bytes.model_fields], memory),
         "findings.csv": csv_text(["severity", "kind", "evidence", "hint", "runs"], findings),
         "skipped.csv": csv_text(["label", "reason"], [[one.label, one.reason] for one in result.skipped]),
     }

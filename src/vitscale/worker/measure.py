@@ -23,9 +23,9 @@ from vitscale.data.reader import Split, open_split
 from vitscale.errors import CheckpointError, DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Parity, Status, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, knobs, optimizers, parity, sequence, tensor
+from vitscale.worker import devices, engines, inject, knobs, memory, optimizers, parity, sequence, tensor
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
@@ -89,7 +89,8 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())
+        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before memory is counted
+        device = device.model_copy(update={"memory": self._count_memory() if status == "ok" else None})
         seen = gathered({"device": device.model_dump(mode="json"), "unread": self.sampler.reasons()}, self.ranks)
         self.engine.close()
         del self.model, self.optimizer
@@ -119,6 +120,10 @@ class Launch:
         finally:
             batches.close()
         return "ok", None
+
+    def _count_memory(self) -> Memory | None:
+        self.beat("memory", 0, 0)
+        return memory.measure(self.engine, self.spec, self.ranks.device)
 
     def open(self, split: str) -> Split:
         """The run's images."""

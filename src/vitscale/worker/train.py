@@ -60,6 +60,9 @@ class Training(Launch):
         finally:
             self.batches.close()
 
+    def _count_memory(self) -> None:
+        self.notes["memory"] = "counted where a run measures, not where it trains"
+
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints
         evaluating = in_steps(self.recipe.eval_epochs, self.spec.data.images, self.spec.global_batch)

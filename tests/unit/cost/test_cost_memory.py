@@ -74,12 +74,17 @@ def test_rank_memory_is_the_sum_of_its_parts(zero_stage):
 
 
 def test_default_bucket_takes_a_gigabyte_on_a_gpu_and_at_most_the_model_on_a_cpu():
-    assert rank(zero_stage=2).buckets_bytes == 10**9
-    assert rank(zero_stage=2, device="cpu").buckets_bytes == 2 * 86_567_656
+    assert rank(zero_stage=1).buckets_bytes == 10**9
+    assert rank(zero_stage=1, device="cpu").buckets_bytes == 2 * 86_567_656
+
+
+def test_zero_2_flattens_what_it_sends_beside_the_bucket():
+    assert rank(zero_stage=2).buckets_bytes == 10**9 + 2 * 86_567_656
+    assert rank(zero_stage=2, reduce_bucket_elements=10**7).buckets_bytes == 2 * 2 * 10**7
 
 
 def test_overlap_doubles_the_bucket():
-    assert rank(zero_stage=2, overlap_comm=True).buckets_bytes == 2 * rank(zero_stage=2).buckets_bytes
+    assert rank(zero_stage=2, overlap_comm=True).buckets_bytes == rank(zero_stage=2).buckets_bytes + 10**9
 
 
 def test_one_rank_of_ddp_has_no_bucket_to_send():

@@ -14,7 +14,7 @@ from vitscale.errors import ResultsError
 from vitscale.report.write import write_report
 
 FIGURES = ("efficiency", "loss", "speedup", "split", "throughput")
-TABLES = ("costs", "evaluations", "findings", "launches", "losses", "scaling", "shares", "skipped")
+TABLES = ("costs", "evaluations", "findings", "launches", "losses", "memory", "scaling", "shares", "skipped")
 
 
 def files(folder):

@@ -12,11 +12,12 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import curves, devices, scaling, split, sweeps
+from vitscale.report.figures import curves, devices, memory, scaling, split, sweeps
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
 from vitscale.report.rows.curves import loss_data, test_data
 from vitscale.report.rows.devices import cost_data, sensor_data
+from vitscale.report.rows.memory import memory_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
@@ -73,6 +74,7 @@ _FIGURES: dict[str, _Figure] = {
     "speedup": _Figure(lambda result: scaling_data(result, "speedup"), scaling.speedup),
     "efficiency": _Figure(lambda result: scaling_data(result, "efficiency"), scaling.efficiency),
     "split": _Figure(split_data, split.split),
+    "memory": _Figure(memory_data, memory.memory),
     "accuracy": _Figure(lambda result: test_data(result, "test_accuracy"), curves.accuracy, ("x",)),
     "test_loss": _Figure(lambda result: test_data(result, "test_loss"), curves.test_loss, ("x",)),
     "efficiency_split": _Figure(efficiency_data, sweeps.efficiency_split),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+
+
+@dataclass(frozen=True)
+class Held:
+    """Tensors a rank holds at one moment, by what they are for. The same memory may be told several times."""
+
+    parameters: Sequence[Tensor]
+    """Weights, or the rank's shards of them."""
+    gradients: Sequence[Tensor]
+    """Gradients, or the rank's shards of them."""
+    optimizer: Sequence[Tensor]
+    """Moments, and master weights where the weights are not their own."""
+    gathered: Sequence[Tensor] = ()
+    """Whole weights beside the shards."""
+    buckets: Sequence[Tensor] = ()
+    """What gradients travel in, as far as it can be filled."""
 
 
 class Engine(Protocol):
@@ -47,6 +65,9 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, Tensor] | None:
         """All weights by parameter name, on the CPU, on rank 0; None on the others. All ranks at once."""
+
+    def held(self) -> Held:
+        """What this rank holds now; it is asked in the middle of a step too, and must not start a collective."""
 
     def close(self) -> None:
         """Free what the engine holds, so that the next run of the round starts from an empty device."""

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker.engines import Held, state
 from vitscale.worker.engines.single import SingleEngine
 
 
@@ -61,6 +62,11 @@ class AccelerateEngine(SingleEngine):
     def weights(self) -> dict[str, Tensor] | None:
         """All weights, fp32, on rank 0."""
         return super().weights() if dist.get_rank() == 0 else None
+
+    def held(self) -> Held:
+        """Whole weights and gradients, and the optimizer's state; DDP's buckets are inside torch."""
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        return Held(self._weights, gradients, state.tensors(self._optimizer.optimizer))
 
     def close(self) -> None:
         """Free what Accelerate holds, its process-wide state too: the next run of the round has its own."""

@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import DivergedError
 from vitscale.worker import tensor
+from vitscale.worker.engines import Held, state
 from vitscale.worker.engines.update import DTYPES
 
 _TAG = "engine"
@@ -89,6 +90,7 @@ class DeepSpeedEngine:
         import deepspeed
 
         self.dtype = DTYPES[spec.precision]
+        self._elements = sum(weight.numel() for weight in model.parameters())
         self._engine: Any
         self._splits = tensor.splits(model)
         parameters: dict[str, Any] = dict(model.named_parameters())
@@ -151,6 +153,30 @@ class DeepSpeedEngine:
                 if self._engine.global_rank == 0:
                     gathered[name] = whole.detach().to("cpu", torch.float32, copy=True).contiguous()
         return gathered if self._engine.global_rank == 0 else None
+
+    def held(self) -> Held:
+        """What DeepSpeed's optimizer of the stage holds. From stage 2 on whole gradients are on their way only."""
+        weights, optimizer = list(self._engine.module.parameters()), self._engine.optimizer
+        stage = self._engine.zero_optimization_stage()
+        shards = [weight.ds_tensor for weight in weights if stage == 3]
+        persistent = [weight for weight in weights if getattr(weight, "ds_persist", False)]
+        whole = [grad for weight in weights for grad in (weight.grad, getattr(weight, "grad_accum", None))]
+        partitions = [grad for group in getattr(optimizer, "averaged_gradients", {}).values() for grad in group or ()]
+        present = [grad for grad in whole if grad is not None]
+        return Held(
+            parameters=[*shards, *persistent] or weights,
+            gradients=partitions if stage >= 2 else [*present, *partitions],
+            optimizer=state.tensors(self._engine.basic_optimizer),
+            gathered=weights if stage == 3 else (),
+            buckets=[*self._buckets(), *(present if stage >= 2 else ())],
+        )
+
+    def _buckets(self) -> list[Tensor]:
+        found: list[Tensor | None] = []
+        for bucket in getattr(self._engine.optimizer, "ipg_buckets", {}).values():
+            found += bucket.buffer if isinstance(bucket.buffer, list) else [bucket.buffer]
+        # A page of a CPU's bucket that nobody wrote takes no memory.
+        return [one if one.is_cuda else one[: self._elements] for one in found if one is not None]
 
     def close(self) -> None:
         """Free optimizer state and shards; `destroy` alone leaves ZeRO-3's partitions alive."""

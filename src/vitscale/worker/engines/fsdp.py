@@ -14,10 +14,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from vitscale.config.runspec import RunSpec
 from vitscale.worker import tensor
-from vitscale.worker.engines import state
+from vitscale.worker.engines import Held, state
 from vitscale.worker.engines.update import DTYPES
 from vitscale.worker.optimizers import exchange
 
@@ -48,6 +49,7 @@ class FSDPEngine:
         self._local = {name: nn.Parameter(shard.detach().to_local()) for name, shard in self._shards.items()}
         exchange(optimizer, {whole[name]: local for name, local in self._local.items()})
         self._optimizer = optimizer
+        self._whole: dict[int, Tensor] = {}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, 3, height, width]."""
@@ -97,6 +99,15 @@ class FSDPEngine:
                 gathered[name] = whole.to("cpu", torch.float32, copy=True)
         return gathered if dist.get_rank() == 0 else None
 
+    def held(self) -> Held:
+        """Shards, what the optimizer keeps of them, whole weights at the moment, and gradients not reduced yet."""
+        gradients = [one.grad.to_local() for one in self._shards.values() if one.grad is not None]
+        whole = [weight for weight in self._model.parameters() if not isinstance(weight, DTensor)]
+        self._whole |= {id(weight): weight for weight in whole}  # the same objects again at every gather
+        unreduced = [weight.grad for weight in self._whole.values() if weight.grad is not None]
+        kept = state.tensors(self._optimizer)
+        return Held(list(self._local.values()), gradients, kept, gathered=whole, buckets=unreduced)
+
     def close(self) -> None:
         """Free shards, gathered weights, gradients and optimizer state."""
         self._optimizer.state.clear()
@@ -107,7 +118,7 @@ class FSDPEngine:
             shard.grad = None
             for one in (shard.to_local(), self._local[name]):
                 one.data = one.new_empty(0)
-        self._shards, self._local, self._model = {}, {}, nn.Identity()
+        self._shards, self._local, self._whole, self._model = {}, {}, {}, nn.Identity()
         gc.collect()
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitscale.config.runspec import RunSpec
+from vitscale.worker.engines import Held
 from vitscale.worker.engines.update import DTYPES, Update
 
 
@@ -58,6 +59,12 @@ class SingleEngine:
     def weights(self) -> dict[str, Tensor] | None:
         """All weights, fp32."""
         return self._update.weights()
+
+    def held(self) -> Held:
+        """Whole weights and gradients, and what the update keeps."""
+        weights = list(self._model.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        return Held(weights, gradients, self._update.held())
 
     def close(self) -> None:
         """Free weights, gradients and optimizer state."""

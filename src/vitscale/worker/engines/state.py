@@ -40,3 +40,10 @@ def load(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optim
         kept = groups[int(number)] if f"{place}/" == _GROUP else state.setdefault(int(number), {})
         kept[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer updates, and what it keeps of each."""
+    updated = [weight for group in optimizer.param_groups for weight in group["params"]]
+    kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    return [*updated, *optimizer.state, *kept]

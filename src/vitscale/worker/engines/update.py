@@ -68,6 +68,10 @@ class Update:
         state.load(folder / self._file, self._masters, self._optimizer)
         self._copy_back()
 
+    def held(self) -> list[Tensor]:
+        """The master copy, and what the optimizer keeps of it."""
+        return [*self._masters.values(), *state.tensors(self._optimizer)]
+
     def close(self) -> None:
         """Free weights, gradients and optimizer state, whoever still holds the model."""
         self._optimizer.state.clear()
