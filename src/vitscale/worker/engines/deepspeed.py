@@ -91,7 +91,7 @@ class DeepSpeedEngine:
         self.dtype = DTYPES[spec.precision]
         self._engine: Any
         self._splits = tensor.splits(model)
-        parameters = dict(model.named_parameters())
+        parameters: dict[str, Any] = dict(model.named_parameters())
         for name in self._splits:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
         groups = _Groups(tensor.mesh(spec.device, spec.tensor_parallel)) if spec.tensor_parallel else None
