@@ -22,7 +22,6 @@ WORKER = Path(__file__).parent / "tensor_ranks.py"
 # world size, ranks that share the weights, cases: the mesh has two groups of two, each with its own images.
 MESHES = {
     "2 ranks": (2, 2, list(CASES)),
-    "3 ranks": (3, 3, ["class token", "pooling by attention"]),
     "2 x 2 ranks": (4, 2, ["class token", "under DDP", "under FSDP2"]),
 }
 

@@ -58,11 +58,10 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
     hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
     shared = itertools.product(asked.sequence_parallel, asked.tensor_parallel)
     outer = itertools.product(study.protocol, engines, asked.precision, devices, list(hosts), list(shared), given)
-    for protocol, (engine, stage), precision, device, (nodes, per_node), (tokens, blocks), one in outer:
+    for protocol, (engine, stage), precision, device, (nodes, per_node), (tokens, weights), one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            placed = (device, nodes, per_node, tokens, blocks)
-            yield Point(protocol, engine, stage, precision, *placed, read, world_size)
+            yield Point(protocol, engine, stage, precision, device, nodes, per_node, tokens, weights, read, world_size)
 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:

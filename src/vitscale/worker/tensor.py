@@ -26,7 +26,7 @@ import torch.distributed as dist
 from timm.layers.mlp import GluMlp
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Placement
+from torch.distributed.tensor import DTensor, Placement, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.nn import functional
 
@@ -156,10 +156,10 @@ def _keep_parts(linear: nn.Module, tensor: DeviceMesh, parts: int) -> None:
     for name, parameter in list(linear.named_parameters()):
         assert isinstance(parameter, DTensor)
         placements[name] = parameter.placements
-        own: Any = nn.Parameter(parameter.to_local().clone(), requires_grad=parameter.requires_grad)
-        placement: Any
+        local = parameter.to_local().detach().clone(memory_format=torch.contiguous_format)
+        own: Any = nn.Parameter(local, requires_grad=parameter.requires_grad)
         (placement,) = parameter.placements
-        if placement.is_shard():
+        if isinstance(placement, Shard):
             own.model_split = Split(tensor.get_group(), placement.dim, parts)
         linear.register_parameter(name, own)
     linear.forward = partial(_product, linear, tensor, placements)

@@ -100,10 +100,14 @@ def test_strong_alone_reads_micro_batch_unless_grad_accum_is_given():
 @given(groups=ranks, shared=ranks)
 def test_ranks_that_share_an_image_count_once(groups, shared):
     assert data_parallel(groups * shared, shared) == groups
+    assert data_parallel(groups * shared, tensor_parallel=shared) == groups
 
 
 @pytest.mark.parametrize(("world_size", "shared", "hint"), [(1, 2, "world_size=2"), (4, 3, "world_size=6")])
 def test_sequence_ranks_that_do_not_divide_the_world_are_refused(world_size, shared, hint):
     with pytest.raises(Infeasible, match=f"`sequence_parallel = {shared}` does not divide") as refused:
         data_parallel(world_size, shared)
+    assert refused.value.hint.startswith(hint)
+    with pytest.raises(Infeasible, match="ranks share the weights of each block") as refused:
+        data_parallel(world_size, tensor_parallel=shared)
     assert refused.value.hint.startswith(hint)

@@ -39,6 +39,7 @@ def engine(precision, grad_accum, reshard):
         grad_accum=grad_accum,
         optimizer=SimpleNamespace(clip=0.0),
         fsdp=SimpleNamespace(reshard_after_forward=reshard),
+        tensor_parallel=None,
     )
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, depth=3, num_classes=10)
     return FSDPEngine(spec, model, torch.optim.AdamW(model.parameters()))

@@ -116,6 +116,7 @@ def ddp(make_spec, **turned):
 def make_spec():
     class Spec:
         precision, grad_accum, optimizer = "fp32", 1, OptimizerSection(clip=0.0)
+        device, tensor_parallel = "cpu", None
 
         def __init__(self, turned):
             self.knobs = turned.given
