@@ -112,8 +112,7 @@ def step_collectives(
         grad_accum: micro-steps per optimizer step, A.
         reduce_bucket_elements, persistence_elements, reuse_elements: DeepSpeed's settings where they are not the
             defaults.
-        ddp_bucket_bytes, ddp_hook: DDP's settings where they are not the defaults. What `powersgd` sends is not known
-            here: its gradients are counted whole.
+        ddp_bucket_bytes, ddp_hook: DDP's settings where they are not the defaults.
     """
     if data_parallel == 1:
         return ()
@@ -123,7 +122,7 @@ def step_collectives(
         bucket_bytes = ddp_bucket_bytes or _DDP_BUCKET_BYTES
         first_bytes = ddp_bucket_bytes or _DDP_FIRST_BUCKET_BYTES
         calls = 1 + max(0, -(-(model_bytes - first_bytes) // bucket_bytes))
-        sent_bytes = 2 * sum(tensors) if ddp_hook in ("fp16", "bf16") else model_bytes
+        sent_bytes = 2 * sum(tensors) if ddp_hook else model_bytes
         return (Collective("all_reduce", calls, sent_bytes),)
     stage = zero_stage or 0
     buckets = -(-sum(tensors) // reduce_bucket_elements)
