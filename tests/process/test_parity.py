@@ -22,6 +22,8 @@ pytest.importorskip("timm.optim")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 BOUND = 2e-6
+# Muon's iteration rounds to bf16: what differs in the last bit of a gradient differs there in its third digit.
+BOUNDS = {"muon": 1.5e-5}
 STEPS, BATCH = 20, 80  # 17 steps are an epoch of 1,437 images: the second epoch's order is followed too
 ADAMW = {"name": "adamw", "lr": 3e-4, "weight_decay": 0.05, "clip": 1.0}
 SGD = {"name": "sgd", "lr": 0.01, "weight_decay": 0.05, "clip": 0.0}
@@ -109,6 +111,7 @@ def plain_optimizer(model, told):
         case "lion":
             return timm.optim.Lion(groups, lr=told["lr"], foreach=False)
         case "lamb":
+            groups[0]["always_adapt"] = True
             return timm.optim.Lamb(groups, lr=told["lr"], max_grad_norm=None, foreach=False)
         case "adafactor":
             return torch.optim.Adafactor(groups, lr=told["lr"])
@@ -145,7 +148,7 @@ def gap(losses, wanted):
 def test_fp32_losses_are_those_of_a_plain_loop(measured, store, case):
     wanted = reference(store, CASES[case][0])
     gaps = {engine: gap(losses, wanted) for engine, losses in measured[case].items()}
-    assert max(gaps.values()) < BOUND, gaps
+    assert max(gaps.values()) < BOUNDS.get(case, BOUND), gaps
     assert wanted[-1] < wanted[0] - 0.1
 
 
@@ -158,13 +161,28 @@ def test_fp32_losses_are_those_of_a_plain_loop(measured, store, case):
         ("sgd", {**SGD, "weight_decay": 0.0}, 1.0),
         ("sgd", {**SGD, "clip": 1.0}, 1.0),
         ("adamw", {**ADAMW, "lr": ADAMW["lr"] * 1.001}, 1.0),
+        ("lion", {**LION, "weight_decay": 0.0}, 1.0),
+        ("lamb", {**LAMB, "weight_decay": 0.0}, 1.0),
+        ("muon", {**MUON, "weight_decay": 0.0}, 1.0),
+        ("adafactor", {**ADAFACTOR, "weight_decay": 0.0}, 1.0),
     ],
-    ids=["scale 1 % off", "scale doubled", "no decay", "no L2", "a clip nobody asked for", "rate 0.1 % off"],
+    ids=[
+        "scale 1 % off",
+        "scale doubled",
+        "no decay",
+        "no L2",
+        "a clip nobody asked for",
+        "rate 0.1 % off",
+        "Lion without decay",
+        "LAMB without decay",
+        "Muon without decay",
+        "Adafactor without decay",
+    ],
 )
 def test_the_bound_notices_a_wrong_update(measured, store, case, optimizer, scale):
     wrong = reference(store, optimizer, scale)
     gaps = {engine: gap(losses, wrong) for engine, losses in measured[case].items()}
-    assert min(gaps.values()) > 3 * BOUND, gaps
+    assert min(gaps.values()) > 3 * BOUNDS.get(case, BOUND), gaps
 
 
 def test_bf16_learns_as_fp32_does(measured, store):

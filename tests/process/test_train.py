@@ -55,6 +55,7 @@ TRAINED = {
     "zero3": ("zero_stage=3",),
     "ddp": ("engine=ddp", "ema=0.9", "grad_accum=2"),
     "fsdp": ("engine=fsdp", "precision=bf16", "optimizer.name=sgd"),
+    "lamb": ("engine=ddp", "optimizer.name=lamb", "engine.channels_last=true", "engine.activation_checkpointing=true"),
 }
 
 

@@ -17,7 +17,7 @@ def _off(*values: object) -> AfterValidator:
 Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
 OptimizerImpl = Literal["auto", "fused", "foreach", "for"]
-DdpHook = Literal["none", "fp16", "bf16", "powersgd"]
+DdpHook = Literal["none", "fp16", "bf16"]
 
 
 class EngineSection(Section):
@@ -43,8 +43,7 @@ class EngineSection(Section):
     static_graph: Switch = None
     """`ddp`: every step uses the same weights, found out once. Off: not."""
     ddp_hook: Annotated[DdpHook | None, _off("none")] = None
-    """`ddp`: how gradients travel: in `fp16` or `bf16`, half of the bytes of fp32, or as `powersgd`'s factors of rank 1
-    from the 11th step on, which loses most of them. Off: `none`, as they are."""
+    """`ddp`: gradients travel in `fp16` or `bf16`, half of the bytes of fp32. Off: `none`, as they are."""
 
     @property
     def given(self) -> EngineSection | None:

@@ -84,13 +84,15 @@ def step_collectives(
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     persistence_elements: int = PERSISTENCE_ELEMENTS,
     reuse_elements: int = REUSE_ELEMENTS,
+    ddp_bucket_bytes: int | None = None,
+    ddp_hook: str | None = None,
 ) -> tuple[Collective, ...]:
     """Return the collectives of one optimizer step, norms and overflow flags of a few bytes left out.
 
     With P parameters of b bytes and A micro-steps (measured on DeepSpeed 0.19.8 by counting the backend's calls, 2
     ranks):
 
-    1. DDP and ZeRO-0: one all-reduce of bP per step, at the last micro-step.
+    1. DDP and ZeRO-0: one all-reduce of bP per step, at the last micro-step; with DDP's hooks `fp16` and `bf16` of 2P.
     2. ZeRO-1: the same all-reduce and an all-gather of bP after the optimizer: 1.5 times DDP's link bytes, since an
        all-reduce costs as much as two all-gathers. `reduce_scatter` in the config does not change it: the multi-rank
        bucket is all-reduced (`use_multi_rank_bucket_allreduce`, the default).
@@ -110,14 +112,18 @@ def step_collectives(
         grad_accum: micro-steps per optimizer step, A.
         reduce_bucket_elements, persistence_elements, reuse_elements: DeepSpeed's settings where they are not the
             defaults.
+        ddp_bucket_bytes, ddp_hook: DDP's settings where they are not the defaults.
     """
     if data_parallel == 1:
         return ()
     weight_bytes = PRECISION_BYTES[precision]
     model_bytes = weight_bytes * sum(tensors)
     if engine != "deepspeed":
-        calls = 1 + max(0, -(-(model_bytes - _DDP_FIRST_BUCKET_BYTES) // _DDP_BUCKET_BYTES))
-        return (Collective("all_reduce", calls, model_bytes),)
+        bucket_bytes = ddp_bucket_bytes or _DDP_BUCKET_BYTES
+        first_bytes = ddp_bucket_bytes or _DDP_FIRST_BUCKET_BYTES
+        calls = 1 + max(0, -(-(model_bytes - first_bytes) // bucket_bytes))
+        sent_bytes = 2 * sum(tensors) if ddp_hook else model_bytes
+        return (Collective("all_reduce", calls, sent_bytes),)
     stage = zero_stage or 0
     buckets = -(-sum(tensors) // reduce_bucket_elements)
     if stage == 0:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
@@ -98,6 +99,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         step=estimate_step(
             model,
             **engine,
+            collectives=collectives,
             micro_batch=spec.micro_batch,
             grad_accum=spec.grad_accum,
             data_parallel=spec.data_parallel,
@@ -158,9 +160,16 @@ def _of_replicas(
         overlap_comm=zero.get("overlap_comm"),
         gradient_as_bucket_view=spec.knobs is None or spec.knobs.gradient_as_bucket_view is not False,
     )
-    return memory, step_collectives(
-        tensors, **engine, **buckets, data_parallel=_sharing(spec), grad_accum=spec.grad_accum
+    sent = step_collectives(
+        tensors, **engine, **buckets, **_ddp_keys(spec), data_parallel=_sharing(spec), grad_accum=spec.grad_accum
     )
+    return memory, sent
+
+
+def _ddp_keys(spec: RunSpec) -> Mapping[str, Any]:
+    knobs = spec.knobs or EngineSection()
+    bucket_bytes = None if knobs.bucket_mb is None else round(knobs.bucket_mb * 2**20)
+    return {"ddp_bucket_bytes": bucket_bytes, "ddp_hook": knobs.ddp_hook}
 
 
 def _checkpointing(spec: RunSpec) -> bool:

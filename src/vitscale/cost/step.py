@@ -92,6 +92,7 @@ def estimate_step(
     flop_per_s: float | None = None,
     overlap_comm: bool | None = None,
     reshard_after_forward: bool = True,
+    collectives: Sequence[Collective] | None = None,
     activation_checkpointing: bool = False,
     data_s: float = 0.0,
     jitter_ratio: float = 0.0,
@@ -107,6 +108,7 @@ def estimate_step(
         flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
         overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
         reshard_after_forward: FSDP's setting.
+        collectives: of the engine, where the defaults of engines do not hold.
         activation_checkpointing: whether blocks are computed twice.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
@@ -125,9 +127,9 @@ def estimate_step(
     moments = moment_elements(shape, optimizer)
     optimizer_s = optimizer_seconds(sum(tensors), moments, memory_bytes_per_s=bandwidth, shards=shards)
     keys: Mapping[str, Any] = {"precision": precision, "data_parallel": ranks, "grad_accum": grad_accum}
-    if engine == "fsdp":
+    if collectives is None and engine == "fsdp":
         collectives = fsdp.step_collectives(shape, **keys, reshard_after_forward=reshard_after_forward)
-    else:
+    elif collectives is None:
         collectives = step_collectives(tensors, engine=engine, zero_stage=zero_stage, **keys)
     batch: Mapping[str, Any] = {"micro_batch": micro_batch, "grad_accum": grad_accum, "precision": precision}
     exchanges = sequence.collectives(shape, **batch, ranks=sequence_parallel)

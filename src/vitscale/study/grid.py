@@ -158,7 +158,6 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
-    require_knobs(study.engine, point, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
         if study.engine.compile:
@@ -170,6 +169,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     shared = world_size // groups
     sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
     batch = solve(point.protocol, point.given, groups, sizes)
+    require_knobs(study.engine, point, study.optimizer.name, batch.grad_accum)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")

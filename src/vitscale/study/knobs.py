@@ -6,7 +6,7 @@ import os
 import shutil
 
 from vitscale.config.knobs import EngineSection
-from vitscale.config.study import OptimizerName
+from vitscale.config.study import OptimizerName, Precision
 from vitscale.errors import Infeasible
 from vitscale.study.engines import sharding
 from vitscale.study.points import Point
@@ -15,7 +15,7 @@ _FUSED = ("adamw", "sgd")
 _ONE_IMPLEMENTATION = ("muon",)
 
 
-def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName) -> None:
+def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, grad_accum: int) -> None:
     """Refuse what the engine, the device or the optimizer does not do with a knob that is on.
 
     Raises:
@@ -29,12 +29,8 @@ def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName) 
         _require_kernel(knobs.sdpa, point)
     if knobs.optimizer_impl:
         _require_implementation(knobs.optimizer_impl, optimizer)
-    if knobs.ddp_hook and point.engine == "ddp" and point.precision != "fp32":
-        raise Infeasible(
-            f"`engine.ddp_hook = {knobs.ddp_hook}` compresses fp32 gradients, and with `precision = {point.precision}` "
-            "they are 16 bit already",
-            "precision=fp32",
-        )
+    if point.engine == "ddp":
+        _require_ddp(knobs, point.precision, grad_accum)
 
 
 def require_compiler() -> None:
@@ -45,6 +41,21 @@ def require_compiler() -> None:
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "c++", "clang++") if name):
         raise Infeasible("`engine.compile` needs a C++ compiler, and none is found", "install g++, or set CXX")
+
+
+def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) -> None:
+    if knobs.static_graph and grad_accum > 1:
+        raise Infeasible(
+            "`engine.static_graph` looks at the first backward pass, in which DDP has nothing to do with "
+            f"`grad_accum = {grad_accum}`",
+            "grad_accum=1",
+        )
+    if knobs.ddp_hook and precision != "fp32":
+        raise Infeasible(
+            f"`engine.ddp_hook = {knobs.ddp_hook}` compresses fp32 gradients, and with `precision = {precision}` "
+            "they are 16 bit already",
+            "precision=fp32",
+        )
 
 
 def _require_compilable(point: Point) -> None:

@@ -26,9 +26,9 @@ def build(
 ) -> torch.optim.Optimizer:
     """The optimizer the study names; biases and norms (one-dimensional parameters) are not decayed, as timm does it.
 
-    Settings the study has no key for are the library's defaults, but for three: LAMB does not clip a second time,
-    Muon's update is scaled to the size of AdamW's (Liu et al., arXiv 2502.16982), and what Muon is not meant for, all
-    but the matrices of the blocks, is AdamW's.
+    Settings the study has no key for are the library's defaults, but for four: LAMB does not clip a second time, and
+    adapts what is not one-dimensional even where nothing is decayed; Muon's update is scaled to the size of AdamW's
+    (Liu et al., arXiv 2502.16982), and what Muon is not meant for, all but the matrices of the blocks, is AdamW's.
 
     Args:
         model: its parameters that require a gradient are optimized.
@@ -48,6 +48,7 @@ def build(
         case "adafactor":
             optimizer = torch.optim.Adafactor(groups, lr=section.lr, **over)
         case "lamb":
+            groups[0]["always_adapt"] = True
             optimizer = timm.optim.Lamb(groups, lr=section.lr, max_grad_norm=None, **over)
         case "lion":
             optimizer = timm.optim.Lion(groups, lr=section.lr, **over)

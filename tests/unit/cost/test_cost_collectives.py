@@ -137,3 +137,11 @@ def test_shaped_hundred_megabit_link_is_a_ruler():
     # 22 MB at 2 ranks over 94 Mbit/s took 1.907 s (measured on namespaces, `tc tbf`).
     link = Links(None, Link(94e6 / 8, 0.0))
     assert seconds(size=22_000_000, ranks=2, ranks_per_node=1, links=link) == pytest.approx(1.907, rel=0.03)
+
+
+def test_ddps_buckets_change_calls_and_its_hooks_bytes():
+    (plain,) = step(None, engine="ddp")
+    (small,) = step(None, engine="ddp", ddp_bucket_bytes=2**20)
+    assert (small.calls, small.bytes) == (-(-4 * P // 2**20), plain.bytes)
+    (half,) = step(None, engine="ddp", ddp_hook="bf16")
+    assert (half.calls, half.bytes) == (plain.calls, 2 * P)

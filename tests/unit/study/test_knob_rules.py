@@ -41,6 +41,7 @@ def test_labels_name_the_knob_that_differs():
         ({"engine": "ddp", "sequence_parallel": 2}, {"compile": True}, None, "does not trace the exchange of tokens"),
         ({}, {"sdpa": "efficient"}, None, "`engine.sdpa = efficient` is a kernel of CUDA"),
         ({}, {"sdpa": "flash"}, GPUS, "computes in 16 bit on CUDA"),
+        ({"engine": "ddp", "grad_accum": 2}, {"static_graph": True}, None, "looks at the first backward pass"),
         ({"engine": "ddp", "precision": "bf16"}, {"ddp_hook": "fp16"}, None, "they are 16 bit already"),
     ],
 )

@@ -92,3 +92,12 @@ def test_only_weights_of_two_dimensions_or_more_are_decayed(name):
 def test_lamb_does_not_clip_a_second_time():
     _, optimizer = built("lamb")
     assert optimizer.defaults["max_grad_norm"] is None
+
+
+def test_lamb_adapts_to_the_size_of_a_weight_without_decay_too():
+    """The update of a matrix is as long as the rate times the matrix."""
+    model, optimizer = built("lamb", weight_decay=0.0)
+    before = model.blocks[0].attn.qkv.weight.detach().clone()
+    step(model, optimizer, 0)
+    moved = (model.blocks[0].attn.qkv.weight - before).norm()
+    torch.testing.assert_close(moved, 1e-2 * before.norm())

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from vitscale.config.knobs import DdpHook, EngineSection
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.worker import tensor
 from vitscale.worker.engines.single import SingleEngine
+
+_HOOKS = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
 
 
 def prepare(_device: str) -> None:
@@ -40,7 +40,7 @@ class DDPEngine(SingleEngine):
             static_graph=knobs.static_graph is True,
         )
         if knobs.ddp_hook:
-            self._model.register_comm_hook(*_hook(knobs.ddp_hook))
+            self._model.register_comm_hook(None, _HOOKS[knobs.ddp_hook])
         self._micro_step = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -63,15 +63,6 @@ class DDPEngine(SingleEngine):
         """All weights, fp32, on rank 0."""
         found = super().weights() if dist.get_rank(self._replicas) == 0 else None
         return found if dist.get_rank() == 0 else None
-
-
-def _hook(name: DdpHook) -> tuple[object, Callable[..., Any]]:
-    """What DDP's communication hook keeps, and the hook."""
-    if name == "powersgd":
-        # Earlier, its error feedback meets gradients that change too fast; DDP makes its buckets anew after one step.
-        return powerSGD_hook.PowerSGDState(None, start_powerSGD_iter=10), powerSGD_hook.powerSGD_hook
-    hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
-    return None, hooks[name]
 
 
 build = DDPEngine

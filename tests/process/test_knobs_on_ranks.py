@@ -1,0 +1,52 @@
+"""Knobs of `[engine]` through the real worker on two ranks: the same losses, but where gradients are compressed."""
+
+import numpy as np
+import pytest
+from ranks import runs, serve, steps
+
+pytest.importorskip("torch")
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+SIZE = ("world_size=2", "global_batch=32", "grad_accum=2", "steps=14", "optimizer.name=sgd", "optimizer.lr=0.03")
+SAME = {
+    "ddp": ("engine=ddp",),
+    "buckets": ("engine=ddp", "engine.bucket_mb=0.05", "engine.gradient_as_bucket_view=false"),
+    "graph": ("engine=ddp", "engine.static_graph=true", "grad_accum=1"),
+    "model": (
+        "engine=ddp", "engine.channels_last=true", "engine.activation_checkpointing=true", "engine.sdpa=math",
+        "engine.optimizer_impl=fused",
+    ),
+    "fsdp": ("engine=fsdp", "engine.activation_checkpointing=true", "engine.optimizer_impl=foreach"),
+    "zero2": ("zero_stage=2", "engine.activation_checkpointing=true"),
+    "zero3": ("zero_stage=3", "engine.activation_checkpointing=true"),
+}  # fmt: skip
+COMPRESSED = {name: ("engine=ddp", f"engine.ddp_hook={name}") for name in ("fp16", "bf16")}
+
+
+@pytest.fixture(scope="module")
+def losses(store, tmp_path_factory):
+    """case -> global mean loss of every step; one process start for all."""
+    cases = {**SAME, **COMPRESSED}
+    specs = [runs(store, *SIZE, *words)[0] for words in cases.values()]
+    end, folders = serve(store, tmp_path_factory.mktemp("knobs"), specs)
+    assert end.status == "ok", end.reason
+    return {
+        case: np.mean([[line["loss"] for line in lines] for lines in steps(folder).values()], axis=0)
+        for case, folder in zip(cases, folders, strict=True)
+    }
+
+
+def gaps(losses, case):
+    return np.abs(losses[case] - losses["ddp"]) / losses["ddp"]
+
+
+@pytest.mark.parametrize("case", [*SAME][1:])
+def test_a_knob_changes_rounding_only(losses, case):
+    assert gaps(losses, case).max() < 2e-6
+
+
+@pytest.mark.parametrize(("case", "most"), [("fp16", 1e-3), ("bf16", 1e-2)])
+def test_a_hook_compresses_gradients_and_still_learns(losses, case, most):
+    assert 1e-7 < gaps(losses, case).max() < most
+    assert losses[case][-1] < losses[case][0]
