@@ -102,30 +102,32 @@ def bucket_bytes(
     engine: str,
     zero_stage: int | None,
     precision: str,
+    data_parallel: int,
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     overlap_comm: bool | None = None,
 ) -> int:
     """Return the bytes of the flat buffers that hold gradients on their way to the other ranks.
 
     1. DeepSpeed 1 to 3 allocate `reduce_bucket_size` elements whatever the model's size (cited:
-       zero/stage_1_and_2.py, stage3.py;
-       measured: 2.0 GB of live tensors beside a 1.4 M parameter model at ZeRO-3 fp32). On a CPU untouched pages cost
-           nothing.
-       ZeRO-1 and 2 hold two while `overlap_comm` is on, and flatten what they send once more; at ZeRO-1 the bucket
-       itself is where the gradients are by then, so it is ZeRO-2 that has the copy in addition.
-    2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
-    3. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them. Accelerate's DDP
+       zero/stage_1_and_2.py, stage3.py; measured: 2.0 GB of live tensors beside a 1.4 M parameter model at ZeRO-3
+       fp32). On a CPU untouched pages cost nothing. ZeRO-1 and 2 hold two while `overlap_comm` is on.
+    2. ZeRO-1 and 2 flatten what is in a bucket once more to send it to several ranks. At ZeRO-1 what is in the bucket
+       are the gradients themselves, which count as such.
+    3. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it,
+       for one rank too.
+    4. DDP's gradients are views of its buckets (`gradient_as_bucket_view`): nothing beside them. Accelerate's DDP
        leaves that off: one copy more.
     """
     weight_bytes = PRECISION_BYTES[precision]
     stage = sharding_stage(engine, zero_stage)
     if engine != "deepspeed":
-        return weight_bytes * parameters if engine == "accelerate" else 0
+        return weight_bytes * parameters if engine == "accelerate" and data_parallel > 1 else 0
+    filled = min(parameters, reduce_bucket_elements)
     if stage == 0:
-        return weight_bytes * min(parameters, reduce_bucket_elements)
-    copies = 2 if overlap_comm and stage in (1, 2) else 1
-    flattened = min(parameters, reduce_bucket_elements) if stage == 2 else 0
-    return weight_bytes * (reduce_bucket_elements * copies + flattened)
+        return weight_bytes * filled
+    buckets = reduce_bucket_elements * (2 if overlap_comm and stage in (1, 2) else 1)
+    flattened = filled if data_parallel > 1 and stage in (1, 2) else 0
+    return weight_bytes * (buckets + flattened - (filled if stage == 1 else 0))
 
 
 def rank_memory(
@@ -166,18 +168,20 @@ def rank_memory(
         precision=precision,
         data_parallel=data_parallel,
         optimizer=optimizer,
-        persistent_parameters=persistent_elements(tensors, persistence_elements) if stage == 3 else 0,
+        # A lone rank's shard is the whole tensor.
+        persistent_parameters=persistent_elements(tensors, persistence_elements)
+        if stage == 3 and data_parallel > 1
+        else 0,
     )
-    buckets = 0
-    if data_parallel > 1 or stage >= 1:
-        buckets = bucket_bytes(
-            total,
-            engine=engine,
-            zero_stage=zero_stage,
-            precision=precision,
-            reduce_bucket_elements=min(total, reduce_bucket_elements) if device == "cpu" else reduce_bucket_elements,
-            overlap_comm=overlap_comm,
-        )
+    buckets = bucket_bytes(
+        total,
+        engine=engine,
+        zero_stage=zero_stage,
+        precision=precision,
+        data_parallel=data_parallel,
+        reduce_bucket_elements=min(total, reduce_bucket_elements) if device == "cpu" else reduce_bucket_elements,
+        overlap_comm=overlap_comm,
+    )
     if stage == 3:
         buckets += PRECISION_BYTES[precision] * total
     return RankMemory(state, activations_bytes, buckets, state.total_bytes + activations_bytes + buckets)
