@@ -15,6 +15,8 @@ BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default `reduce_bucket_size` (cited: DeepSpeed 0.19.8, zero/config.py)."""
 PERSISTENCE_ELEMENTS = 100_000
 """DeepSpeed's default `stage3_param_persistence_threshold`: smaller tensors stay whole everywhere (cited, as above)."""
+GATHERED_ELEMENTS = 500_000_000
+"""What ZeRO-3 keeps gathered at once: half of `stage3_max_reuse_distance`'s default, see `regathered_elements`."""
 
 _FP32_BYTES = 4
 MOMENTS = {"adamw": 2, "sgd": 1}
@@ -149,7 +151,7 @@ def rank_memory(
     The sum is an upper estimate of the tensors' own peak: activations have gone when the last gradient has come.
     ZeRO-3 gathers weights as well: with DeepSpeed's defaults every weight of a model below 5e8 parameters stays
     gathered from its first use until its backward (see `collectives.regathered_elements`), and as they go, gradients
-    are flattened for the reduce-scatter: together one more copy of the model.
+    are flattened for the reduce-scatter: together one more copy of the model, at most `GATHERED_ELEMENTS`.
 
     Args:
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
@@ -183,5 +185,5 @@ def rank_memory(
         overlap_comm=overlap_comm,
     )
     if stage == 3:
-        buckets += PRECISION_BYTES[precision] * total
+        buckets += PRECISION_BYTES[precision] * min(total, GATHERED_ELEMENTS)
     return RankMemory(state, activations_bytes, buckets, state.total_bytes + activations_bytes + buckets)
