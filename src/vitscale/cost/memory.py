@@ -15,6 +15,8 @@ BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default `reduce_bucket_size` (cited: DeepSpeed 0.19.8, zero/config.py)."""
 PERSISTENCE_ELEMENTS = 100_000
 """DeepSpeed's default `stage3_param_persistence_threshold`: smaller tensors stay whole everywhere (cited, as above)."""
+GATHERED_ELEMENTS = 500_000_000
+"""What ZeRO-3 keeps gathered at once: half of `stage3_max_reuse_distance`'s default, see `regathered_elements`."""
 
 _FP32_BYTES = 4
 
@@ -100,6 +102,7 @@ def bucket_bytes(
     engine: str,
     zero_stage: int | None,
     precision: str,
+    data_parallel: int,
     reduce_bucket_elements: int = BUCKET_ELEMENTS,
     overlap_comm: bool | None = None,
     gradient_as_bucket_view: bool = True,
@@ -107,24 +110,26 @@ def bucket_bytes(
     """Return the bytes of the flat buffers that hold gradients on their way to the other ranks.
 
     1. DeepSpeed 1 to 3 allocate `reduce_bucket_size` elements whatever the model's size (cited:
-       zero/stage_1_and_2.py, stage3.py;
-       measured: 2.0 GB of live tensors beside a 1.4 M parameter model at ZeRO-3 fp32). On a CPU untouched pages cost
-           nothing.
-       ZeRO-1 and 2 hold two while `overlap_comm` is on, and flatten what they send once more; at ZeRO-1 the bucket
-       itself is where the gradients are by then, so it is ZeRO-2 that has the copy in addition.
-    2. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it.
-    3. DDP's gradients are views of its buckets: nothing beside them. Without `gradient_as_bucket_view`, which
+       zero/stage_1_and_2.py, stage3.py; measured: 2.0 GB of live tensors beside a 1.4 M parameter model at ZeRO-3
+       fp32). On a CPU untouched pages cost nothing. ZeRO-1 and 2 hold two while `overlap_comm` is on.
+    2. ZeRO-1 and 2 flatten what is in a bucket once more to send it to several ranks. At ZeRO-1 what is in the bucket
+       are the gradients themselves, which count as such.
+    3. ZeRO-0 flattens the gradients into as many elements as it has, at most one bucket and the tensor that fills it,
+       for one rank too.
+    4. DDP's gradients are views of its buckets: nothing beside them. Without `gradient_as_bucket_view`, which
        Accelerate's DDP leaves off, one copy more.
     """
     weight_bytes = PRECISION_BYTES[precision]
     stage = sharding_stage(engine, zero_stage)
     if engine != "deepspeed":
-        return 0 if gradient_as_bucket_view and engine != "accelerate" else weight_bytes * parameters
+        copied = engine == "accelerate" or (engine == "ddp" and not gradient_as_bucket_view)
+        return weight_bytes * parameters if copied and data_parallel > 1 else 0
+    filled = min(parameters, reduce_bucket_elements)
     if stage == 0:
-        return weight_bytes * min(parameters, reduce_bucket_elements)
-    copies = 2 if overlap_comm and stage in (1, 2) else 1
-    flattened = min(parameters, reduce_bucket_elements) if stage == 2 else 0
-    return weight_bytes * (reduce_bucket_elements * copies + flattened)
+        return weight_bytes * filled
+    buckets = reduce_bucket_elements * (2 if overlap_comm and stage in (1, 2) else 1)
+    flattened = filled if data_parallel > 1 and stage in (1, 2) else 0
+    return weight_bytes * (buckets + flattened - (filled if stage == 1 else 0))
 
 
 def rank_memory(
@@ -147,7 +152,7 @@ def rank_memory(
     The sum is an upper estimate of the tensors' own peak: activations have gone when the last gradient has come.
     ZeRO-3 gathers weights as well: with DeepSpeed's defaults every weight of a model below 5e8 parameters stays
     gathered from its first use until its backward (see `collectives.regathered_elements`), and as they go, gradients
-    are flattened for the reduce-scatter: together one more copy of the model.
+    are flattened for the reduce-scatter: together one more copy of the model, at most `GATHERED_ELEMENTS`.
 
     Args:
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
@@ -167,19 +172,21 @@ def rank_memory(
         precision=precision,
         data_parallel=data_parallel,
         moments=moments,
-        persistent_parameters=persistent_elements(tensors, persistence_elements) if stage == 3 else 0,
+        # A lone rank's shard is the whole tensor.
+        persistent_parameters=persistent_elements(tensors, persistence_elements)
+        if stage == 3 and data_parallel > 1
+        else 0,
     )
-    buckets = 0
-    if data_parallel > 1 or stage >= 1:
-        buckets = bucket_bytes(
-            total,
-            engine=engine,
-            zero_stage=zero_stage,
-            precision=precision,
-            reduce_bucket_elements=min(total, reduce_bucket_elements) if device == "cpu" else reduce_bucket_elements,
-            overlap_comm=overlap_comm,
-            gradient_as_bucket_view=gradient_as_bucket_view,
-        )
+    buckets = bucket_bytes(
+        total,
+        engine=engine,
+        zero_stage=zero_stage,
+        precision=precision,
+        data_parallel=data_parallel,
+        reduce_bucket_elements=min(total, reduce_bucket_elements) if device == "cpu" else reduce_bucket_elements,
+        overlap_comm=overlap_comm,
+        gradient_as_bucket_view=gradient_as_bucket_view,
+    )
     if stage == 3:
-        buckets += PRECISION_BYTES[precision] * total
+        buckets += PRECISION_BYTES[precision] * min(total, GATHERED_ELEMENTS)
     return RankMemory(state, activations_bytes, buckets, state.total_bytes + activations_bytes + buckets)

@@ -201,7 +201,8 @@ def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
                 yield Part(name, words.title, words.reading, "", False, (), table)
         elif drawing is not None:
             table = words.table(result)
-            below = f", {text.count(len(table.rows), 'run')}. The table below has every figure." if table.rows else "."
+            rows = {row[0] for row in table.rows} if table.header[:1] == ("Run",) else table.rows
+            below = f", {text.count(len(rows), 'run')}. The table below has every figure." if table.rows else "."
             about = words.title + below
             yield Part(name, words.title, words.reading, about, True, drawing.notes, table)
         elif words.absent:

@@ -7,7 +7,7 @@ from vitscale.cost.fit import MOST_BLOCKS
 from vitscale.report.rows import label
 from vitscale.report.rows.memory import CLASSES, held
 from vitscale.report.tables import Table, interval_text
-from vitscale.units import NOT_AVAILABLE, decimal, number, seconds, size
+from vitscale.units import NOT_AVAILABLE, decimal, seconds, size
 
 _NOT_OFFERED = {
     "activation checkpointing": "no study key yet",
@@ -23,8 +23,8 @@ def memory_table(result: StudyResult) -> Table:
     for run in held(result):
         for name, words in CLASSES.items():
             one = getattr(run.memory, name)
-            ratio = one.measured_bytes / one.derived_bytes if one.derived_bytes else None
-            cells = (size(one.measured_bytes), size(one.derived_bytes), number(ratio))
+            ratio = f"{one.measured_bytes / one.derived_bytes:.2f}" if one.derived_bytes else NOT_AVAILABLE
+            cells = (size(one.measured_bytes), size(one.derived_bytes), ratio)
             rows.append((label(result, run.run_id), words, *cells))
     header = ("Run", "Class", "Measured", "Closed form", "Ratio")
     return Table("Tensors of the rank that holds most, beside the plan's closed form", header, tuple(rows), words=2)

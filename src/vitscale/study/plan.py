@@ -28,6 +28,8 @@ START_S = 5.0
 SETUP_S = 1.0
 """Assumed time to build a model and its engine and to close a launch."""
 
+_MEMORY_STEPS = 1  # in which memory is counted
+
 CPU_SHARE = 0.65
 """Assumed share of the measured fp32 matrix rate that training reaches on a CPU (ViT-Ti, 32 px: 58 of 87 GFLOP/s)."""
 
@@ -158,6 +160,6 @@ def _launch_s(run: RunSpec, step_s: float | None) -> float | None:
     measure = run.measure
     steps = measure.steps if run.train is None else run.train.total_steps(run.data.images, run.global_batch)
     if steps is not None:
-        warmup_steps = measure.warmup_steps if run.train is None else 0
-        return None if step_s is None else SETUP_S + (warmup_steps + steps) * step_s
-    return SETUP_S + measure.warmup_steps * (step_s or 0.0) + (measure.seconds or 0.0)
+        more = measure.warmup_steps + _MEMORY_STEPS if run.train is None else 0
+        return None if step_s is None else SETUP_S + (more + steps) * step_s
+    return SETUP_S + (measure.warmup_steps + _MEMORY_STEPS) * (step_s or 0.0) + (measure.seconds or 0.0)

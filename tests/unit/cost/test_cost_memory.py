@@ -73,6 +73,12 @@ def test_rank_memory_is_the_sum_of_its_parts(zero_stage):
     assert found.total_bytes == found.model_state.total_bytes + found.activations_bytes + found.buckets_bytes
 
 
+def test_a_lone_rank_flattens_nothing_but_at_zero_0():
+    model = 2 * 86_567_656
+    sizes = [rank(zero_stage=stage, data_parallel=1).buckets_bytes for stage in range(4)]
+    assert sizes == [model, 10**9 - model, 10**9, 10**9 + model]
+
+
 def test_default_bucket_takes_a_gigabyte_on_a_gpu_and_at_most_the_model_on_a_cpu():
     assert rank(zero_stage=1).buckets_bytes == 10**9
     assert rank(zero_stage=1, device="cpu").buckets_bytes == 2 * 86_567_656
