@@ -61,7 +61,7 @@ _REFUSED = {
         ("tensorboard", "csv_monitor", "wandb", "comet"),
         "it writes inside the steps that are measured; the records have the loss of every step",
     ),
-    "tensor_parallel": "it takes ranks from data parallelism, and the batch identity counts them there",
+    "tensor_parallel": "`axes.tensor_parallel` shares the weights of blocks, and the batch identity knows of it",
     "torch_autocast": "the study's `precision` says what is computed in which format",
     "amp": "the study's `precision` says what is computed in which format",
 }
