@@ -17,6 +17,7 @@ SAME = {
         "engine=ddp", "engine.channels_last=true", "engine.activation_checkpointing=true", "engine.sdpa=math",
         "engine.optimizer_impl=fused",
     ),
+    "compiled": ("zero_stage=1", "engine.compile=true"),
     "fsdp": ("engine=fsdp", "engine.activation_checkpointing=true", "engine.optimizer_impl=foreach"),
     "zero2": ("zero_stage=2", "engine.activation_checkpointing=true"),
     "zero3": ("zero_stage=3", "engine.activation_checkpointing=true"),

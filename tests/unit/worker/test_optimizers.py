@@ -101,3 +101,15 @@ def test_lamb_adapts_to_the_size_of_a_weight_without_decay_too():
     step(model, optimizer, 0)
     moved = (model.blocks[0].attn.qkv.weight - before).norm()
     torch.testing.assert_close(moved, 1e-2 * before.norm())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_of_a_weight_has_the_strides_of_the_weight(name, tmp_path):
+    """Else a sum over both goes in another order after a checkpoint."""
+    model, optimizer = built(name)
+    weight = model.to(memory_format=torch.channels_last).patch_embed.proj.weight
+    step(model, optimizer, 0)
+    kept = {key: one.stride() for key, one in optimizer.state[weight].items() if isinstance(one, torch.Tensor)}
+    state.save(tmp_path / "state", dict(model.named_parameters()), optimizer)
+    state.load(tmp_path / "state", dict(model.named_parameters()), optimizer)
+    assert {key: one.stride() for key, one in optimizer.state[weight].items()} == kept

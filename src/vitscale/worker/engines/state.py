@@ -35,10 +35,13 @@ def load(path: Path, weights: Mapping[str, Tensor], optimizer: torch.optim.Optim
         weight.copy_(tensors.pop(_WEIGHT + name))
     state: dict[int, dict[str, Any]] = {}
     groups = optimizer.state_dict()["param_groups"]
+    updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in tensors.items():
         place, number, key = name.split("/")
-        kept = groups[int(number)] if f"{place}/" == _GROUP else state.setdefault(int(number), {})
-        kept[key] = tensor
+        if f"{place}/" == _GROUP:
+            groups[int(number)][key] = tensor
+        else:
+            state.setdefault(int(number), {})[key] = _laid_out_as(updated[int(number)], tensor)
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
@@ -47,3 +50,8 @@ def tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     updated = [weight for group in optimizer.param_groups for weight in group["params"]]
     kept = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     return [*updated, *optimizer.state, *kept]
+
+
+def _laid_out_as(parameter: Tensor, kept: Tensor) -> Tensor:
+    """What is kept of a parameter with its strides: the order of a sum is its last bit."""
+    return torch.empty_like(parameter, dtype=kept.dtype).copy_(kept) if kept.shape == parameter.shape else kept
