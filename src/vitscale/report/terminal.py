@@ -71,7 +71,8 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
         out.print(Text("assumed  ", style="dim") + clean(line))
     count = len(plan["runs"])
     launches = text.count(count * plan["launches"], "launch")
-    out.print(clean(f"{text.count(count, 'run')}, {launches}, about {units.seconds(plan['expected_s'])} expected"))
+    expected = f", about {units.seconds(plan['expected_s'])} expected" if plan["expected_s"] else ""
+    out.print(clean(f"{text.count(count, 'run')}, {launches}{expected}"))
 
 
 def print_skipped(plan: Mapping[str, Any], out: Console) -> None:
