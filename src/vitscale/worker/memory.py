@@ -22,9 +22,10 @@ from vitscale.worker.engines import Engine
 
 
 def measure(engine: Engine, spec: RunSpec, device: torch.device) -> Memory:
-    """Take the micro-steps of one optimizer step without its update, and count. All ranks at once.
+    """Take one more optimizer step, and count before its update. All ranks at once.
 
-    The images are zeros: bytes do not depend on what is in them. The engine is of no use for training afterwards.
+    The images are zeros: bytes do not depend on what is in them. The update is made so that an engine is closed as it
+    is after any step; its weights are of no use afterwards.
 
     Args:
         engine: it has taken a step, so that its optimizer's state is there.
@@ -43,6 +44,7 @@ def measure(engine: Engine, spec: RunSpec, device: torch.device) -> Memory:
             activations_bytes = max(activations_bytes, sum(saved.values()))
             engine.backward(loss, last=micro_step == spec.grad_accum - 1)
         watch.look()
+    engine.step()
     return Memory(activations_bytes=activations_bytes, **watch.most_bytes)
 
 

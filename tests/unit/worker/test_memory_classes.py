@@ -51,16 +51,16 @@ def test_classes_of_a_single_rank_are_the_closed_forms(words):
     assert found.buckets_bytes == 0
 
 
-def test_gradients_are_those_of_an_uncounted_step():
+def test_counting_is_a_step_like_any_other():
     spec = spec_of("grad_accum=2")
-    engine, model = live(spec)
-    memory.measure(engine, spec, torch.device("cpu"))
-    counted = [weight.grad.clone() for weight in model.parameters()]
-    model.zero_grad()
+    (counted, model), (plain, same) = live(spec), live(spec)
+    memory.measure(counted, spec, torch.device("cpu"))
     images, labels = torch.zeros(spec.micro_batch, 3, 16, 16), torch.zeros(spec.micro_batch, dtype=torch.long)
-    for _ in range(2):
-        engine.backward(nn.functional.cross_entropy(engine(images), labels), last=True)
-    assert all(torch.equal(one, weight.grad) for one, weight in zip(counted, model.parameters(), strict=True))
+    for micro_step in range(2):
+        plain.backward(nn.functional.cross_entropy(plain(images), labels), last=micro_step == 1)
+    plain.step()
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), same.parameters(), strict=True))
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 class Sharing:
