@@ -97,7 +97,7 @@ def _recorder(engine: Engine, saved: dict[int, int]) -> Callable[[Tensor], Tenso
 
 def _storages(tensors: Iterable[Tensor]) -> dict[int, int]:
     """Address -> bytes of the storages of tensors, each once and whole: a view keeps all of it."""
-    found = (tensor.untyped_storage() for tensor in tensors)
+    found = (_plain(tensor).untyped_storage() for tensor in tensors)
     return {one.data_ptr(): one.nbytes() for one in found if one.nbytes()}
 
 
@@ -106,7 +106,16 @@ def _reaches(tensors: Iterable[Tensor]) -> dict[int, int]:
     return dict(sorted(_reach(tensor) for tensor in tensors if tensor.numel()))
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """What a wrapper (DTensor, a collective's result on its way) holds; it has no memory of its own."""
+    while hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        tensor = getattr(tensor, names[0])
+    return tensor
+
+
 def _reach(tensor: Tensor) -> tuple[int, int]:
+    tensor = _plain(tensor)
     end = (
         int(tensor.storage_offset()) + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     )
