@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -6,6 +7,12 @@ import pytest
 from ranks import over_tiny
 
 from vitscale.data.prepare import prepare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard():
+    """Ctrl-C reaches what a test starts, also where a shell in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

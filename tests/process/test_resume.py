@@ -69,7 +69,7 @@ def test_the_same_command_measures_what_is_missing(killed):
 
 
 def test_finished_launches_stay_as_they_are(killed):
-    assert len(killed.first) == 4
+    assert len(killed.first) == 5
     assert killed.after == killed.first
 
 
