@@ -15,7 +15,7 @@ from vitscale.launch.local import Local
 from vitscale.records.round import Checkpointing, Entry
 from vitscale.study.rounds import make_round
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 STEPS = 6
 # A clip that always binds shows a wrong norm; without one, a wrong scale shows.

@@ -21,7 +21,7 @@ from vitscale.records import checkpoint
 from vitscale.records.round import Checkpointing, Entry
 from vitscale.study.rounds import make_round
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(400)]
 
 
 def weights(export):
