@@ -130,3 +130,23 @@ def digests(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def on_ranks(worker, out, world_size, *words):
+    """What each rank of `python WORKER OUT WORD…` left in `<rank>.json`; the ranks meet at a file."""
+    environ = {**os.environ, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    environ |= {"VITSCALE_STORE": str(out / "store"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(worker), str(out), *words]
+    with (out / "stderr").open("w") as stderr:
+        started = [
+            subprocess.Popen(command, env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=stderr)
+            for rank in range(world_size)
+        ]
+        try:
+            codes = [rank.wait(timeout=200) for rank in started]
+        finally:
+            for rank in started:
+                rank.kill()
+                rank.wait()
+    assert codes == [0] * world_size, (out / "stderr").read_text()[-3000:]
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]

@@ -1,15 +1,12 @@
 """Ulysses over patches on real ranks: the unsharded model's logits and gradients, at the cost the closed form says."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+from ranks import on_ranks
 from sequence_ranks import CASES, IMAGES, SIZES
 
 from vitscale.cost import models, sequence, vit
@@ -33,22 +30,7 @@ def mesh(request, tmp_path_factory):
     """World size, sequence ranks, and what each rank found, case by case."""
     world_size, ranks, cases = MESHES[request.param]
     out = tmp_path_factory.mktemp("sequence")
-    environ = {**os.environ, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    environ |= {"VITSCALE_STORE": str(out / "store"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(WORKER), str(out), str(ranks), *cases]
-    with (out / "stderr").open("w") as stderr:
-        started = [
-            subprocess.Popen(command, env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=stderr)
-            for rank in range(world_size)
-        ]
-        try:
-            codes = [rank.wait(timeout=200) for rank in started]
-        finally:
-            for rank in started:
-                rank.kill()
-                rank.wait()
-    assert codes == [0] * world_size, (out / "stderr").read_text()[-3000:]
-    return world_size, ranks, [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+    return world_size, ranks, on_ranks(WORKER, out, world_size, str(ranks), *cases)
 
 
 def shape(case):
