@@ -57,7 +57,7 @@ def run(
         require_training_packages()
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
-    terminal.print_skipped(plan.document(), console)
+    terminal.print_choices(plan.document(), console)
     with results.opened(folder, plan):
         missing = workflow.measure(folder, plan, where, launcher, console)
         result, page = workflow.write_reports(folder)
@@ -99,6 +99,7 @@ def train(
     require_training_packages()
     plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
+    terminal.print_choices(plan.document(), console)
     start_of(folder, plan.grid.runs[0])  # a checkpoint that is refused changes nothing here
     with results.opened(folder, plan):
         try:

@@ -23,6 +23,9 @@ DdpHook = Literal["none", "fp16", "bf16"]
 class EngineSection(Section):
     """`[engine]`: knobs of speed and memory. An engine that does not have a knob does not read it."""
 
+    fast: Switch = None
+    """Choose what makes the device faster, for the keys that the study does not give: `precision = bf16` where the
+    device multiplies it faster, on CUDA `compile`. What was chosen is printed, and is the run's. Off: not."""
     compile: Switch = None
     """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""
     sdpa: Annotated[Sdpa | None, _off("auto")] = None

@@ -63,9 +63,7 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     for run in plan["runs"]:
         table.add_row(*(clean(cell) for cell in _plan_row(run)))
     out.print(table)
-    print_skipped(plan, out)
-    for note in plan["notes"]:
-        out.print(clean(f"note     {note}"))
+    print_choices(plan, out)
     assumed = dict.fromkeys(line for run in plan["runs"] for line in run["estimate"]["assumptions"])
     for line in assumed:
         out.print(Text("assumed  ", style="dim") + clean(line))
@@ -75,10 +73,12 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     out.print(clean(f"{text.count(count, 'run')}, {launches}{expected}"))
 
 
-def print_skipped(plan: Mapping[str, Any], out: Console) -> None:
-    """The combinations of a plan that cannot exist, each with its rule."""
+def print_choices(plan: Mapping[str, Any], out: Console) -> None:
+    """The combinations of a plan that cannot exist, each with its rule, and what was chosen where the study left it."""
     for one in plan["skipped"]:
         out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
+    for note in plan["notes"]:
+        out.print(clean(f"note     {note}"))
 
 
 def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:

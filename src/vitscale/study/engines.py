@@ -25,7 +25,7 @@ _OF_WHOLE_WEIGHTS = {
 def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
     """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
     differ in nothing else are one run."""
-    others = {} if engine == "ddp" else dict.fromkeys(OF_DDP)
+    others = dict.fromkeys(("fast",) if engine == "ddp" else ("fast", *OF_DDP))
     knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in _DEEPSPEED:
         return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}

@@ -12,12 +12,7 @@ from typing import Literal, NamedTuple
 from vitscale.config.batch import data_parallel, solve
 from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import (
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    Study,
-)
+from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Study
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -26,6 +21,7 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
+from vitscale.study import fast
 from vitscale.study.engines import (
     own_keys,
     require_installed,
@@ -133,11 +129,14 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
         raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
+    notes = dict.fromkeys(_notes(study, where))
     for variant, varied in variants(study):
         images = images_of(variant.data)
-        for point in points(variant, where.device):
+        for open_point in points(variant, where.device):
+            taken, point, chosen = fast.choose(study, variant, open_point, where.machine, where.simulated)
+            notes |= dict.fromkeys(chosen)
             try:
-                run = _resolve(variant, point, where, images)
+                run = _resolve(taken, point, where, images)
             except Infeasible as error:
                 words = label(study, point, varied)
                 skipped.setdefault((words, error.message), Skipped(words, error.message, error.hint, point.world_size))
@@ -148,7 +147,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
             first = next(skip for skip in skipped.values() if skip.world_size == world_size)
             raise UsageError(f"no run of `world_size = {world_size}` is possible: {first.why}", first.hint)
     _require_lr_policy(study, tuple(runs.values()))
-    return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
+    return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(notes))
 
 
 def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpec:

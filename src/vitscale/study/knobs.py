@@ -24,7 +24,7 @@ def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, 
     if knobs.channels_last and (flat := sharding(point.engine, point.zero_stage, smallest=1)):
         raise Infeasible(f"`engine.channels_last` needs weights with strides of their own, and `{flat}` lays them flat")
     if knobs.compile:
-        _require_compilable(point)
+        require_compilable(point)
     if knobs.sdpa:
         _require_kernel(knobs.sdpa, point)
     if knobs.optimizer_impl:
@@ -58,7 +58,12 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
         )
 
 
-def _require_compilable(point: Point) -> None:
+def require_compilable(point: Point) -> None:
+    """Refuse what `torch.compile` cannot trace.
+
+    Raises:
+        Infeasible: with what it is.
+    """
     if point.engine == "deepspeed" and point.zero_stage == 3:
         raise Infeasible(
             "`engine.compile` traces a block once, and `zero_stage = 3` swaps its weights at every use", "zero_stage=2"

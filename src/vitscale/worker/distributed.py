@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -80,9 +81,9 @@ def total(values: Tensor) -> Tensor:
 
 def agreed_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
     """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3, FSDP) its shard is looked at."""
-    local = [shard_of(tensor).detach() for tensor in tensors]
-    bad = sum(float(not torch.isfinite(one).all()) for one in local)
-    return largest(bad, device) == 0
+    local = [shard for tensor in tensors if (shard := shard_of(tensor).detach()).numel()]
+    worst = torch.stack(torch._foreach_norm(local, math.inf)) if local else torch.zeros(1)
+    return largest(float(not torch.isfinite(worst).all()), device) == 0
 
 
 def shard_of(tensor: Tensor) -> Tensor:
