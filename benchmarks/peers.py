@@ -123,9 +123,10 @@ def _ratio(what: str, seen: Seen, slow: tuple[str, int], fast: tuple[str, int], 
 
 
 def _figure(what: str, above: list[float], below: list[float], target: float | None) -> Figure:
-    """A ratio, repetition by repetition; missed only where the whole interval is below the target."""
+    """A ratio, repetition by repetition. A peer is faster only where the whole interval is below 1."""
     found = interval([one / other for one, other in zip(above, below, strict=True)])
-    met = None if target is None or found.high is None else found.high >= target
+    reached = found.high if target == 1.0 else found.median
+    met = None if target is None or reached is None else reached >= target
     wanted = "" if target is None else f">= {target:g}x"
     return Figure(what, f"{found.median:.2f}x", within(found, "{:.2f}x".format, len(above)), wanted, met, COMMAND)
 
