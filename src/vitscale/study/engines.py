@@ -68,7 +68,8 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int, 
         raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
     if engine == "accelerate" and precision == "bf16":
         raise Infeasible(
-            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast",
+            "precision=bf16_autocast",
         )
 
 

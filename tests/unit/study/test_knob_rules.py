@@ -63,6 +63,11 @@ def test_an_implementation_that_an_optimizer_has_not_is_refused(name, impl, rule
         grid(optimizer={"name": name}, swept={"engine.optimizer_impl": [impl]})
 
 
+def test_gradients_of_autocast_are_fp32_and_a_hook_compresses_them():
+    swept = {"engine.ddp_hook": ["bf16"]}
+    assert len(grid(engine="ddp", precision="bf16_autocast", world_size=2, swept=swept).runs) == 1
+
+
 def test_a_bucket_of_nothing_is_refused():
     with pytest.raises(UsageError, match=r"`engine\.bucket_mb` = 0"):
         grid(engine="ddp", swept={"engine.bucket_mb": [0]})
