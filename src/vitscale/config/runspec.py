@@ -154,6 +154,17 @@ class RunSpec(Frozen):
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     @property
+    def process_start(self) -> tuple[int, int, str, int, bool]:
+        """What runs that one process start serves have in common."""
+        return self.world_size, self.nodes, self.device, self.threads_per_rank or 0, self.binds_cores
+
+    @property
+    def binds_cores(self) -> bool:
+        """Whether each rank stays on CPU cores of its own, as far as there are enough."""
+        asked = self.knobs is None or self.knobs.bind_cores is not False
+        return self.threads_per_rank is not None and asked
+
+    @property
     def ranks_per_replica(self) -> int:
         """Neighbouring ranks that take the same images, because they share tokens or weights."""
         return (self.sequence_parallel or 1) * (self.tensor_parallel or 1)

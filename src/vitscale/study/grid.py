@@ -203,7 +203,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
-        **own_keys(study, point.engine, point.zero_stage),
+        **own_keys(study, point.engine, point.zero_stage, point.device),
         measure=MeasureSpec(**{**measured, "seconds": seconds}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),

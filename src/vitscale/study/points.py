@@ -66,7 +66,7 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:
     """A combination in words, by the keys it has."""
-    stage = own_keys(study, point.engine, point.zero_stage).get("zero_stage")
+    stage = own_keys(study, point.engine, point.zero_stage, point.device).get("zero_stage")
     own = {
         "nodes": point.nodes,
         "ranks_per_node": point.ranks_per_node,

@@ -25,6 +25,13 @@ def test_knobs_of_ddp_make_no_other_run_of_another_engine():
     ]  # fmt: skip
 
 
+def test_cores_are_bound_on_a_cpu_only():
+    swept = {"engine.bind_cores": [True, False]}
+    cpu, cuda = grid(world_size=2, swept=swept).runs, grid(world_size=2, swept=swept, where=GPUS).runs
+    assert [(run.binds_cores, run.threads_per_rank) for run in cpu] == [(True, 2), (False, 2)]
+    assert [(run.device, run.binds_cores, run.knobs) for run in cuda] == [("cuda", False, None)]
+
+
 def test_labels_name_the_knob_that_differs():
     made = grid(engine="ddp", world_size=2, swept={"engine.activation_checkpointing": [False, True]})
     assert sorted(made.labels().values()) == [
