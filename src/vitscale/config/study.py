@@ -29,6 +29,7 @@ SCHEMA_VERSION: Literal[1] = 1
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
 EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+Backend = Literal["nccl", "gloo", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
@@ -130,6 +131,9 @@ class Axes(Section):
     """Micro-steps per optimizer step. Off: 1, or solved by `strong` from `micro_batch`."""
     device: Varying[Device] = ("auto",)
     """`cuda`, `cpu`, or `auto`: CUDA where there is a GPU, else CPU; the choice is printed and recorded."""
+    backend: Varying[Literal["auto"] | Backend] = ("auto",)
+    """What ranks talk through: `nccl` between GPUs, `gloo` between CPUs, `mpi` where torch was built with it, or
+    `auto`, the device's own."""
     swept: dict[str, Varying[Any]] = Field(default_factory=dict)
     """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
 

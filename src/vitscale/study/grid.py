@@ -12,12 +12,7 @@ from typing import Literal, NamedTuple
 from vitscale.config.batch import data_parallel, solve
 from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import (
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    Study,
-)
+from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Study
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -26,6 +21,7 @@ from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
+from vitscale.study.backends import resolve
 from vitscale.study.engines import (
     own_keys,
     require_installed,
@@ -199,6 +195,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         engine=point.engine,
         precision=point.precision,
         device=point.device,
+        backend=resolve(point.backend, point.device, here=where.simulated is None),
         **batch._asdict(),
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),

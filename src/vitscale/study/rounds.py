@@ -72,7 +72,7 @@ def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> 
             world_size=spec.world_size,
             nodes=spec.nodes,
             ranks_per_node=spec.ranks_per_node,
-            backend="nccl" if spec.device == "cuda" else "gloo",
+            backend=spec.torch_backend,
         ),
     )
     write_manifest(path, manifest)
