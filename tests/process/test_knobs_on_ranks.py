@@ -1,5 +1,7 @@
 """Knobs of `[engine]` through the real worker on two ranks: the same losses, but where gradients are compressed."""
 
+import json
+
 import numpy as np
 import pytest
 from ranks import runs, serve, steps
@@ -20,6 +22,7 @@ SAME = {
     "compiled": ("zero_stage=1", "engine.compile=true"),
     "fsdp": ("engine=fsdp", "engine.activation_checkpointing=true", "engine.optimizer_impl=foreach"),
     "zero2": ("zero_stage=2", "engine.activation_checkpointing=true"),
+    "threads": ("engine=ddp", "engine.loader_threads=2"),
     "zero3": ("zero_stage=3", "engine.activation_checkpointing=true"),
 }  # fmt: skip
 COMPRESSED = {name: ("engine=ddp", f"engine.ddp_hook={name}") for name in ("fp16", "bf16")}
@@ -51,3 +54,12 @@ def test_a_knob_changes_rounding_only(losses, case):
 def test_a_hook_compresses_gradients_and_still_learns(losses, case, most):
     assert 1e-7 < gaps(losses, case).max() < most
     assert losses[case][-1] < losses[case][0]
+
+
+def test_ranks_that_are_not_bound_have_as_many_threads(store, tmp_path):
+    bound, free = (runs(store, *SIZE, "engine=ddp", "steps=2", *words) for words in ((), ("engine.bind_cores=false",)))
+    end, folders = serve(store, tmp_path, free)
+    assert end.status == "ok", end.reason
+    devices = json.loads((folders[0] / "manifest.json").read_text())["devices"]
+    assert [one["cores"] for one in devices] == [[], []]
+    assert [one["threads"] for one in devices] == [bound[0].threads_per_rank] * 2

@@ -47,8 +47,10 @@ CASES = {
     "muon": (MUON, WHOLE),
     "adafactor": (ADAFACTOR, WHOLE),
     "bf16": (ADAMW, STAGES, ENGINES, "precision=bf16"),
+    "bf16_autocast": (ADAMW, STAGES, ENGINES, "precision=bf16_autocast"),
 }
-FP32 = [case for case in CASES if case != "bf16"]
+SIXTEEN_BITS = ["bf16", "bf16_autocast"]
+FP32 = [case for case in CASES if case not in SIXTEEN_BITS]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
@@ -185,9 +187,10 @@ def test_the_bound_notices_a_wrong_update(measured, store, case, optimizer, scal
     assert min(gaps.values()) > 3 * BOUNDS.get(case, BOUND), gaps
 
 
-def test_bf16_learns_as_fp32_does(measured, store):
+@pytest.mark.parametrize("case", SIXTEEN_BITS)
+def test_bf16_learns_as_fp32_does(measured, store, case):
     wanted = reference(store, ADAMW)
-    for engine, losses in measured["bf16"].items():
+    for engine, losses in measured[case].items():
         assert all(math.isfinite(loss) for loss in losses)
         assert losses[-3:].mean() < losses[:3].mean() - 0.1, engine
         assert gap(losses, wanted) < 0.05, engine

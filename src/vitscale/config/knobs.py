@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 
 from vitscale.config.frozen import Section
 
@@ -39,6 +39,11 @@ class EngineSection(Section):
     optimizer_impl: Annotated[OptimizerImpl | None, _off("auto")] = None
     """How the update loops over weights: `fused` in one kernel (`adamw`, `sgd`), `foreach` in one per operation (not
     `muon`), `for` one by one. Off: `auto`, fused on CUDA, else the library's choice."""
+    loader_threads: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Threads of a rank that read micro-batches ahead of the device; 0 reads each when it is asked for. Resizing and
+    normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""
+    bind_cores: Annotated[bool | None, _off(True)] = None
+    """CPU: each rank stays on cores of its own. False: as many threads, wherever the kernel puts them. Off: true."""
     bucket_mb: PositiveFloat | None = None
     """Size of `ddp`'s gradient buckets, MiB: small ones start sooner, large ones cost fewer calls. Off: torch's, 25."""
     gradient_as_bucket_view: Annotated[bool | None, _off(True)] = None
@@ -56,3 +61,5 @@ class EngineSection(Section):
 
 OF_DDP = ("bucket_mb", "gradient_as_bucket_view", "static_graph", "ddp_hook")
 """Knobs that only the engine `ddp` has."""
+OF_CPUS = ("bind_cores",)
+"""Knobs that only runs on a CPU have."""

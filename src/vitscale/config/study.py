@@ -28,7 +28,8 @@ SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
 EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+Backend = Literal["nccl", "gloo", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
@@ -119,7 +120,8 @@ class Axes(Section):
     """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
     Engines without stages do not read it."""
     precision: Varying[Precision] = ("fp32",)
-    """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA)."""
+    """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA);
+    `bf16_autocast`: fp32 weights, gradients and communication, matrix products in bf16 (`torch.autocast`)."""
     global_batch: Varying[PositiveInt] | None = None
     """Images per optimizer step over all ranks. Read by `strong`, which needs it."""
     micro_batch: Varying[PositiveInt] | None = None
@@ -129,6 +131,9 @@ class Axes(Section):
     """Micro-steps per optimizer step. Off: 1, or solved by `strong` from `micro_batch`."""
     device: Varying[Device] = ("auto",)
     """`cuda`, `cpu`, or `auto`: CUDA where there is a GPU, else CPU; the choice is printed and recorded."""
+    backend: Varying[Literal["auto"] | Backend] = ("auto",)
+    """What ranks talk through: `nccl` between GPUs, `gloo` between CPUs, `mpi` where torch was built with it, or
+    `auto`, the device's own."""
     swept: dict[str, Varying[Any]] = Field(default_factory=dict)
     """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
 

@@ -107,7 +107,7 @@ def step_collectives(
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
         engine: "deepspeed" or "ddp".
         zero_stage: 0 to 3, or None where the engine has none.
-        precision: "fp32", "bf16" or "fp16"; gradients travel in the weights' type.
+        precision: "fp32", "bf16", "fp16" or "bf16_autocast"; gradients travel in the weights' type.
         data_parallel: ranks that share the gradients; 1 gives ().
         grad_accum: micro-steps per optimizer step, A.
         reduce_bucket_elements, persistence_elements, reuse_elements: DeepSpeed's settings where they are not the

@@ -89,7 +89,7 @@ class Local:
             "LOCAL_WORLD_SIZE": round_.world_size,
             "VITSCALE_STORE": (folder / "store").resolve(),
         }
-        threads = len(round_.cores[rank]) if round_.cores else 0
+        threads = round_.entries[0].spec.get("threads_per_rank")
         own |= {"OMP_NUM_THREADS": threads} if threads else {}
         own |= {"VITSCALE_INIT": self._init.resolve()} if self._init else {}
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:

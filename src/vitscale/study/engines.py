@@ -6,7 +6,7 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-from vitscale.config.knobs import OF_DDP
+from vitscale.config.knobs import OF_CPUS, OF_DDP
 from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.cost.models import ViTShape
 from vitscale.errors import Infeasible
@@ -22,10 +22,11 @@ _OF_WHOLE_WEIGHTS = {
 """Optimizer -> what it looks at. The others treat every element alike, wherever it is."""
 
 
-def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
-    """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
-    differ in nothing else are one run."""
+def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage, device: str) -> dict[str, Any]:
+    """The part of a RunSpec that only some engines or devices read. What an engine does not have is left out, so that
+    runs which differ in nothing else are one run."""
     others = dict.fromkeys(("fast",) if engine == "ddp" else ("fast", *OF_DDP))
+    others |= {} if device == "cpu" else dict.fromkeys(OF_CPUS)
     knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in _DEEPSPEED:
         return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}
@@ -68,7 +69,8 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int, 
         raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
     if engine == "accelerate" and precision == "bf16":
         raise Infeasible(
-            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast",
+            "precision=bf16_autocast",
         )
 
 

@@ -22,6 +22,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
 from vitscale.records.writer import file_digest
 from vitscale.study import fast
+from vitscale.study.backends import resolve
 from vitscale.study.engines import (
     own_keys,
     require_installed,
@@ -198,11 +199,12 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         engine=point.engine,
         precision=point.precision,
         device=point.device,
+        backend=resolve(point.backend, point.device, here=where.simulated is None),
         **batch._asdict(),
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
-        **own_keys(study, point.engine, point.zero_stage),
+        **own_keys(study, point.engine, point.zero_stage, point.device),
         measure=MeasureSpec(**{**measured, "seconds": seconds}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),

@@ -50,7 +50,7 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
             f"`grad_accum = {grad_accum}`",
             "grad_accum=1",
         )
-    if knobs.ddp_hook and precision != "fp32":
+    if knobs.ddp_hook and precision in ("bf16", "fp16"):
         raise Infeasible(
             f"`engine.ddp_hook = {knobs.ddp_hook}` compresses fp32 gradients, and with `precision = {precision}` "
             "they are 16 bit already",

@@ -14,6 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vitscale.config.study import Backend
+from vitscale.errors import SetupError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -31,26 +34,32 @@ class Ranks:
         return self.rank // self.ranks_per_node
 
 
-def connect(kind: str) -> Ranks:
-    """Join the process group that the environment describes: NCCL for CUDA, gloo for CPU.
+def connect(kind: str, backend: Backend) -> Ranks:
+    """Join the process group that the environment describes.
 
     `VITSCALE_STORE` names a file to meet at (one host: no listening socket at all); without it, `MASTER_ADDR` and
-    `MASTER_PORT` as torchrun sets them.
+    `MASTER_PORT` as torchrun sets them. MPI meets by itself, among the ranks that `mpirun` started.
+
+    Raises:
+        SetupError: MPI does not see the ranks of the round.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, per_node = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(device)
-    path = os.environ.get("VITSCALE_STORE")
+    path = None if backend == "mpi" else os.environ.get("VITSCALE_STORE")
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        backend,
         store=dist.FileStore(path, world_size) if path else None,  # type: ignore[attr-defined]
         rank=rank if path else -1,
         world_size=world_size if path else -1,
         timeout=datetime.timedelta(minutes=30),  # the parent's time limits are shorter and save the stacks first
         device_id=device if kind == "cuda" else None,
     )
+    if dist.get_world_size() != world_size:
+        seen = f"`backend = mpi` sees {dist.get_world_size()} of {world_size} ranks"
+        raise SetupError(seen, "MPI's ranks are started by mpirun")
     return Ranks(rank, local_rank, world_size, per_node, device)
 
 

@@ -235,7 +235,7 @@ class Launch:
             source="measured",
             versions=versions,
             devices=tuple(Device.model_validate(one["device"]) for one in seen),
-            layout=layout(self.round),
+            layout=layout(self.round, self.spec),
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
@@ -278,13 +278,13 @@ def load_initial(model: nn.Module, spec: RunSpec, path: Path) -> None:
         raise CheckpointError(f"`{path.name}` does not fit `{spec.model.name}`: {(left or unexpected)[:3]}")
 
 
-def layout(round_: Round) -> Layout:
-    """Where the ranks of a round are."""
+def layout(round_: Round, spec: RunSpec) -> Layout:
+    """Where the ranks of a round are, and what they talk through."""
     return Layout(
         world_size=round_.world_size,
         nodes=round_.nodes,
         ranks_per_node=round_.ranks_per_node,
-        backend="nccl" if round_.device == "cuda" else "gloo",
+        backend=spec.torch_backend,
     )
 
 

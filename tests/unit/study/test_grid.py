@@ -314,13 +314,15 @@ def test_an_engine_that_is_not_installed_is_skipped_with_the_command(monkeypatch
 
 def test_accelerate_is_skipped_in_bf16(monkeypatch):
     monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
-    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16"], world_size=2)
+    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16", "bf16_autocast"], world_size=2)
     assert [(run.engine, run.precision) for run in made.runs] == [
         ("ddp", "fp32"),
         ("ddp", "bf16"),
+        ("ddp", "bf16_autocast"),
         ("accelerate", "fp32"),
+        ("accelerate", "bf16_autocast"),
     ]
-    assert "its bf16 is autocast" in made.skipped[0].reason
+    assert "its bf16 is autocast (precision=bf16_autocast)" in made.skipped[0].reason
 
 
 def test_ranks_that_share_tokens_take_part_in_the_batch_identity_as_one():

@@ -25,6 +25,13 @@ def test_knobs_of_ddp_make_no_other_run_of_another_engine():
     ]  # fmt: skip
 
 
+def test_cores_are_bound_on_a_cpu_only():
+    swept = {"engine.bind_cores": [True, False]}
+    cpu, cuda = grid(world_size=2, swept=swept).runs, grid(world_size=2, swept=swept, where=GPUS).runs
+    assert [(run.binds_cores, run.threads_per_rank) for run in cpu] == [(True, 2), (False, 2)]
+    assert [(run.device, run.binds_cores, run.knobs) for run in cuda] == [("cuda", False, None)]
+
+
 def test_labels_name_the_knob_that_differs():
     made = grid(engine="ddp", world_size=2, swept={"engine.activation_checkpointing": [False, True]})
     assert sorted(made.labels().values()) == [
@@ -61,6 +68,11 @@ def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rul
 def test_an_implementation_that_an_optimizer_has_not_is_refused(name, impl, rule):
     with pytest.raises(UsageError, match=rule):
         grid(optimizer={"name": name}, swept={"engine.optimizer_impl": [impl]})
+
+
+def test_gradients_of_autocast_are_fp32_and_a_hook_compresses_them():
+    swept = {"engine.ddp_hook": ["bf16"]}
+    assert len(grid(engine="ddp", precision="bf16_autocast", world_size=2, swept=swept).runs) == 1
 
 
 def test_a_bucket_of_nothing_is_refused():
