@@ -168,7 +168,7 @@ class _Execution:
 def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:
     """Runs that one process start can serve, by rising world size."""
 
-    def key(run: RunSpec) -> tuple[int, int, str, int]:
-        return run.world_size, run.nodes, run.device, run.threads_per_rank or 0
+    def key(run: RunSpec) -> tuple[int, int, str, int, str]:
+        return run.world_size, run.nodes, run.device, run.threads_per_rank or 0, run.link or ""
 
     return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]
