@@ -102,7 +102,6 @@ class Local:
         own = {
             "RANK": rank,
             "LOCAL_RANK": local_rank,
-            "GROUP_RANK": node,
             "WORLD_SIZE": round_.world_size,
             "LOCAL_WORLD_SIZE": round_.ranks_per_node,
             "VITSCALE_STORE": (folder / "store").resolve(),
