@@ -7,7 +7,9 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # The shipped studies that repeat the paper's on CPUs.
 TWINS := $(sort $(basename $(notdir $(wildcard src/vitscale/studies/paper/*_cpu.toml))))
 
-.PHONY: demo paper-cpu test lint bench test-gpu generate picture clean
+SEVERAL_HOSTS := fig04_05_cpu fig14_cpu fig15_cpu
+
+.PHONY: demo paper-cpu paper-lab test lint bench test-gpu generate picture clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +27,10 @@ demo: $(VENV)/.train          ## run the shipped study `quick` for real, on this
 
 paper-cpu: $(VENV)/.train     ## the paper's studies on CPUs, then one page over all of them; goes on where it was stopped
 	for twin in $(TWINS); do $(BIN)/vitscale run paper/$$twin || failed="$$failed $$twin"; done; \
+	$(BIN)/vitscale report results/paper && test -z "$$failed"
+
+paper-lab: $(VENV)/.train     ## as root: those of them that need several hosts, on hosts laid out on this machine
+	for twin in $(SEVERAL_HOSTS); do $(BIN)/vitscale run paper/$$twin --launcher lab || failed="$$failed $$twin"; done; \
 	$(BIN)/vitscale report results/paper && test -z "$$failed"
 
 test: $(VENV)/.dev            ## every test that this machine can run

@@ -42,7 +42,6 @@ def run(
     json: Json = False,
 ) -> None:
     """Measure what is missing of a study, and report on all of it."""
-    from vitscale.launch.preflight import require_training_packages
     from vitscale.report import terminal
     from vitscale.study import results
 
@@ -53,8 +52,8 @@ def run(
         return
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
     results.check(folder)
-    if launcher is workflow.LauncherName.local:
-        require_training_packages()
+    if launcher is not workflow.LauncherName.simulate:
+        workflow.require_ready(launcher)
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
@@ -82,7 +81,6 @@ def train(
     ] = workflow.LauncherName.local,
 ) -> None:
     """Train one run to its end, with evaluation and checkpoints; the same command goes on after an interruption."""
-    from vitscale.launch.preflight import require_training_packages
     from vitscale.report import terminal
     from vitscale.study import results
     from vitscale.study.train import require_one_run, start_of
@@ -96,14 +94,14 @@ def train(
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
     trackers = open_trackers(loaded.study.train.trackers, folder)
     results.check(folder)
-    require_training_packages()
+    workflow.require_ready(launcher)
     plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
     start_of(folder, plan.grid.runs[0])  # a checkpoint that is refused changes nothing here
     with results.opened(folder, plan):
         try:
-            workflow.train_to_end(folder, plan, where, console, trackers)
+            workflow.train_to_end(folder, plan, where, launcher, console, trackers)
         finally:
             result, page = workflow.write_reports(folder)
     terminal.print_summary(result, page, console)

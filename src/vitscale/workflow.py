@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from vitscale.config.study import DataSection
     from vitscale.launch.outcome import Launcher
     from vitscale.report.collection import Chapter
-    from vitscale.study.grid import Where
     from vitscale.study.plan import Plan
+    from vitscale.study.where import Where
     from vitscale.trackers.protocol import Tracker
 
 
@@ -29,6 +29,7 @@ class LauncherName(StrEnum):
     """Who starts the ranks."""
 
     local = "local"
+    lab = "lab"
     simulate = "simulate"
 
 
@@ -37,13 +38,13 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     from vitscale.config.load import load
     from vitscale.hardware import catalog
     from vitscale.hardware.probe import probe
-    from vitscale.study.grid import Where
+    from vitscale.study.where import Where
 
     loaded = load(study, overrides or ())
     name = loaded.study.hardware.name
     if launcher is LauncherName.simulate and name is None:
         raise UsageError("the launcher `simulate` needs `hardware.name`", f"one of {', '.join(catalog.names())}")
-    if launcher is LauncherName.local and name is not None:
+    if launcher in (LauncherName.local, LauncherName.lab) and name is not None:
         raise UsageError(
             f"`hardware.name` = {name!r} is for what is not measured", "add --launcher simulate, or leave the key out"
         )
@@ -51,7 +52,21 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
         loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
-    return loaded, Where(probe(), simulated)
+    return loaded, Where(probe(), simulated, lab=launcher is LauncherName.lab)
+
+
+def require_ready(launcher: LauncherName) -> None:
+    """Look for what a launcher that starts ranks needs, before anything is prepared.
+
+    Raises:
+        SetupError: with what to install, or to type.
+    """
+    from vitscale.launch.lab import require_namespaces
+    from vitscale.launch.preflight import require_training_packages
+
+    require_training_packages()
+    if launcher is LauncherName.lab:
+        require_namespaces()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -106,7 +121,9 @@ def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, cons
     return outcome.missing
 
 
-def train_to_end(folder: Path, plan: Plan, where: Where, console: Console, trackers: list[Tracker]) -> None:
+def train_to_end(
+    folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console, trackers: list[Tracker]
+) -> None:
     """Train the only run, with trackers beside it."""
     from vitscale.launch.local import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
@@ -117,7 +134,7 @@ def train_to_end(folder: Path, plan: Plan, where: Where, console: Console, track
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:
-        starter = launcher_of(LauncherName.local, study.data, plan.loaded)
+        starter = launcher_of(launcher, study.data, plan.loaded)
 
         def followed(launch_folder: Path) -> Follower:
             catch_up(folder, trackers, observer.message)
@@ -133,11 +150,13 @@ def launcher_of(name: LauncherName, section: DataSection, loaded: Loaded) -> Lau
 
         return Simulate()
     from vitscale.data.catalog import store_root
+    from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
 
     path = Path(section.path).expanduser() if section.path else None
     init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
-    return Local(store_root(), path, loaded.study.launch, init=init)
+    kind = Lab if name is LauncherName.lab else Local
+    return kind(store_root(), path, loaded.study.launch, init=init)
 
 
 def write_reports(folder: Path) -> tuple[StudyResult, Path]:

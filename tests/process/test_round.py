@@ -1,6 +1,7 @@
 """One process start serves several runs, and each of them finds the ranks as the first one did."""
 
 import json
+import statistics
 
 import pytest
 from ranks import runs, serve, steps, worker_processes
@@ -35,6 +36,18 @@ def test_one_process_start_serves_every_run(served):
     # Only the first run had to wait for the imports.
     assert found[0]["times"]["process_start_s"] > 0
     assert [one["times"]["process_start_s"] for one in found[1:]] == [None] * 6
+
+
+def test_the_link_is_timed_once_before_the_first_run(served):
+    results, _ = served
+    (path,) = results.rglob("links.json")
+    links = json.loads(path.read_text())
+    assert path.parent.name == "0000-w2"
+    assert (links["world_size"], links["nodes"], links["link"]) == (2, 1, None)
+    assert {one["operation"] for one in links["timings"]} >= {"all_reduce"}
+    for one in links["timings"]:
+        assert one["algorithm_bytes_per_s"] == pytest.approx(one["bytes"] / statistics.median(one["times_s"]))
+        assert one["bus_bytes_per_s"] <= one["algorithm_bytes_per_s"]  # of two ranks
 
 
 def test_memory_comes_back_between_runs(served):

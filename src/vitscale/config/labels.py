@@ -16,7 +16,7 @@ _NEVER = {
     "schema_version", "protocol", "world_size", "nodes", "ranks_per_node", "data_parallel", "solved", "oversubscribed",
     "model.num_classes", "data.fingerprint",
 }  # fmt: skip
-_STUDY_NAMES = {"simulated_device": "hardware.name"}
+_STUDY_NAMES = {"simulated_device": "hardware.name", "link": "launch.link"}
 _IMPORTED_NAMES = {"model": "model.name", "dataset": "data.name", "optimizer": "optimizer.name"}
 _FOLLOWS = {
     "model.img_size": "model.name",

@@ -22,6 +22,8 @@ SCHEMA_VERSION: Literal[1] = 1
 # What differs between the runs of one series: the world size, and what the batch identity solves from it.
 _PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed")
 
+_BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
+
 
 class ModelSpec(Frozen):
     """The model as built: every value resolved."""
@@ -135,6 +137,8 @@ class RunSpec(Frozen):
     """CPU threads of a rank, the same at every world size; null on CUDA."""
     oversubscribed: bool = False
     """More ranks than cores: runs, but is not valid as a measurement of scaling."""
+    link: str | None = None
+    """What the launcher `lab` shaped the link of each host to, as `tc` writes it; null is not shaped."""
     simulated_device: str | None = None
     """Catalog name of the device that is simulated; null where the run is real."""
 
@@ -156,10 +160,11 @@ class RunSpec(Frozen):
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     @property
-    def process_start(self) -> tuple[int, int, str, int, bool, str]:
+    def process_start(self) -> tuple[int, int, str, int, bool, str, str]:
         """What runs that one process start serves have in common."""
         threads = self.threads_per_rank or 0
-        return self.world_size, self.nodes, self.device, threads, self.binds_cores, self.torch_backend
+        link = self.link or ""
+        return self.world_size, self.nodes, self.device, threads, self.binds_cores, self.torch_backend, link
 
     @property
     def torch_backend(self) -> Backend:
@@ -176,6 +181,14 @@ class RunSpec(Frozen):
     def ranks_per_replica(self) -> int:
         """Neighbouring ranks that take the same images, because they share tokens or weights."""
         return (self.sequence_parallel or 1) * (self.tensor_parallel or 1)
+
+    @property
+    def link_bytes_per_s(self) -> float | None:
+        """Rate of the shaped link, all headers included; None where it is not shaped."""
+        if self.link is None:
+            return None
+        number, unit = self.link.removesuffix("bit")[:-1], self.link.removesuffix("bit")[-1]
+        return float(number) * _BITS[unit] / 8
 
     def data_rank(self, rank: int) -> int:
         """Which of the `data_parallel` shares of a global batch a rank takes."""

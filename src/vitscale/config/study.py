@@ -64,6 +64,9 @@ T = TypeVar("T")
 Varying = Annotated[tuple[T, ...], BeforeValidator(_listed)]
 
 
+Rate = Annotated[str, Field(pattern=r"^(0\.)?[1-9]\d{0,5}(\.\d{1,3})?[kmg]bit$")]
+
+
 class ModelSection(Section):
     """`[model]`: a plain timm Vision Transformer. The head follows the data set."""
 
@@ -234,6 +237,9 @@ class LaunchSection(Section):
     """Longest wait from process start to the end of the first step (imports, compilation). Then the round is ended."""
     step_timeout_s: PositiveFloat = 120.0
     """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
+    link: Rate | None = None
+    """What the launcher `lab` shapes the link of each of its hosts to, in either direction: bits per second as `tc`
+    writes them, `100mbit`, `2.5gbit`. Off: as fast as this machine moves packets. Not read by others."""
 
 
 _PATH_LIKE = re.compile(r"^[/~]|(^|/)\.{1,2}(/|$)")

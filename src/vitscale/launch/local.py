@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -30,8 +31,17 @@ _LAST_WORDS_S = 1.0
 GRACE_S = 60.0
 """Longest wait for ranks that train to write a checkpoint once they are asked to stop."""
 
-_LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
+_INTERFACES = ("GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 _OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+
+
+class Place(NamedTuple):
+    """Where a rank is started."""
+
+    prefix: tuple[str, ...]
+    """What its command begins with."""
+    interface: str
+    """Network interface by which it reaches the others."""
 
 
 class Local:
@@ -54,7 +64,7 @@ class Local:
         init: Path | None = None,
     ) -> None:
         self._limits, self._init = limits, init
-        self._environ = {**(os.environ if environ is None else environ), **_LOOPBACK}
+        self._environ = {**(os.environ if environ is None else environ), "HF_HUB_OFFLINE": "1"}
         self._environ["VITSCALE_DATA"] = str(data_root.resolve())
         if data_path is not None:
             self._environ["VITSCALE_DATA_PATH"] = str(data_path.resolve())
@@ -81,13 +91,21 @@ class Local:
             return RoundEnd("oom", "the kernel ended a rank for want of host memory")
         return end
 
+    def place(self, node: int) -> Place:
+        """Where ranks of a node are started."""
+        assert node == 0
+        return Place((), "lo")
+
     def _start(self, results: Path, folder: Path, round_: Round, rank: int) -> subprocess.Popen[bytes]:
+        node, local_rank = divmod(rank, round_.ranks_per_node)
+        place = self.place(node)
         own = {
             "RANK": rank,
-            "LOCAL_RANK": rank,
+            "LOCAL_RANK": local_rank,
             "WORLD_SIZE": round_.world_size,
-            "LOCAL_WORLD_SIZE": round_.world_size,
+            "LOCAL_WORLD_SIZE": round_.ranks_per_node,
             "VITSCALE_STORE": (folder / "store").resolve(),
+            **dict.fromkeys(_INTERFACES, place.interface),
         }
         threads = round_.entries[0].spec.get("threads_per_rank")
         own |= {"OMP_NUM_THREADS": threads} if threads else {}
@@ -95,7 +113,7 @@ class Local:
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
             return subprocess.Popen(
                 # -P: the results folder, where the rank works, is not searched for modules.
-                [sys.executable, "-P", "-m", "vitscale.worker", str((folder / ROUND).relative_to(results))],
+                [*place.prefix, sys.executable, "-P", "-m", "vitscale.worker", f"rounds/{round_.name}/{ROUND}"],
                 cwd=results,
                 env=self._environ | {key: str(value) for key, value in own.items()},
                 stdin=subprocess.PIPE,

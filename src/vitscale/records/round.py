@@ -71,9 +71,17 @@ class Round(BaseModel):
     device: Literal["cpu", "cuda"]
     """Kind of device."""
     cores: tuple[tuple[int, ...], ...]
-    """CPU cores of each local rank; empty is not bound."""
+    """CPU cores of each rank of a machine; empty is not bound."""
+    link: str | None = None
+    """What the launcher `lab` shapes the link of each host to, as `tc` writes it; null is not shaped."""
+    one_machine: bool = False
+    """Whether the hosts are namespaces of one machine, by the launcher `lab`."""
     entries: tuple[Entry, ...]
     """Launches, in order."""
+
+    def cores_of(self, rank: int) -> tuple[int, ...]:
+        """CPU cores of a rank; ranks are numbered machine by machine, and machines are alike."""
+        return self.cores[rank % len(self.cores)] if self.cores else ()
 
     @classmethod
     def read(cls, path: Path) -> Round:

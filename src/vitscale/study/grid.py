@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from vitscale.config.batch import data_parallel, solve
 from vitscale.config.labels import axes, labels
@@ -16,10 +16,9 @@ from vitscale.config.study import DataSection, ModelSection, OptimizerSection, S
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
-from vitscale.errors import Infeasible, SetupError, UsageError
+from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
-from vitscale.hardware.probe import Machine
-from vitscale.hardware.topology import Topology, cpu_shares, layout, oversubscribed
+from vitscale.hardware.topology import cpu_shares, oversubscribed
 from vitscale.records.writer import file_digest
 from vitscale.study import fast
 from vitscale.study.backends import resolve
@@ -33,6 +32,7 @@ from vitscale.study.engines import (
 )
 from vitscale.study.knobs import require_compiler, require_knobs
 from vitscale.study.points import Point, label, points, variants
+from vitscale.study.where import Where
 
 DEFAULT_SECONDS = 10.0
 _NOT_MIRRORED = ("digits", "synthetic")
@@ -57,43 +57,6 @@ class Skipped(NamedTuple):
     def reason(self) -> str:
         """Why, and the way out."""
         return f"{self.why} ({self.hint})" if self.hint else self.why
-
-
-@dataclass(frozen=True)
-class Where:
-    """What the runs are planned for."""
-
-    machine: Machine
-    simulated: str | None = None
-    """Catalog name of the device to simulate, or None for this machine."""
-
-    def device(self, asked: str) -> Literal["cpu", "cuda"]:
-        """Resolve the `device` axis.
-
-        Raises:
-            SetupError: CUDA is asked for and there is none.
-        """
-        if self.simulated is not None:
-            return "cuda"
-        if asked == "cuda" and not self.machine.gpus:
-            raise SetupError(f"`device = cuda`, but there is no GPU: {self.machine.gpus_reason}", "device=cpu")
-        return "cuda" if asked == "cuda" or (asked == "auto" and self.machine.gpus) else "cpu"
-
-    def topology(self, world_size: int, nodes: int | None, ranks_per_node: int | None = None) -> Topology:
-        """Spread the ranks.
-
-        Raises:
-            Infeasible: they do not spread evenly, or over more hosts than the launcher reaches.
-        """
-        if self.simulated is not None and nodes is None and ranks_per_node is None:
-            per_node = catalog.device(self.simulated).devices_per_node
-            fits = per_node is None or world_size < per_node
-            return layout(world_size, None, None if fits else per_node)
-        spread = layout(world_size, nodes, ranks_per_node)
-        if self.simulated is None and spread.nodes > 1:
-            hint = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
-            raise Infeasible(f"`nodes = {spread.nodes}`: the local launcher starts ranks on this host only", hint)
-        return spread
 
 
 @dataclass(frozen=True)
@@ -208,6 +171,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         measure=MeasureSpec(**{**measured, "seconds": seconds}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
+        link=study.launch.link if where.lab else None,
         simulated_device=where.simulated,
     )
 

@@ -18,7 +18,8 @@ from vitscale.data import prepare as preparing
 from vitscale.data import store
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import matrix_flop_per_s
-from vitscale.study.grid import Grid, Images, Where, build
+from vitscale.study.grid import Grid, Images, build
+from vitscale.study.where import Where
 
 SCHEMA_VERSION = 1
 
@@ -35,6 +36,10 @@ CPU_SHARE = 0.65
 
 LOOPBACK = Link(bytes_per_s=0.9e9, latency_s=1e-4)
 """Assumed for gloo between processes of one host (22 MB all-reduce, 2 ranks, 2 cores: about 25 ms)."""
+
+
+PAYLOAD_SHARE = 0.94
+"""Share of a link's bits that carry data: 1,448 of the 1,538 bytes of a full Ethernet frame are TCP's payload."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,21 @@ def machinery(run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None) -
         if cpu_matrix_flop_per_s is not None and run.precision == "fp32" and not run.oversubscribed:
             share = (run.threads_per_rank or 1) / len(where.machine.cores)
             rate = CPU_SHARE * cpu_matrix_flop_per_s * min(1.0, share)
-        memory = where.machine.memory_bytes // run.ranks_per_node
-        return Machinery(None, Links(LOOPBACK, None), memory, rate)
+        memory = where.machine.memory_bytes // run.world_size
+        return Machinery(None, Links(LOOPBACK, _between_hosts(run)), memory, rate)
     if where.simulated is not None:
         return of_catalog(where.simulated, run.ranks_per_node)
     gpu = where.machine.gpus[0]
     device = catalog.match(gpu.name)
     links = device.links(run.ranks_per_node) if device else Links(None, None)
     return Machinery(device, links, gpu.memory_bytes)
+
+
+def _between_hosts(run: RunSpec) -> Link:
+    """The network of the launcher `lab`; ranks of one host do not use it."""
+    shaped = run.link_bytes_per_s
+    bytes_per_s = LOOPBACK.bytes_per_s if shaped is None else min(LOOPBACK.bytes_per_s, PAYLOAD_SHARE * shaped)
+    return Link(bytes_per_s, LOOPBACK.latency_s)
 
 
 def of_catalog(name: str, ranks_per_node: int) -> Machinery:

@@ -26,11 +26,11 @@ def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = N
 
 
 def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Machine) -> Round:
-    """One process start for launches of `run`'s size and device."""
+    """One process start for launches of `run`'s size and device, all of it on this machine."""
     cores: Sequence[tuple[int, ...]] | None = None
     if run.binds_cores and run.threads_per_rank is not None:
         allowed = machine.cores
-        cores = core_sets(run.ranks_per_node, run.threads_per_rank, allowed, sibling_groups(allowed))
+        cores = core_sets(run.world_size, run.threads_per_rank, allowed, sibling_groups(allowed))
     return Round(
         name=f"{number:04d}-w{run.world_size}",
         world_size=run.world_size,
@@ -38,6 +38,7 @@ def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Mac
         ranks_per_node=run.ranks_per_node,
         device=run.device,
         cores=tuple(cores or ()),
+        link=run.link,
         entries=tuple(entries),
     )
 

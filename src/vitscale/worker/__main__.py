@@ -25,24 +25,23 @@ def main(path: Path) -> None:
     round_ = Round.read(path)
     heartbeat = Heartbeat(path.parent, int(os.environ["RANK"]))
     heartbeat.beat(Beat(0, "import", 0, 0, None))
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if round_.cores:
-        os.sched_setaffinity(0, round_.cores[local_rank])  # before torch: its threads inherit it
+    if cores := round_.cores_of(int(os.environ["RANK"])):
+        os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
     number = 0
     try:
-        number = _serve(round_, heartbeat)
+        number = _serve(round_, path.parent, heartbeat)
     except BaseException as error:
         _leave_failure(path.parent, error)
         raise
     heartbeat.beat(Beat(number, "done", 0, 0, None))
 
 
-def _serve(round_: Round, heartbeat: Heartbeat) -> int:
+def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     import torch
 
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
-    from vitscale.worker import engines
+    from vitscale.worker import engines, links
     from vitscale.worker.devices import keep_freed_memory
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
@@ -60,6 +59,8 @@ def _serve(round_: Round, heartbeat: Heartbeat) -> int:
     machine = probe()
     barrier()
     process_start_s: float | None = _process_age_s()
+    if round_.world_size > 1 and not round_.entries[0].checkpoints:
+        links.record(folder, round_, ranks)
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
         launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]))

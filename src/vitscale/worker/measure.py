@@ -83,7 +83,7 @@ class Launch:
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)
-        self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round.cores)
+        self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round)
         setup_s = time.perf_counter() - began
         with knobs.attention(turned):
             status, reason = self._take_steps()
@@ -174,7 +174,7 @@ class Launch:
         )
 
     def _cores(self) -> tuple[int, ...]:
-        return self.round.cores[self.ranks.local_rank] if self.round.cores else ()
+        return self.round.cores_of(self.ranks.rank)
 
     def after_step(self, phase: str, total: int) -> Callable[[int], None]:
         """What follows each step of a phase of `total` steps: a heartbeat, and the fault that a test asked for."""

@@ -16,6 +16,7 @@ import torch
 
 from vitscale.hardware.gpu_sensors import GpuSensors
 from vitscale.hardware.host_sensors import HostSensors
+from vitscale.records.round import Round
 from vitscale.records.samples import Sample, SampleWriter
 from vitscale.worker.distributed import Ranks, gathered
 
@@ -122,23 +123,25 @@ class NodeSampler:
         self._held.append(Sample(time_s=time_s, window=self._window, node=self._node, gpus=gpus, host=host))
 
 
-def sampler(folder: Path, sample_s: float | None, ranks: Ranks, cores: tuple[tuple[int, ...], ...]) -> Sampler:
-    """The sampler of this rank. All ranks call it: they tell each other their processes and GPUs.
+def sampler(folder: Path, sample_s: float | None, ranks: Ranks, round_: Round) -> Sampler:
+    """The sampler of this rank: the first of a machine has one. All ranks call it: they tell each other their processes
+    and GPUs.
 
     Args:
         folder: launch folder, which is there.
         sample_s: time between samples; None is `DEFAULT_S`, 0 is off.
         ranks: this rank among the others.
-        cores: CPU cores of each local rank; empty is not bound.
+        round_: what the ranks were started for.
     """
-    own = {"node": ranks.node, "pid": os.getpid(), "uuid": _uuid(ranks.device)}
-    told = [(rank, one) for rank, one in enumerate(gathered(own, ranks)) if one["node"] == ranks.node]
+    machine = 0 if round_.one_machine else ranks.node
+    own = {"machine": machine, "pid": os.getpid(), "uuid": _uuid(ranks.device)}
+    told = [(rank, one) for rank, one in enumerate(gathered(own, ranks)) if one["machine"] == machine]
     interval_s = DEFAULT_S if sample_s is None else sample_s
-    if not interval_s or ranks.local_rank != 0:
+    if not interval_s or told[0][0] != ranks.rank:
         return NoSampler()
     pids = [one["pid"] for _, one in told]
     gpus = GpuSensors({rank: one["uuid"] for rank, one in told if one["uuid"]}, pids)
-    first_cores = [one[0] for one in cores] or sorted(os.sched_getaffinity(0))[:1]
+    first_cores = [one[0] for one in round_.cores] or sorted(os.sched_getaffinity(0))[:1]
     return NodeSampler(SampleWriter(folder, ranks.node), ranks.node, interval_s, gpus, HostSensors(pids, first_cores))
 
 

@@ -101,6 +101,18 @@ def test_training_without_its_packages_names_the_pip_command(vitscale, monkeypat
     assert ran.hint == "pip install 'vitscale[train]'"
 
 
+def test_a_lab_is_planned_by_anyone_and_started_by_root(vitscale, monkeypatch, tmp_path):
+    monkeypatch.setattr("vitscale.launch.lab.os.geteuid", lambda: 1000)
+    words = ("run", "quick", "--launcher", "lab", "world_size=2", "nodes=1,2", "link=1gbit")
+    ran = vitscale(*words, "--dry-run", "--json")
+    assert ran.code == 0
+    assert {run["spec"]["nodes"] for run in json.loads(ran.out)["runs"]} == {1, 2}
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert "only root may" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_verb_flag_or_launcher_is_one_error_line(vitscale):
     for words in (["rum"], ["run", "quick", "--outt", "x"], ["run", "quick", "--launcher", "ssh"], ["report"]):
         ran = vitscale(*words)

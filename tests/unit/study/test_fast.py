@@ -5,7 +5,8 @@ from dataclasses import replace
 from vitscale.config.load import validate
 from vitscale.data.catalog import DatasetFacts
 from vitscale.hardware.probe import Gpu, Machine
-from vitscale.study.grid import Images, Where, build
+from vitscale.study.grid import Images, build
+from vitscale.study.where import Where
 
 DIGITS = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
 CPU = Machine(4, (0, 1, 2, 3), 16 << 30, "a CPU", (), "NVML sees no GPU", None, cpu_bf16=True)

@@ -229,7 +229,7 @@ def test_ranks_per_node_say_how_many_hosts_are_needed():
 def test_where_ranks_per_node_ask_for_more_hosts_the_hint_names_what_fits_on_one():
     with pytest.raises(UsageError, match="the local launcher starts ranks on this host only") as caught:
         grid(world_size=[2], ranks_per_node=1)
-    assert caught.value.hint == "ranks_per_node=2"
+    assert caught.value.hint == "ranks_per_node=2, or --launcher lab"
 
 
 def test_a_simulated_device_fills_its_nodes_and_needs_no_gpu_here():

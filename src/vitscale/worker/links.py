@@ -1,0 +1,123 @@
+"""What the link gives when nothing else uses it: collectives of the round's own sizes, before its first launch."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.collectives import Links, bus_factor
+from vitscale.cost.run import Machinery, estimate_run
+from vitscale.records.links import LINKS, LinkBenchmark, Timing
+from vitscale.records.round import Round
+from vitscale.records.writer import write_json
+from vitscale.worker.devices import return_memory
+from vitscale.worker.distributed import Ranks, barrier, largest, start_maximum
+
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+BUDGET_S = 2.0
+"""When this much is spent, nothing further is begun."""
+REPEATS = 9
+LATENCY_CALLS = 20
+_ITEM_BYTES = 4  # fp32
+
+
+def record(folder: Path, round_: Round, ranks: Ranks) -> None:
+    """Time the links of a round and write `links.json` into its folder. All ranks call it."""
+    links = measure([RunSpec.model_validate(entry.spec) for entry in round_.entries], ranks)
+    return_memory(ranks.device)
+    if ranks.rank == 0:
+        write_json(folder / LINKS, links.model_dump(mode="json"))
+
+
+def measure(specs: list[RunSpec], ranks: Ranks) -> LinkBenchmark:
+    """Time the links with collectives as large as the runs' own. All ranks call it.
+
+    Args:
+        specs: runs of one world size, above 1.
+        ranks: this rank among the others.
+    """
+    began = time.perf_counter()
+    one = torch.zeros(1, device=ranks.device)
+    latencies_s = _timed(lambda: dist.all_reduce(one), LATENCY_CALLS, ranks)
+    asked = list(itertools.product(OPERATIONS, sizes(specs, ranks.world_size)))
+    timings: list[Timing] = []
+    for operation, size in asked:
+        left_s = BUDGET_S - largest(time.perf_counter() - began, ranks.device)
+        if left_s <= 0:
+            break
+        timings.append(_timing(operation, size, left_s / (len(asked) - len(timings)), ranks))
+    return LinkBenchmark(
+        world_size=ranks.world_size,
+        nodes=specs[0].nodes,
+        backend=dist.get_backend(),
+        link=specs[0].link,
+        latency_s=statistics.median(latencies_s),
+        timings=tuple(timings),
+        left_out=len(asked) - len(timings),
+    )
+
+
+def sizes(specs: Iterable[RunSpec], world_size: int) -> list[int]:
+    """Bytes of one call of each of the runs' collectives, by the closed form; rounded up to what all ranks divide."""
+    grain = _ITEM_BYTES * world_size
+    return sorted({-(-size // grain) * grain for spec in specs for size in _payloads(spec)})
+
+
+def _payloads(spec: RunSpec) -> Iterator[int]:
+    for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives:
+        if one.calls:
+            yield one.bytes // one.calls
+
+
+def _timing(operation: str, size: int, share_s: float, ranks: Ranks) -> Timing:
+    """As many calls as fit in `share_s` after one that does not count."""
+    call = _call(operation, size, ranks)
+    first_s = _timed(call, 1, ranks)[0]
+    times_s = _timed(call, min(max(int(share_s / first_s) - 1, 1), REPEATS), ranks)
+    rate = size / statistics.median(times_s)
+    return Timing(
+        operation=operation,
+        bytes=size,
+        times_s=tuple(times_s),
+        algorithm_bytes_per_s=rate,
+        bus_bytes_per_s=rate * bus_factor(operation, ranks.world_size),
+    )
+
+
+def _call(operation: str, size: int, ranks: Ranks) -> Callable[[], object]:
+    """A collective of `size` bytes over all ranks."""
+    whole = torch.zeros(size // _ITEM_BYTES, device=ranks.device)
+    part = torch.zeros(size // _ITEM_BYTES // ranks.world_size, device=ranks.device)
+    calls: dict[str, Callable[[], object]] = {
+        "all_reduce": lambda: dist.all_reduce(whole),
+        "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
+        "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
+        "broadcast": lambda: dist.broadcast(whole, 0),
+    }
+    return calls[operation]
+
+
+def _timed(call: Callable[[], object], repeats: int, ranks: Ranks) -> list[float]:
+    """Seconds of each call by the slowest rank; all ranks begin together."""
+    times_s = torch.zeros(repeats, dtype=torch.float64, device=ranks.device)
+    for number in range(repeats):
+        barrier()
+        _finish(ranks)
+        began = time.perf_counter()
+        call()
+        _finish(ranks)
+        times_s[number] = time.perf_counter() - began
+    start_maximum(times_s).wait()
+    return [float(one) for one in times_s.tolist()]
+
+
+def _finish(ranks: Ranks) -> None:
+    if ranks.device.type == "cuda":
+        torch.cuda.synchronize(ranks.device)

@@ -1,0 +1,91 @@
+"""Several hosts on this machine: links at the rate asked for, ranks that know their host, and no trace left."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from ranks import finish, launches, start, wait_until, worker_processes
+
+from vitscale.launch.lab import NAMESPACES, network
+from vitscale.records.round import read_heartbeat
+from vitscale.study.plan import PAYLOAD_SHARE
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
+
+# Of 4 MB: long enough on a link of 1 Gbit/s that its delay does not count.
+MODEL = ("model.name=vit_tiny_patch16_224", "model.depth=4", "model.embed_dim=144", "global_batch=8")
+HOSTS = ("world_size=2", "nodes=2", *MODEL)
+
+
+def namespaces(process):
+    """Those of a process's lab."""
+    return [path.name for path in NAMESPACES.iterdir() if path.name.startswith(f"vitscale-{process.pid}-")]
+
+
+def lab(store, out, *words, **more):
+    return start(store, out, *HOSTS, *words, flags=("--launcher", "lab"), **more)
+
+
+@pytest.fixture
+def hanging(store, tmp_path):
+    """A lab in which rank 0 hangs after two steps, and its results folder."""
+    results = tmp_path / "results"
+    process = lab(store, results, "steps=4", inject="hang rank=0 step=1")
+    folder = results / "rounds" / "0000-w2"
+
+    def both_have_trained():
+        assert process.poll() is None, process.communicate()[1]
+        return all((beat := read_heartbeat(folder, rank)) and beat[0].step == 2 for rank in (0, 1))
+
+    wait_until(both_have_trained, 40, "two ranks in training")
+    yield process, results
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize(("link", "bytes_per_s"), [("100mbit", 12.5e6), ("1gbit", 125e6)])
+def test_a_study_on_two_hosts_runs_over_links_of_the_rate_asked_for(store, tmp_path, link, bytes_per_s):
+    process = lab(store, tmp_path, "steps=2", f"launch.link={link}")
+    code, err = finish(process, 50)
+    assert code == 0, err
+    (manifest,) = launches(tmp_path).values()
+    assert (manifest["layout"]["nodes"], manifest["layout"]["ranks_per_node"]) == (2, 1)
+    assert [(one["rank"], one["node"], one["local_rank"]) for one in manifest["devices"]] == [(0, 0, 0), (1, 1, 0)]
+    cores = [core for one in manifest["devices"] for core in one["cores"]]
+    assert len(cores) == len(set(cores))
+    found = json.loads((tmp_path / "rounds" / manifest["round"] / "links.json").read_text())
+    assert (found["nodes"], found["link"], found["left_out"]) == (2, link, 0)
+    rates = {one["operation"]: one["bus_bytes_per_s"] for one in found["timings"]}
+    for operation in ("all_reduce", "all_gather", "broadcast"):
+        assert rates[operation] == pytest.approx(PAYLOAD_SHARE * bytes_per_s, rel=0.1), operation
+    assert [path.name for path in tmp_path.glob("runs/*/launch0/devices.*")] == ["devices.node000.jsonl"]
+    assert namespaces(process) == []
+
+
+def test_ctrl_c_leaves_no_namespace_and_no_rank(hanging):
+    process, results = hanging
+    assert len(namespaces(process)) == 3
+    process.send_signal(signal.SIGINT)
+    assert finish(process, 20)[0] == 75
+    assert namespaces(process) == []
+    assert worker_processes(results) == []
+
+
+def test_what_a_killed_lab_leaves_the_next_takes_away(hanging):
+    process, results = hanging
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not worker_processes(results), 10, "its ranks are gone")
+    assert len(namespaces(process)) == 3
+    with network(1, None):
+        assert namespaces(process) == []
+
+
+def test_the_machines_own_network_is_not_touched():
+    def interfaces():
+        return sorted(path.name for path in Path("/sys/class/net").iterdir())
+
+    before = interfaces()
+    with network(2, "100mbit"):
+        assert interfaces() == before

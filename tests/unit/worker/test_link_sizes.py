@@ -1,0 +1,35 @@
+"""The link is timed with collectives of the runs' own sizes."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from vitscale.config.load import load
+from vitscale.cost.models import shape
+from vitscale.cost.vit import parameters
+from vitscale.data.catalog import DatasetFacts
+from vitscale.hardware.probe import probe
+from vitscale.study.grid import Images, build
+from vitscale.study.where import Where
+from vitscale.worker.links import sizes
+
+DIGITS = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
+
+
+def specs(*words):
+    study = load("quick", ("protocol=strong", "global_batch=96", *words)).study
+    return build(study, Where(probe()), lambda section: DIGITS).runs
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_size_is_the_models_own_and_all_ranks_divide_it(world_size):
+    size_bytes = 4 * parameters(shape("vit_tiny_patch16_224", 32, 4, 10))
+    (found,) = sizes(specs(f"world_size={world_size}"), world_size)
+    assert found % (4 * world_size) == 0
+    assert 0 <= found - size_bytes < 4 * world_size
+
+
+def test_sizes_of_several_runs_are_timed_once():
+    several = specs("world_size=2", "zero_stage=0,1,2", "precision=fp32,bf16")
+    assert len(several) == 6
+    assert len(sizes(several, 2)) == 2
