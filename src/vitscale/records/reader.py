@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
+from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
 from vitscale.records.samples import Sample
@@ -28,7 +29,9 @@ RESOLVED = "resolved.json"
 PLAN = "plan.json"
 
 _DOCUMENT_VERSION = 1
-_WHOLE = (RUN, EVALUATIONS, AGGREGATE)
+_WHOLE = (RUN, EVALUATIONS, AGGREGATE, COLLECTIVES)
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Launch:
     """Figures of the whole launch, where it was imported."""
     samples: tuple[Sample, ...] = ()
     """Of the devices, by node and time."""
+    collectives: tuple[CollectiveRecord, ...] = ()
+    """Of the steady window, the largest first; none where the launch had none, or did not time them."""
 
     @property
     def ok(self) -> bool:
@@ -116,7 +121,8 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
         torn=tuple(file.path.name for file in (*files, *sampled) if file.torn),
         altered=_altered(launch, {file.path.name: file.sha256 for file in (*files, *sampled)}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
-        samples=tuple(sample for file in sampled for sample in _samples(root, file.path)),
+        samples=tuple(sample for file in sampled for sample in _lines(root, file.path, Sample)),
+        collectives=tuple(_lines(root, launch.path / COLLECTIVES, CollectiveRecord)),
     )
 
 
@@ -133,11 +139,14 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 
-def _samples(root: Path, path: Path) -> Iterator[Sample]:
+def _lines(root: Path, path: Path, kind: type[Line]) -> Iterator[Line]:
+    """The records of a file; none where there is no such file."""
+    if not path.is_file():
+        return
     where = str(path.relative_to(root))
     for number, document in parse_lines(path.read_bytes(), where):
         try:
-            yield Sample.model_validate(document)
+            yield kind.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])

@@ -22,12 +22,13 @@ from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split, open_split
 from vitscale.errors import CheckpointError, DivergedError
 from vitscale.hardware.probe import Machine
+from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
 from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, knobs, memory, optimizers, parity, sequence, tensor
+from vitscale.worker import devices, engines, inject, knobs, memory, optimizers, parity, sequence, tensor, traffic
 from vitscale.worker.clock import StepTimes, clock_for
-from vitscale.worker.distributed import Ranks, barrier, gathered, largest
+from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.pipeline import open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
@@ -48,13 +49,15 @@ class Launch:
         self.data_root = data_root
         self.started = _utc_now()
         self.losses = Losses(self.spec.grad_accum)
-        self.clock = clock_for(ranks.device)
+        offsets = clock_offsets(ranks) if ranks.nodes > 1 else []
+        self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0)
         self.warmup: list[StepTimes] = []
         self.steady: list[StepTimes] = []
-        self.notes: dict[str, object] = {}
+        self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
         self.pauses: dict[str, float] = {}
         self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
+        self.delays = inject.delays(entry.run_id, ranks.rank, os.environ)
 
     def serve(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
         """Run the launch and write its records.
@@ -91,7 +94,8 @@ class Launch:
         self.sampler.close()
         device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before memory is counted
         device = device.model_copy(update={"memory": self._count_memory() if status == "ok" else None})
-        seen = gathered({"device": device.model_dump(mode="json"), "unread": self.sampler.reasons()}, self.ranks)
+        unread = self.sampler.reasons() | self.clock.unread
+        seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
         self.engine.close()
         del self.model, self.optimizer
         devices.return_memory(self.ranks.device)
@@ -107,7 +111,8 @@ class Launch:
 
     def _take_steps(self) -> tuple[Status, str | None]:
         """The steps of a measurement; training overrides this."""
-        batches = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        engine, batches = inject.slowed(self.engine, opened, self.delays)
         barrier()
         try:
             for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
@@ -115,10 +120,10 @@ class Launch:
                 first = len(self.warmup)
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
-                run_steps(steps, self.engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
                 self.record(phase, steps)
         finally:
-            batches.close()
+            opened.close()
         return "ok", None
 
     def _count_memory(self) -> Memory | None:
@@ -169,8 +174,12 @@ class Launch:
             forward_s=times.get("forward"),
             backward_s=times.get("backward"),
             optimizer_s=times.get("optimizer"),
-            comm_exposed_s=None,
-            wait_s=None,
+            comm_exposed_s=times.get("comm_exposed"),
+            wait_s=times.get("wait"),
+            comm_s=times.get("comm"),
+            comm_overlapped_s=times.get("comm_overlapped"),
+            launch_gap_s=times.get("launch_gap"),
+            late_s=times.get("late"),
         )
 
     def _cores(self) -> tuple[int, ...]:
@@ -223,7 +232,6 @@ class Launch:
         versions: dict[str, str],
         parameters: int,
     ) -> None:
-        told = "the engine's communication is inside forward_s, backward_s and optimizer_s; not timed apart"
         unread = {field: reason for one in reversed(seen) for field, reason in one["unread"].items()}
         manifest = Manifest(
             run_id=self.entry.run_id,
@@ -240,8 +248,9 @@ class Launch:
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
             parity=self.parity,
-            notes={**self.notes, **unread, "comm_exposed_s": told, "wait_s": told},
+            notes={**self.notes, **unread},
         )
+        write_collectives(self.folder, traffic.records([step.traffic for step in self.steady]))
         write_manifest(self.folder, manifest)
 
 

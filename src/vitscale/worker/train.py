@@ -16,7 +16,7 @@ from vitscale.records.round import Checkpointing
 from vitscale.records.schema import Status
 from vitscale.records.writer import append_lines
 from vitscale.worker import augment, checkpoint, export, inject, schedule
-from vitscale.worker.agreement import Agreement, Verdict
+from vitscale.worker.agreement import DELAY, Agreement, Verdict
 from vitscale.worker.average import WeightAverage
 from vitscale.worker.distributed import agreed_finite, barrier
 from vitscale.worker.evaluate import evaluate
@@ -93,11 +93,12 @@ class Training(Launch):
         self._before(steps.start)
         self.sampler.enter("steady")
         stopped = None
+        engine, batches = inject.slowed(self.engine, self.batches, self.delays)
         try:
             run_steps(
                 steps,
-                self.engine,
-                self.batches,
+                engine,
+                batches,
                 self.clock,
                 self.losses,
                 self.spec.grad_accum,
@@ -130,10 +131,11 @@ class Training(Launch):
         self.skips.see(step)
         if self.fault is not None:
             self.fault(step)
-        verdict = self.agreement.after_step(step, self.losses.of_last_step())
+        due = time.monotonic() - self.flushed > FLUSH_S
+        verdict = self.agreement.after_step(step, self.losses.of_last_step(), flush=due)
         if verdict.stop or verdict.not_finite_step is not None:
             raise _Stopped(step, verdict)
-        if time.monotonic() - self.flushed > FLUSH_S:
+        if verdict.flush and step + 1 - self.first_unwritten > DELAY:  # else asked for before the last flush
             self._flush(step + 1)
         self._before(step + 1)
 

@@ -1,0 +1,142 @@
+"""Where the time of a step goes on two ranks, one of which is slowed: every engine, in the worker's own launches."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+from ranks import on_ranks, runs, serve, steps
+
+from vitscale.cost.collectives import Links
+from vitscale.cost.run import Machinery, estimate_run
+
+pytest.importorskip("torch")
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+WORKER = Path(__file__).with_name("timed_ranks.py")
+MODEL = (
+    "model.name=vit_tiny_patch16_224", "depth=2", "img_size=16", "patch_size=8", "world_size=2", "global_batch=16",
+    "precision=fp32",
+)  # fmt: skip
+ENGINES = {
+    "ddp": ("engine=ddp",),
+    **{f"zero{stage}": (f"zero_stage={stage}",) for stage in range(4)},
+    "fsdp": ("engine=fsdp",),
+}
+PLACES = ("forward", "backward", "data")
+SLEEP_S = 0.02
+PARTS = ("data_s", "forward_s", "backward_s", "optimizer_s", "comm_exposed_s", "wait_s", "launch_gap_s")
+
+
+@pytest.fixture(scope="module")
+def launched(store, tmp_path_factory):
+    """(engine, slowed part or None) -> spec and launch folder; one process start for all."""
+    specs, sleeps = {}, []
+    for name, words in ENGINES.items():
+        for seed, place in enumerate((None, *PLACES)):
+            (spec,) = runs(store, *MODEL, *words, "steps=10", "warmup_steps=2", f"measure.seed={seed}")
+            specs[name, place] = spec
+            if place:
+                sleeps.append(f"sleep rank=1 launch={spec.run_id} where={place} seconds={SLEEP_S}")
+    environ = {"VITSCALE_INJECT": ";".join(sleeps)}
+    end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ)
+    assert end.status == "ok", end.reason
+    return {case: (spec, folder) for (case, spec), folder in zip(specs.items(), folders, strict=True)}
+
+
+def typical(launched, name, place, rank, field):
+    lines = steps(launched[name, place][1])[rank]
+    return median(line[field] for line in lines if line["window"] == "steady")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_slow_rank_is_waiting_on_the_other_and_not_communication(launched, name, place):
+    def added(rank, field):
+        return typical(launched, name, place, rank, field) - typical(launched, name, None, rank, field)
+
+    assert added(0, "wait_s") >= 0.9 * SLEEP_S
+    assert added(0, "comm_exposed_s") < 0.1 * SLEEP_S
+    assert added(0, "comm_s") < 0.1 * SLEEP_S
+    assert added(1, f"{place}_s") >= 0.9 * SLEEP_S
+    assert added(1, "late_s") >= 0.9 * SLEEP_S
+    assert added(1, "wait_s") < 0.1 * SLEEP_S
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_parts_make_up_the_step_on_every_rank(launched, name):
+    for place in (None, *PLACES):
+        for lines in steps(launched[name, place][1]).values():
+            for line in lines:
+                assert sum(line[part] for part in PARTS) == pytest.approx(line["step_s"], rel=0.02)
+                assert line["comm_overlapped_s"] == pytest.approx(line["comm_s"] - line["comm_exposed_s"], abs=1e-9)
+                assert min(line[part] for part in PARTS) >= 0
+                assert line["comm_s"] > 0
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_bytes_that_were_sent_are_those_of_the_closed_form(launched, name):
+    spec, folder = launched[name, None]
+    sent = {}
+    for line in map(json.loads, (folder / "collectives.jsonl").read_text().splitlines()):
+        assert line["group_size"] == 2
+        assert line["busbw_bytes_per_s"] > 0
+        sent[line["operation"]] = sent.get(line["operation"], 0) + line["bytes_per_step"]
+    derived = {
+        one.operation: one.bytes for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives
+    }
+    assert sent == pytest.approx(derived, rel=0.01)
+
+
+SHAPES = {
+    "ddp in half precision": ("engine=ddp", "engine.ddp_hook=fp16", "grad_accum=2"),
+    "accumulation": ("engine=ddp", "grad_accum=2"),
+    "zero1": ("zero_stage=1",),
+    "zero3": ("zero_stage=3", "grad_accum=2"),
+    "fsdp": ("engine=fsdp",),
+    "sequence": ("engine=ddp", "sequence_parallel=2"),
+    "tensor": ("engine=ddp", "tensor_parallel=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def shifted(store, tmp_path_factory):
+    """shape -> spec and what each rank saw, with rank 1 on a host whose clock is 5 s ahead."""
+    out = tmp_path_factory.mktemp("shifted")
+    specs = {name: runs(store, *MODEL, *words)[0] for name, words in SHAPES.items()}
+    (out / "specs.json").write_text(json.dumps([spec.model_dump(mode="json") for spec in specs.values()]))
+    found = on_ranks(WORKER, out, 2, "5")
+    for rank in found:
+        (_, (offset_ns, error_ns)) = rank["offsets"]
+        assert offset_ns == pytest.approx(-5e9, abs=2 * error_ns + 1e6)
+    return {name: (spec, [rank["runs"][number] for rank in found]) for number, (name, spec) in enumerate(specs.items())}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_timing_changes_no_bit_of_the_losses(shifted, name):
+    for rank in shifted[name][1]:
+        assert rank["timed"] == rank["untimed"]
+        assert rank["unread"] == {}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_hosts_whose_clocks_differ_tell_waiting_from_communication_all_the_same(shifted, name):
+    waited = [median(step["wait"] for step in rank["times"][2:]) for rank in shifted[name][1]]
+    late = [median(step["late"] for step in rank["times"][2:]) for rank in shifted[name][1]]
+    assert waited[0] >= 0.9 * 0.03
+    assert late[1] >= 0.9 * 0.03
+    assert max(waited[1], late[0]) < 0.01
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name not in ("sequence",)])
+def test_what_every_shape_sends_is_its_closed_form(shifted, name):
+    spec, ranks = shifted[name]
+    derived = {}
+    for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives:
+        derived[one.operation] = derived.get(one.operation, 0) + one.bytes
+    for rank in ranks:
+        sent = {}
+        for operation, _, _, _, size, _ in rank["traffic"]:
+            sent[operation] = sent.get(operation, 0) + size
+        assert sent == pytest.approx(derived, rel=0.01)
