@@ -34,6 +34,13 @@ Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+_REMOVED_OPTIMIZERS = ("onebitadam", "zerooneadam", "onebitlamb")
+
+
+def _still_there(name: Any) -> Any:
+    if isinstance(name, str) and name.lower() in _REMOVED_OPTIMIZERS:
+        raise ValueError("a 1-bit optimizer, which DeepSpeed removed (its pull request 8490; 0.19.8 has none)")
+    return name
 
 
 def _number(value: Any) -> Any:
@@ -149,7 +156,7 @@ class FsdpSection(Section):
 class OptimizerSection(Section):
     """`[optimizer]`: the update rule, torch's or timm's."""
 
-    name: OptimizerName = "adamw"
+    name: Annotated[OptimizerName, BeforeValidator(_still_there)] = "adamw"
     """`adamw`, `sgd`, `adafactor` (torch), `lamb`, `lion` or `muon` (timm). `lamb`, `muon` and `adafactor` look at
     whole weights: not for engines and ZeRO stages that shard the optimizer. `muon` updates the matrices of the blocks,
     AdamW all else at the same rate."""

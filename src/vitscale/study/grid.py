@@ -156,8 +156,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
-        if study.engine.compile:
-            require_compiler()
+        require_compiler(study.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

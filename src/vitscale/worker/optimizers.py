@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitscale.config.knobs import OptimizerImpl
 from vitscale.config.study import OptimizerSection
 
-_LOOPS: dict[OptimizerImpl, dict[str, Any]] = {
+_LOOPS: dict[str, dict[str, Any]] = {
     "auto": {"foreach": None, "fused": None},
     "fused": {"foreach": None, "fused": True},
     "foreach": {"foreach": True, "fused": False},
@@ -36,6 +36,8 @@ def build(
         device: CUDA uses torch's fused kernels where there are any.
         impl: how it loops over weights, in place of that.
     """
+    if impl == "deepspeed":
+        return _of_deepspeed(_groups([*model.parameters()], section), section)
     loop = _LOOPS[impl or ("fused" if device.type == "cuda" else "auto")]
     over = {"foreach": loop["foreach"]}  # the others have no fused kernel
     groups = _groups([*model.parameters()], section)
@@ -55,6 +57,16 @@ def build(
         case "muon":
             hidden = _with_hidden_matrices(model, section)
             optimizer = timm.optim.Muon(hidden, lr=section.lr, adjust_lr_fn="match_rms_adamw")
+    return optimizer
+
+
+def _of_deepspeed(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.Optimizer:
+    """DeepSpeed's kernels, compiled for the device at their first use."""
+    from deepspeed.ops.adam import FusedAdam
+    from deepspeed.ops.lion import FusedLion
+
+    kind = FusedAdam if section.name == "adamw" else FusedLion
+    optimizer: torch.optim.Optimizer = kind(groups, lr=section.lr)
     return optimizer
 
 
