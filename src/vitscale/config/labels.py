@@ -153,7 +153,9 @@ def _value(key: str, value: Any) -> str:
     if key in _BARE and value is not None:
         return str(value)
     shown = "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{key.rpartition('.')[2]} {shown}"
+    # What is offloaded tells more than `device`, where to.
+    name = key.removesuffix(".device").rpartition(".")[2]
+    return f"{name} {shown}"
 
 
 def _make_unique(texts: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
+from vitscale.config import offload
 from vitscale.config.knobs import OF_CPUS, OF_DDP
 from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.cost.models import ViTShape
@@ -29,7 +30,7 @@ def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage, device: st
     others |= {} if device == "cpu" else dict.fromkeys(OF_CPUS)
     knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in _DEEPSPEED:
-        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}
+        return {"zero_stage": zero_stage, "deepspeed": offload.without_none(study.deepspeed), **knobs}
     return {"fsdp": study.fsdp, **knobs} if engine == "fsdp" else knobs
 
 

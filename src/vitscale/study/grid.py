@@ -31,6 +31,7 @@ from vitscale.study.engines import (
     require_whole_weights,
 )
 from vitscale.study.knobs import require_compiler, require_knobs
+from vitscale.study.offload import require_offload
 from vitscale.study.points import Point, label, points, variants
 
 DEFAULT_SECONDS = 10.0
@@ -153,6 +154,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
+    require_offload(study.deepspeed, point, here=where.simulated is None)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)

@@ -33,11 +33,12 @@ def build(
     Args:
         model: its parameters that require a gradient are optimized.
         section: the run's `optimizer`.
-        device: CUDA uses torch's fused kernels where there are any.
+        device: where the update runs, the host where state is offloaded; CUDA uses torch's fused kernels where there
+            are any.
         impl: how it loops over weights, in place of that.
     """
     if impl == "deepspeed":
-        return _of_deepspeed(_groups([*model.parameters()], section), section)
+        return _of_deepspeed(_groups([*model.parameters()], section), section, device)
     loop = _LOOPS[impl or ("fused" if device.type == "cuda" else "auto")]
     over = {"foreach": loop["foreach"]}  # the others have no fused kernel
     groups = _groups([*model.parameters()], section)
@@ -60,12 +61,16 @@ def build(
     return optimizer
 
 
-def _of_deepspeed(groups: list[dict[str, Any]], section: OptimizerSection) -> torch.optim.Optimizer:
-    """DeepSpeed's kernels, compiled for the device at their first use."""
-    from deepspeed.ops.adam import FusedAdam
-    from deepspeed.ops.lion import FusedLion
+def _of_deepspeed(
+    groups: list[dict[str, Any]], section: OptimizerSection, device: torch.device
+) -> torch.optim.Optimizer:
+    """DeepSpeed's kernels, compiled at their first use: for the device of the weights, or for the host."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+    from deepspeed.ops.lion import DeepSpeedCPULion, FusedLion
 
-    kind = FusedAdam if section.name == "adamw" else FusedLion
+    offloaded = groups[0]["params"][0].device.type != device.type
+    of_device, of_host = (FusedAdam, DeepSpeedCPUAdam) if section.name == "adamw" else (FusedLion, DeepSpeedCPULion)
+    kind = of_host if offloaded else of_device
     optimizer: torch.optim.Optimizer = kind(groups, lr=section.lr)
     return optimizer
 

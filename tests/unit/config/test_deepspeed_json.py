@@ -42,10 +42,18 @@ def test_the_dialect_is_deepspeeds_own(given):
     assert loaded.study.deepspeed == {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 1000000}}
 
 
-@pytest.mark.parametrize("key", ['"cpu_offload": true', '"offload_optimizer": {"device": "cpu"}'])
-def test_offloading_is_refused_before_anything_starts(given, key):
-    with pytest.raises(UsageError, match="no offloading yet"):
-        given(f'{{"zero_optimization": {{"stage": 1, {key}}}}}')
+@pytest.mark.parametrize(
+    ("key", "complaint", "hint"),
+    [
+        ('"cpu_offload": true', "`zero_optimization.cpu_offload` in", "zero_optimization.offload_optimizer.device"),
+        ('"offload_optimizer": {"device": "gpu"}', "is 'gpu', not one of none, cpu, nvme", None),
+        ('"offload_param": {"device": 1}', "is 1, not one of none, cpu, nvme", None),
+    ],
+)
+def test_offloading_to_nowhere_is_refused(refused, key, complaint, hint):
+    error = refused(f'{{"zero_optimization": {{"stage": 1, {key}}}}}')
+    assert complaint in error.message
+    assert error.hint == hint
 
 
 def test_the_file_lies_beside_the_study_wherever_the_command_runs(given, tmp_path, monkeypatch):
