@@ -27,7 +27,7 @@ from vitscale.config.training import LrPolicy, Schedule, TrainSection
 SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
-EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
+EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "accelerate_deepspeed", "single"]
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
 Backend = Literal["nccl", "gloo", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -122,7 +122,7 @@ class Axes(Section):
     `global_batch = micro_batch * grad_accum * world_size / tensor_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
-    `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""
+    `accelerate`, Hugging Face's, over DDP, `accelerate_deepspeed` over DeepSpeed; `single`, plain torch on one rank."""
     zero_stage: Varying[ZeroStage] = (0,)
     """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
     Engines without stages do not read it."""

@@ -91,7 +91,8 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     exchanges = sequence.collectives(model, **batch, ranks=spec.sequence_parallel or 1)
     exchanges += tensor.collectives(model, **batch, ranks=spec.tensor_parallel or 1)
     own = tensor.part(model, spec.tensor_parallel or 1)
-    engine: Mapping[str, Any] = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
+    owner = spec.engine if spec.zero_stage is None else "deepspeed"  # whoever drives it
+    engine: Mapping[str, Any] = {"engine": owner, "zero_stage": spec.zero_stage, "precision": spec.precision}
     memory, collectives = _of_fsdp(spec, own) if spec.engine == "fsdp" else _of_replicas(spec, own, engine)
     away = offload.asked(spec.deepspeed)
     if any(away):

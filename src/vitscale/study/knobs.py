@@ -8,7 +8,7 @@ import shutil
 from vitscale.config.knobs import EngineSection
 from vitscale.config.study import OptimizerName, Precision
 from vitscale.errors import Infeasible
-from vitscale.study.engines import sharding
+from vitscale.study.engines import OF_DEEPSPEED, sharding
 from vitscale.study.points import Point
 
 _FUSED = ("adamw", "sgd")
@@ -67,7 +67,7 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
 
 
 def _require_compilable(point: Point) -> None:
-    if point.engine == "deepspeed" and point.zero_stage == 3:
+    if point.engine in OF_DEEPSPEED and point.zero_stage == 3:
         raise Infeasible(
             "`engine.compile` traces a block once, and `zero_stage = 3` swaps its weights at every use", "zero_stage=2"
         )
@@ -101,7 +101,7 @@ def _require_implementation(impl: str, optimizer: OptimizerName) -> None:
 
 def _require_own_kernel(point: Point, optimizer: OptimizerName) -> None:
     asked, way_out = "`engine.optimizer_impl = deepspeed`", "engine.optimizer_impl=auto"
-    if point.engine != "deepspeed":
+    if point.engine not in OF_DEEPSPEED:
         raise Infeasible(f"{asked} is of `engine = deepspeed`, not of `{point.engine}`", way_out)
     if optimizer == "lamb":
         raise Infeasible(f"{asked}: DeepSpeed's LAMB bounds its trust ratio to 0.01 … 10, another update", way_out)

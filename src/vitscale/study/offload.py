@@ -8,6 +8,7 @@ from typing import Any
 
 from vitscale.config import offload
 from vitscale.errors import Infeasible
+from vitscale.study.engines import OF_DEEPSPEED
 from vitscale.study.points import Point
 
 _KEY = "deepspeed.zero_optimization"
@@ -25,7 +26,7 @@ def require_offload(deepspeed: Mapping[str, Any], point: Point, *, here: bool) -
         Infeasible: with the rule.
     """
     asked = offload.asked(deepspeed)
-    if point.engine != "deepspeed":
+    if point.engine not in OF_DEEPSPEED:
         return
     for table, device, smallest in (("offload_optimizer", asked.optimizer, 1), ("offload_param", asked.parameters, 3)):
         if device is None:

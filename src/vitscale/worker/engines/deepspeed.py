@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +91,6 @@ class DeepSpeedEngine:
     """A `deepspeed.DeepSpeedEngine` behind our protocol."""
 
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        import deepspeed
-
         self.dtype = DTYPES[spec.precision]
         self._elements = sum(weight.numel() for weight in model.parameters())
         self._engine: Any
@@ -98,8 +98,15 @@ class DeepSpeedEngine:
         parameters: dict[str, Any] = dict(model.named_parameters())
         for name in self._splits:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
+        self._engine = self._initialize(spec, model, optimizer)
+
+    def _initialize(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """A `deepspeed.DeepSpeedEngine`."""
+        import deepspeed
+
         groups = _Groups(tensor.mesh(spec.device, spec.tensor_parallel)) if spec.tensor_parallel else None
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
+        return engine
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, 3, height, width]."""
@@ -114,8 +121,13 @@ class DeepSpeedEngine:
 
     def step(self) -> None:
         """Clip, update, clear the gradients."""
-        try:
+        with self._overflow_told():
             self._engine.step()
+
+    @contextlib.contextmanager
+    def _overflow_told(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             if _SMALLEST_SCALE not in str(error):
                 raise
