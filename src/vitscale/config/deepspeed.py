@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import hjson
 
-from vitscale.config import offload
+from vitscale.config import buckets, offload
 from vitscale.config.keys import get_path, set_path, shown, unknown_key
 from vitscale.errors import UsageError
 
@@ -130,6 +130,7 @@ def check_keys(document: dict[str, Any], where: str) -> None:
         for name in value or ():
             if name not in names:
                 raise unknown_key(name, f"`{section}` of {where}", names)
+    buckets.check(document, where)
     offload.check(document, where)
 
 

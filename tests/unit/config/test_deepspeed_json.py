@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from vitscale.config.load import load
@@ -40,6 +42,23 @@ def test_the_dialect_is_deepspeeds_own(given):
     loaded = given(text)
     assert loaded.study.optimizer.clip == 0.5
     assert loaded.study.deepspeed == {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 1000000}}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "wanted"),
+    [
+        ("reduce_bucket_size", "0", "is 0, not a whole number, 1 or more"),
+        ("reduce_bucket_size", "-5", "is -5, not"),
+        ("allgather_bucket_size", "0.5", "is 0.5, not"),
+        ("reduce_bucket_size", '"big"', "is big, not"),
+        ("reduce_bucket_size", "true", "is True, not"),
+        ("stage3_param_persistence_threshold", "-1", "is -1, not a whole number, 0 or more"),
+    ],
+)
+def test_a_bucket_of_nothing_is_refused(given, refused, name, size, wanted):
+    assert wanted in refused(f'{{"zero_optimization": {{"{name}": {size}}}}}').message
+    sizes = {"reduce_bucket_size": 5e8, "stage3_param_persistence_threshold": 0}
+    assert given(json.dumps({"zero_optimization": sizes})).study.deepspeed == {"zero_optimization": sizes}
 
 
 @pytest.mark.parametrize(
