@@ -39,6 +39,13 @@ def test_labels_name_the_knob_that_differs():
     ]  # fmt: skip
 
 
+def test_labels_do_not_call_off_what_is_on():
+    made = grid(world_size=2, swept={"engine.bind_cores": [True, False]})
+    assert sorted(made.labels().values()) == ["bind_cores False, 2 processes", "bind_cores True, 2 processes"]
+    made = grid(world_size=2, swept={"engine.sdpa": ["auto", "math"]})
+    assert sorted(made.labels().values()) == ["sdpa auto, 2 processes", "sdpa math, 2 processes"]
+
+
 @pytest.mark.parametrize(
     ("axes", "knob", "where", "rule"),
     [
