@@ -33,6 +33,7 @@ MUON = {"name": "muon", "lr": 3e-4, "weight_decay": 0.05, "clip": 0.0}
 ADAFACTOR = {"name": "adafactor", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
 STAGES = "zero_stage=0,1,2,3"
 ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
+ENGINES += ",accelerate_deepspeed" if find_spec("accelerate") and find_spec("transformers") else ""
 WHOLE = ENGINES.replace("fsdp,", "").replace(",fsdp", "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {

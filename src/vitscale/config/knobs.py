@@ -16,7 +16,7 @@ def _off(*values: object) -> AfterValidator:
 
 Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
-OptimizerImpl = Literal["auto", "fused", "foreach", "for"]
+OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
 
 
@@ -38,7 +38,8 @@ class EngineSection(Section):
     arithmetic. Off: not."""
     optimizer_impl: Annotated[OptimizerImpl | None, _off("auto")] = None
     """How the update loops over weights: `fused` in one kernel (`adamw`, `sgd`), `foreach` in one per operation (not
-    `muon`), `for` one by one. Off: `auto`, fused on CUDA, else the library's choice."""
+    `muon`), `for` one by one, `deepspeed` DeepSpeed's own kernels, compiled at their first use (`adamw`; `lion` on
+    CUDA). Off: `auto`, fused on CUDA, else the library's choice."""
     loader_threads: Annotated[int, Field(ge=0, le=64)] | None = None
     """Threads of a rank that read micro-batches ahead of the device; 0 reads each when it is asked for. Resizing and
     normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""

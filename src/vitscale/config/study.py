@@ -27,13 +27,20 @@ from vitscale.config.training import LrPolicy, Schedule, TrainSection
 SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
-EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
+EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "accelerate_deepspeed", "single"]
 Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
 Backend = Literal["nccl", "gloo", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+_REMOVED_OPTIMIZERS = ("onebitadam", "zerooneadam", "onebitlamb")
+
+
+def _still_there(name: Any) -> Any:
+    if isinstance(name, str) and name.lower() in _REMOVED_OPTIMIZERS:
+        raise ValueError("a 1-bit optimizer, which DeepSpeed removed (its pull request 8490; 0.19.8 has none)")
+    return name
 
 
 def _number(value: Any) -> Any:
@@ -118,7 +125,7 @@ class Axes(Section):
     `global_batch = micro_batch * grad_accum * world_size / tensor_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
-    `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""
+    `accelerate`, Hugging Face's, over DDP, `accelerate_deepspeed` over DeepSpeed; `single`, plain torch on one rank."""
     zero_stage: Varying[ZeroStage] = (0,)
     """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
     Engines without stages do not read it."""
@@ -152,7 +159,7 @@ class FsdpSection(Section):
 class OptimizerSection(Section):
     """`[optimizer]`: the update rule, torch's or timm's."""
 
-    name: OptimizerName = "adamw"
+    name: Annotated[OptimizerName, BeforeValidator(_still_there)] = "adamw"
     """`adamw`, `sgd`, `adafactor` (torch), `lamb`, `lion` or `muon` (timm). `lamb`, `muon` and `adafactor` look at
     whole weights: not for engines and ZeRO stages that shard the optimizer. `muon` updates the matrices of the blocks,
     AdamW all else at the same rate."""

@@ -39,6 +39,9 @@ class RankMemory:
     activations_bytes: int
     buckets_bytes: int
     total_bytes: int
+    """Of the device."""
+    host_bytes: int = 0
+    """What is offloaded to the host or to NVMe."""
 
 
 def model_state_bytes(

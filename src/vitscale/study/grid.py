@@ -31,6 +31,7 @@ from vitscale.study.engines import (
     require_whole_weights,
 )
 from vitscale.study.knobs import require_compiler, require_knobs
+from vitscale.study.offload import require_offload
 from vitscale.study.points import Point, label, points, variants
 from vitscale.study.where import Where
 
@@ -120,11 +121,11 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
+    require_offload(study.deepspeed, point, here=where.simulated is None)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
-        if study.engine.compile:
-            require_compiler()
+        require_compiler(study.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

@@ -17,6 +17,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
+from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split, open_split
@@ -82,7 +83,8 @@ class Launch:
             tensor.shard(self.model, self.spec.tensor_parallel)
         turned = self.spec.knobs or EngineSection()
         knobs.apply(turned, self.model)
-        self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device, turned.optimizer_impl)
+        updated_on = torch.device("cpu") if offload.asked(self.spec.deepspeed).optimizer else self.ranks.device
+        self.optimizer = optimizers.build(self.model, self.spec.optimizer, updated_on, turned.optimizer_impl)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)

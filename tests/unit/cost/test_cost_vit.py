@@ -56,7 +56,7 @@ def test_activation_bytes_are_what_autograd_saves(name, changes, precision):
     assert vit.activation_bytes(shape, 3, precision) == pytest.approx(saved, rel=0.03)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
 def test_checkpointing_keeps_one_block_and_the_inputs_of_all(precision):
     model, shape = built("vit_tiny_patch16_224", img_size=64, depth=4)
     model.set_grad_checkpointing()

@@ -39,6 +39,13 @@ def test_labels_name_the_knob_that_differs():
     ]  # fmt: skip
 
 
+def test_labels_do_not_call_off_what_is_on():
+    made = grid(world_size=2, swept={"engine.bind_cores": [True, False]})
+    assert sorted(made.labels().values()) == ["bind_cores False, 2 processes", "bind_cores True, 2 processes"]
+    made = grid(world_size=2, swept={"engine.sdpa": ["auto", "math"]})
+    assert sorted(made.labels().values()) == ["sdpa auto, 2 processes", "sdpa math, 2 processes"]
+
+
 @pytest.mark.parametrize(
     ("axes", "knob", "where", "rule"),
     [
@@ -56,6 +63,35 @@ def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rul
     swept = {f"engine.{key}": [value] for key, value in knob.items()}
     with pytest.raises(UsageError, match=rule):
         grid(where=where, swept=swept, **{"world_size": 2, **axes})
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "rule"),
+    [
+        ("adamw", {"engine": "ddp"}, "is of `engine = deepspeed`, not of `ddp`"),
+        ("lamb", {}, "bounds its trust ratio"),
+        ("sgd", {}, "DeepSpeed has no kernel for `sgd`"),
+        ("lion", {}, "DeepSpeed's fused Lion is for CUDA"),
+    ],
+)
+def test_deepspeeds_own_kernels_are_refused_where_it_has_none(name, axes, rule):
+    with pytest.raises(UsageError, match=rule):
+        grid(optimizer={"name": name}, swept={"engine.optimizer_impl": ["deepspeed"]}, **axes)
+
+
+def test_deepspeeds_own_kernels_are_planned_where_they_can_be_built(monkeypatch):
+    swept = {"engine.optimizer_impl": ["deepspeed"]}
+    assert {run.knobs.optimizer_impl for run in grid(swept=swept, zero_stage=[0, 1, 2, 3]).runs} == {"deepspeed"}
+    assert len(grid(optimizer={"name": "lion"}, swept=swept, world_size=2, where=GPUS).runs) == 1
+    monkeypatch.setattr(knobs.shutil, "which", lambda name: name != "ninja")
+    with pytest.raises(UsageError, match=r"`engine\.optimizer_impl = deepspeed` needs ninja"):
+        grid(swept=swept)
+
+
+@pytest.mark.parametrize("name", ["onebitadam", "zerooneadam", "onebitlamb", "OneBitAdam"])
+def test_optimizers_that_deepspeed_removed_are_refused_with_that_reason(name):
+    with pytest.raises(UsageError, match="a 1-bit optimizer, which DeepSpeed removed"):
+        grid(optimizer={"name": name})
 
 
 @pytest.mark.parametrize(
