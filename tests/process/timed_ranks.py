@@ -16,7 +16,7 @@ from vitscale.worker import engines, optimizers, sequence, tensor
 from vitscale.worker.clock import NoClock, clock_for
 from vitscale.worker.distributed import barrier, clock_offsets, connect
 from vitscale.worker.loop import Losses, run_steps
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batch
 
 STEPS = 6

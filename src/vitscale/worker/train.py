@@ -62,6 +62,8 @@ class Training(Launch):
 
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
+        if self.spec.measure.profile:
+            self.notes["trace"] = "taken where a run measures, not where it trains"
 
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints

@@ -16,7 +16,7 @@ from vitscale.study.grid import Images, Where, build
 from vitscale.worker import memory, optimizers
 from vitscale.worker.engines import Held
 from vitscale.worker.engines.single import SingleEngine
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 
 WORDS = (
     "protocol=strong", "engine=single", "world_size=1", "data.name=synthetic", "depth=2", "global_batch=8",
