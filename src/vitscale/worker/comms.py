@@ -23,7 +23,7 @@ from vitscale.worker.calls import NEVER, Call, add_reducer_waits, compare_arriva
 from vitscale.worker.intervals import Interval
 from vitscale.worker.timeline import Stamp, Timeline
 
-_OPERATIONS = {
+OPERATIONS = {
     "allreduce_": ("all_reduce", 0),
     "allreduce_coalesced_": ("all_reduce", 0),
     "allgather_": ("all_gather", 0),
@@ -43,7 +43,9 @@ _OPERATIONS = {
 _WAITS = ("wait_tensor", "wait_tensors")
 _BESIDE = "the engine sends from a stream of its own, and when the step's stream waits for that one is not seen"
 _UNMATCHED = "ranks of a group did not issue the same collectives: their arrivals cannot be compared"
-_IN_FRONT = "BackendSelect"  # torch asks kernels of this key before those of the device
+IN_FRONT = "BackendSelect"
+"""Key of the kernels that torch's dispatcher asks before those of the device."""
+BEHIND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 _AT_ONCE = 1 << 16
 """Collectives whose arrivals travel in one message."""
 
@@ -86,12 +88,12 @@ class Comms:
         """Time what is issued from now on."""
         library: Any = torch.library.Library
         c10d, functional = library("c10d", "IMPL"), library("_c10d_functional", "IMPL")
-        for name, (operation, sized) in _OPERATIONS.items():
+        for name, (operation, sized) in OPERATIONS.items():
             kernel = self._issue(getattr(torch.ops.c10d, name).default, operation, sized)
-            c10d.impl(name, kernel, _IN_FRONT, with_keyset=True)
+            c10d.impl(name, kernel, IN_FRONT, with_keyset=True)
         for name in (one for one in _WAITS if hasattr(torch.ops._c10d_functional, one)):
             kernel = self._wait_for_tensors(getattr(torch.ops._c10d_functional, name).default)
-            functional.impl(name, kernel, _IN_FRONT, with_keyset=True)
+            functional.impl(name, kernel, IN_FRONT, with_keyset=True)
         self._libraries = [c10d, functional]
         self._wait = dist.Work.wait
         dist.Work.wait = self._wait_for_work(self._wait)  # type: ignore[method-assign]
@@ -110,17 +112,16 @@ class Comms:
         """The kernel of an operator that starts a collective."""
         names = [argument.name for argument in operator._schema.arguments]
         group_at, asynchronous_at = names.index("process_group"), names.index("async_op")
-        behind = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 
         def kernel(keys: Any, *arguments: Any) -> Any:
             group = dist.ProcessGroup.unbox(arguments[group_at])
             if not self._listening or group.size() == 1:
-                return operator.redispatch(keys & behind, *arguments)
+                return operator.redispatch(keys & BEHIND, *arguments)
             name = group.group_name
             self._groups[name] = group
             one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, self._timeline.now())
             self._issued.append(one)
-            returned = operator.redispatch(keys & behind, *arguments)
+            returned = operator.redispatch(keys & BEHIND, *arguments)
             synchronous = len(arguments) > asynchronous_at and not arguments[asynchronous_at]
             self._follow(one, returned[-1] if isinstance(returned, tuple) else returned, synchronous)
             if not synchronous:
@@ -170,13 +171,12 @@ class Comms:
 
     def _wait_for_tensors(self, operator: Any) -> Callable[..., Any]:
         """The kernel of an operator that waits for what functional collectives returned."""
-        behind = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 
         def kernel(keys: Any, tensors: Any) -> Any:
             if not self._listening:
-                return operator.redispatch(keys & behind, tensors)
+                return operator.redispatch(keys & BEHIND, tensors)
             begin = self._timeline.now()
-            returned = operator.redispatch(keys & behind, tensors)
+            returned = operator.redispatch(keys & BEHIND, tensors)
             self._stood_still(self._by_memory.pop(_address(tensors), None), begin, self._timeline.now())
             return returned
 

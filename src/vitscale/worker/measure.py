@@ -18,7 +18,7 @@ from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Silence, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import (
     devices,
@@ -30,6 +30,7 @@ from vitscale.worker import (
     parity,
     profile,
     sequence,
+    silence,
     tensor,
     traffic,
 )
@@ -99,8 +100,11 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before memory is counted
-        device = device.model_copy(update={"memory": self._count_memory() if status == "ok" else None})
+        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
+        if status == "ok":
+            with knobs.attention(turned):
+                more = {"silence": self._look_closer(), "memory": self._count_memory()}
+            device = device.model_copy(update=more)
         unread = self.sampler.reasons() | self.clock.unread
         seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
         self.engine.close()
@@ -129,13 +133,26 @@ class Launch:
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
                 run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
                 self.record(phase, steps)
-            if self.spec.measure.profile:
-                self.beat("profile", 0, profile.STEPS)
-                refused = profile.trace(self.folder, self.ranks, self.engine, opened, self.spec.grad_accum)
-                self.notes |= {"trace": refused} if refused else {}
         finally:
             opened.close()
         return "ok", None
+
+    def _look_closer(self) -> Silence | None:
+        """More steps, when what the records tell is closed: they change no figure of the window."""
+        refused = silence.refusal(self.spec, len(self.steady))
+        self.notes |= {"silence": refused} if refused else {}
+        if refused and not self.spec.measure.profile:
+            return None
+        self.beat("silence", 0, 0)
+        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        engine, batches = inject.slowed(self.engine, opened, self.delays)
+        try:
+            if self.spec.measure.profile:
+                unwritten = profile.trace(self.folder, self.ranks, engine, batches, self.spec.grad_accum)
+                self.notes |= {"trace": unwritten} if unwritten else {}
+            return None if refused else silence.measure(engine, batches, self.spec, self.ranks)
+        finally:
+            opened.close()
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 0, 0)

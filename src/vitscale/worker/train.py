@@ -62,8 +62,11 @@ class Training(Launch):
 
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
-        if self.spec.measure.profile:
-            self.notes["trace"] = "taken where a run measures, not where it trains"
+
+    def _look_closer(self) -> None:
+        told = "where a run measures, not where it trains"
+        self.notes["silence"] = f"taken {told}"
+        self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
 
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints
