@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from vitscale.config.runspec import RunSpec
 from vitscale.worker import devices, engines, optimizers
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 
 CPU = torch.device("cpu")
 

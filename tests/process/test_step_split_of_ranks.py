@@ -140,3 +140,11 @@ def test_what_every_shape_sends_is_its_closed_form(shifted, name):
         for operation, _, _, _, size, _ in rank["traffic"]:
             sent[operation] = sent.get(operation, 0) + size
         assert sent == pytest.approx(derived, rel=0.01)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_steps_without_collectives_agree_about_what_is_not_hidden(shifted, name):
+    (first, _) = shifted[name][1]
+    stood_s = median(step["wait"] + step["comm_exposed"] for step in first["times"][2:])
+    saved_s = first["silence"]["step_s"] - first["silence"]["silent_step_s"]
+    assert saved_s == pytest.approx(stood_s, rel=0.3)

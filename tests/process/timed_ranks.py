@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from vitscale.config.runspec import RunSpec
-from vitscale.worker import engines, optimizers, sequence, tensor
+from vitscale.worker import engines, optimizers, sequence, silence, tensor
 from vitscale.worker.clock import NoClock, clock_for
 from vitscale.worker.distributed import barrier, clock_offsets, connect
 from vitscale.worker.loop import Losses, run_steps
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batch
 
 STEPS = 6
@@ -39,7 +39,7 @@ class Random:
 
 
 def taken(spec, ranks, clock):
-    """Losses and times of some steps."""
+    """Losses and times of some steps, and what further ones take with and without collectives."""
     model = build_model(spec, ranks.device)
     if spec.sequence_parallel:
         sequence.shard(model, spec.sequence_parallel)
@@ -49,8 +49,9 @@ def taken(spec, ranks, clock):
     losses, batches = Losses(spec.grad_accum), Random(spec, ranks.rank, engine.dtype)
     run_steps(range(STEPS), engine, batches, clock, losses, spec.grad_accum, lambda _step: None)
     times = clock.drain()
+    found = silence.measure(engine, batches, spec, ranks).model_dump()
     engine.close()
-    return losses.drain(), times
+    return losses.drain(), times, found
 
 
 def main(folder, shift_s):
@@ -65,12 +66,12 @@ def main(folder, shift_s):
     offsets = clock_offsets(ranks)
     found = {"offsets": offsets, "runs": []}
     for spec in specs:
-        untimed, _ = taken(spec, ranks, NoClock())
+        untimed, _, _ = taken(spec, ranks, NoClock())
         clock = clock_for(ranks, offsets[ranks.node].ns)
-        timed, times = taken(spec, ranks, clock)
+        timed, times, silent = taken(spec, ranks, clock)
         traffic = [[*kind, *one] for kind, one in times[-1].traffic.items()]
         run = {"untimed": untimed, "timed": timed, "times": times, "traffic": traffic, "unread": clock.unread}
-        found["runs"].append(run)
+        found["runs"].append({**run, "silence": silent})
     (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
     barrier()
 

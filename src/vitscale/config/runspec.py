@@ -78,6 +78,8 @@ class MeasureSpec(Frozen):
     """Seed of weights and data order."""
     sample_s: NonNegativeFloat | None = None
     """Time between samples of the devices, seconds; null is 1 s, 0 is off."""
+    profile: Literal[True] | None = None
+    """Whether a trace of a few steps is written after the steady window; null is no."""
 
 
 class RunSpec(Frozen):

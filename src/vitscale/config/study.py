@@ -215,6 +215,8 @@ class MeasureSection(Section):
     sample_s: NonNegativeFloat | None = None
     """Time between samples of the devices (power, utilisation, temperature, clocks, load), seconds; 0 takes none.
     Off: 1 s."""
+    profile: bool = False
+    """Write a Chrome trace of a few steps after the steady window, `trace.rank<r>.json.gz`, by each rank."""
 
     @model_validator(mode="after")
     def _one_duration(self) -> MeasureSection:

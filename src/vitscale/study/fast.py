@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from vitscale.config.knobs import EngineSection
 from vitscale.config.study import Study
 from vitscale.errors import Infeasible
 from vitscale.hardware import catalog
@@ -71,7 +72,7 @@ def _compiles(point: Point, simulated: str | None) -> bool:
     try:
         require_compilable(point)
         if simulated is None:
-            require_compiler()
+            require_compiler(EngineSection(compile=True))
     except Infeasible:
         return False
     return True

@@ -169,7 +169,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
         **own_keys(study, point.engine, point.zero_stage, point.device),
-        measure=MeasureSpec(**{**measured, "seconds": seconds}),
+        measure=MeasureSpec(**{**measured, "seconds": seconds, "profile": measure.profile or None}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
         link=study.launch.link if where.lab else None,

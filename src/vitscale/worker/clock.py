@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from vitscale.worker.comms import Call, Comms
+from vitscale.worker.calls import Call
+from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.intervals import Interval, difference, intersection, lengths, union
 from vitscale.worker.timeline import CudaTimeline, HostTimeline, Stamp, Timeline

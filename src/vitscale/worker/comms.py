@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vitscale.worker.calls import NEVER, Call, add_reducer_waits, compare_arrivals
 from vitscale.worker.intervals import Interval
 from vitscale.worker.timeline import Stamp, Timeline
 
-_OPERATIONS = {
+OPERATIONS = {
     "allreduce_": ("all_reduce", 0),
     "allreduce_coalesced_": ("all_reduce", 0),
     "allgather_": ("all_gather", 0),
@@ -40,10 +41,11 @@ _OPERATIONS = {
 }
 """Operator -> what it is, and which argument has the bytes that nccl-tests calls the size."""
 _WAITS = ("wait_tensor", "wait_tensors")
-_NEVER = torch.iinfo(torch.int64).max
 _BESIDE = "the engine sends from a stream of its own, and when the step's stream waits for that one is not seen"
 _UNMATCHED = "ranks of a group did not issue the same collectives: their arrivals cannot be compared"
-_IN_FRONT = "BackendSelect"  # torch asks kernels of this key before those of the device
+IN_FRONT = "BackendSelect"
+"""Key of the kernels that torch's dispatcher asks before those of the device."""
+BEHIND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 _AT_ONCE = 1 << 16
 """Collectives whose arrivals travel in one message."""
 
@@ -56,38 +58,8 @@ class _Issued:
     bytes: int
     group: str
     arrived: Stamp
-    work: Any = None  # held, so that `wait` meets the same object
     finished: Stamp | None = None
     waited: tuple[Stamp, Stamp] | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One collective. Times are nanoseconds of this host's monotonic clock."""
-
-    operation: str
-    """`all_reduce`, `all_gather`, `reduce_scatter`, `all_to_all`, `broadcast`, `reduce` or `barrier`."""
-    bytes: int
-    """Its size as nccl-tests has it."""
-    group: str
-    """Name of the ranks that take part, the same on all of them."""
-    group_size: int
-    """How many these are."""
-    arrived: int
-    """When this rank issued it; on CUDA, when the stream came to it."""
-    finished: int | None
-    """When it was done here; None where that was not seen."""
-    blocked: Interval | None
-    """In which this rank stood still for it; None where it never did."""
-    last: int | None = None
-    """When the last rank arrived; None where the ranks could not tell each other."""
-    late: Interval | None = None
-    """Where this rank came last: from the median of when the others began to stand still, to its arrival."""
-
-    @property
-    def wire(self) -> Interval | None:
-        """From the last arrival to the end; None where either is not known."""
-        return None if self.last is None or self.finished is None else (self.last, self.finished)
 
 
 class Comms:
@@ -107,6 +79,7 @@ class Comms:
         self._issued: list[_Issued] = []
         self._by_work: dict[int, _Issued] = {}
         self._by_memory: dict[int, _Issued] = {}
+        self._latest: dist.Work | None = None
         self._others: list[tuple[Stamp, Stamp]] = []
         self.unread: dict[str, str] = {}
         """Step fields that are not known -> why."""
@@ -115,12 +88,12 @@ class Comms:
         """Time what is issued from now on."""
         library: Any = torch.library.Library
         c10d, functional = library("c10d", "IMPL"), library("_c10d_functional", "IMPL")
-        for name, (operation, sized) in _OPERATIONS.items():
+        for name, (operation, sized) in OPERATIONS.items():
             kernel = self._issue(getattr(torch.ops.c10d, name).default, operation, sized)
-            c10d.impl(name, kernel, _IN_FRONT, with_keyset=True)
+            c10d.impl(name, kernel, IN_FRONT, with_keyset=True)
         for name in (one for one in _WAITS if hasattr(torch.ops._c10d_functional, one)):
             kernel = self._wait_for_tensors(getattr(torch.ops._c10d_functional, name).default)
-            functional.impl(name, kernel, _IN_FRONT, with_keyset=True)
+            functional.impl(name, kernel, IN_FRONT, with_keyset=True)
         self._libraries = [c10d, functional]
         self._wait = dist.Work.wait
         dist.Work.wait = self._wait_for_work(self._wait)  # type: ignore[method-assign]
@@ -139,17 +112,16 @@ class Comms:
         """The kernel of an operator that starts a collective."""
         names = [argument.name for argument in operator._schema.arguments]
         group_at, asynchronous_at = names.index("process_group"), names.index("async_op")
-        behind = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 
         def kernel(keys: Any, *arguments: Any) -> Any:
             group = dist.ProcessGroup.unbox(arguments[group_at])
             if not self._listening or group.size() == 1:
-                return operator.redispatch(keys & behind, *arguments)
+                return operator.redispatch(keys & BEHIND, *arguments)
             name = group.group_name
             self._groups[name] = group
             one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, self._timeline.now())
             self._issued.append(one)
-            returned = operator.redispatch(keys & behind, *arguments)
+            returned = operator.redispatch(keys & BEHIND, *arguments)
             synchronous = len(arguments) > asynchronous_at and not arguments[asynchronous_at]
             self._follow(one, returned[-1] if isinstance(returned, tuple) else returned, synchronous)
             if not synchronous:
@@ -164,8 +136,9 @@ class Comms:
             one.finished = self._timeline.now()
             self._stood_still(one, one.arrived, one.finished)
             return
-        one.work = dist.Work.unbox(work)
-        self._by_work[id(one.work)] = one
+        # Held until the caller has it, so that `wait` meets the same object; longer, it would hold the tensors too.
+        self._latest = dist.Work.unbox(work)
+        self._by_work[id(self._latest)] = one
         if synchronous:  # `wait` follows at once, and its end is the collective's
             one.waited = (one.arrived, one.arrived)
             return
@@ -173,7 +146,7 @@ class Comms:
         def done(_future: Any) -> None:
             one.finished = self._timeline.now()
 
-        one.work.get_future().add_done_callback(done)
+        self._latest.get_future().add_done_callback(done)
 
     def _stood_still(self, one: _Issued | None, begin: Stamp, end: Stamp) -> None:
         if not self._timeline.foreground():
@@ -198,13 +171,12 @@ class Comms:
 
     def _wait_for_tensors(self, operator: Any) -> Callable[..., Any]:
         """The kernel of an operator that waits for what functional collectives returned."""
-        behind = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 
         def kernel(keys: Any, tensors: Any) -> Any:
             if not self._listening:
-                return operator.redispatch(keys & behind, tensors)
+                return operator.redispatch(keys & BEHIND, tensors)
             begin = self._timeline.now()
-            returned = operator.redispatch(keys & behind, tensors)
+            returned = operator.redispatch(keys & BEHIND, tensors)
             self._stood_still(self._by_memory.pop(_address(tensors), None), begin, self._timeline.now())
             return returned
 
@@ -219,9 +191,10 @@ class Comms:
         issued, self._issued, others, self._others = self._issued, [], self._others, []
         self._by_work.clear()
         self._by_memory.clear()
+        self._latest = None
         listening, self._listening = self._listening, False
         calls = self._read(issued)
-        _reducer_waits(calls, phases)
+        add_reducer_waits(calls, phases)
         for name in sorted(self._groups):  # one order on all ranks, whichever groups they are in
             if not self._meet(name, [one for one in calls if one.group == name]):
                 fields = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")
@@ -258,35 +231,13 @@ class Comms:
         for first in range(0, len(calls), _AT_ONCE):
             some = calls[first : first + _AT_ONCE]
             own = torch.tensor(
-                [[one.arrived for one in some], [one.blocked[0] if one.blocked else _NEVER for one in some]]
+                [[one.arrived for one in some], [one.blocked[0] if one.blocked else NEVER for one in some]]
             )
-            own[own != _NEVER] += self._offset_ns
+            own[own != NEVER] += self._offset_ns
             rows = [torch.empty_like(own, device=self._device) for _ in range(handle.size())]
             dist.all_gather(rows, own.to(self._device), group=handle)
-            _compare(some, torch.stack(rows).cpu(), dist.get_rank(handle), self._offset_ns)
+            compare_arrivals(some, torch.stack(rows).cpu(), dist.get_rank(handle), self._offset_ns)
         return True
-
-
-def _compare(calls: Sequence[Call], told: Tensor, rank: int, offset_ns: int) -> None:
-    """Fill in `last` and `late` from all ranks' arrivals and first moments of standing still, [rank, 2, call]."""
-    arrived, needed = told[:, 0], told.amax(1)
-    others = torch.arange(len(told)) != rank
-    before, began = arrived[others].amax(0).tolist(), needed[others].median(0).values.tolist()
-    for one, last, other, stood in zip(calls, arrived.amax(0).tolist(), before, began, strict=True):
-        one.last = last - offset_ns
-        one.late = (stood - offset_ns, one.arrived) if other < last and stood < last else None
-
-
-def _reducer_waits(calls: Sequence[Call], phases: Sequence[Interval]) -> None:
-    """Note where DDP's reducer stood still: after its last bucket of a backward pass, until each bucket was there."""
-    left = [one for one in calls if one.blocked is None and one.finished is not None]
-    for begin, end in phases:
-        sent = [one for one in left if begin <= one.arrived < end]
-        issued = max((one.arrived for one in sent), default=end)
-        for one in sent:
-            if one.finished is not None and issued < one.finished:
-                one.finished = min(one.finished, end)
-                one.blocked = (issued, one.finished)
 
 
 def _bytes(tensors: Any) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from vitscale.cost.collectives import bus_factor
 from vitscale.records.collectives import CollectiveRecord
-from vitscale.worker.comms import Call
+from vitscale.worker.calls import Call
 from vitscale.worker.intervals import Interval, lengths, union
 
 

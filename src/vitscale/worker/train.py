@@ -66,6 +66,11 @@ class Training(Launch):
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
 
+    def _look_closer(self) -> None:
+        told = "where a run measures, not where it trains"
+        self.notes["silence"] = f"taken {told}"
+        self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
+
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints
         evaluating = in_steps(self.recipe.eval_epochs, self.spec.data.images, self.spec.global_batch)

@@ -15,7 +15,7 @@ from vitscale.hardware.probe import probe
 from vitscale.study.grid import Images, Where, build
 from vitscale.worker import engines, memory, optimizers
 from vitscale.worker.engines import Held
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 
 WORDS = (
     "protocol=strong", "engine=single", "world_size=1", "data.name=synthetic", "depth=2", "global_batch=8",

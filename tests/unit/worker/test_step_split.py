@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitscale.worker.calls import NEVER, Call, add_reducer_waits, compare_arrivals
 from vitscale.worker.clock import Taken, split
-from vitscale.worker.comms import Call, _compare, _reducer_waits
 from vitscale.worker.traffic import Kind, records
 
 MS = 1_000_000
@@ -84,7 +84,7 @@ def test_parts_and_blocked_time_make_up_the_step_whatever_the_times(some, edges)
 
 def test_the_reducer_waits_from_its_last_bucket_for_each_that_is_not_there():
     calls = [call(10, 20), call(15, 40), call(30, 45), call(55, 58), call(70, 75, blocked=(72, 75))]
-    _reducer_waits(calls, [(5 * MS, 44 * MS), (50 * MS, 90 * MS)])
+    add_reducer_waits(calls, [(5 * MS, 44 * MS), (50 * MS, 90 * MS)])
     assert [one.blocked and (one.blocked[0] // MS, one.blocked[1] // MS) for one in calls] == [
         None, (30, 40), (30, 44), (55, 58), (72, 75),
     ]  # fmt: skip
@@ -95,11 +95,10 @@ def compared(told, rank, offset_ns=0):
     calls = [call(0, 0) for _ in told[0][0]]
     for one, arrived in zip(calls, told[rank][0], strict=True):
         one.arrived = arrived - offset_ns
-    _compare(calls, torch.tensor(told), rank, offset_ns)
+    compare_arrivals(calls, torch.tensor(told), rank, offset_ns)
     return [(one.last, one.late) for one in calls]
 
 
-NEVER = torch.iinfo(torch.int64).max
 TOLD = [
     [[100, 500], [100, NEVER]],
     [[130, 520], [130, 560]],
