@@ -14,15 +14,22 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from vitscale.config.frozen import Frozen
 from vitscale.config.knobs import EngineSection
-from vitscale.config.study import Backend, EngineName, FsdpSection, OptimizerSection, Precision, Protocol, ZeroStage
+from vitscale.config.study import (
+    Backend,
+    EngineName,
+    FsdpSection,
+    OptimizerSection,
+    Precision,
+    Protocol,
+    ZeroStage,
+    rate_bytes_per_s,
+)
 from vitscale.config.training import Recipe
 
 SCHEMA_VERSION: Literal[1] = 1
 
 # What differs between the runs of one series: the world size, and what the batch identity solves from it.
 _PLACEMENT = ("world_size", "nodes", "ranks_per_node", "data_parallel", "oversubscribed")
-
-_BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 class ModelSpec(Frozen):
@@ -187,10 +194,7 @@ class RunSpec(Frozen):
     @property
     def link_bytes_per_s(self) -> float | None:
         """Rate of the shaped link, all headers included; None where it is not shaped."""
-        if self.link is None:
-            return None
-        number, unit = self.link.removesuffix("bit")[:-1], self.link.removesuffix("bit")[-1]
-        return float(number) * _BITS[unit] / 8
+        return None if self.link is None else rate_bytes_per_s(self.link)
 
     def data_rank(self, rank: int) -> int:
         """Which of the `data_parallel` shares of a global batch a rank takes."""

@@ -72,6 +72,13 @@ Varying = Annotated[tuple[T, ...], BeforeValidator(_listed)]
 
 
 Rate = Annotated[str, Field(pattern=r"^(0\.)?[1-9]\d{0,5}(\.\d{1,3})?[kmg]bit$")]
+_BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def rate_bytes_per_s(rate: str) -> float:
+    """A `Rate` in bytes: `100mbit` is 12.5e6."""
+    number, unit = rate.removesuffix("bit")[:-1], rate.removesuffix("bit")[-1]
+    return float(number) * _BITS[unit] / 8
 
 
 class ModelSection(Section):

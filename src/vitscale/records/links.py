@@ -25,8 +25,9 @@ class Timing(Frozen):
     algorithm_bytes_per_s: Positive
     """Size over the median time."""
     bus_bytes_per_s: Positive
-    """Algorithm bandwidth times the bus factor, so that it can be held against the link's rate. gloo has no
-    reduce-scatter of its own: it reduces all to all, and shows about half of the rate."""
+    """Algorithm bandwidth times the bus factor, so that it can be held against the link's rate. Two ranks on gloo reach
+    all of it with all-reduce and broadcast, two thirds with all-gather, and half with reduce-scatter, for which gloo
+    reduces all to all."""
 
 
 class LinkBenchmark(Frozen):

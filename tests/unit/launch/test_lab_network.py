@@ -66,6 +66,13 @@ def test_both_ends_of_every_link_are_shaped_before_they_are_up(kernel):
         assert [one[6] for one in kernel.said[:up] if one[0] == "tc" and one[2] == namespace][-1] == interface
 
 
+@pytest.mark.parametrize(("rate", "bucket_bytes"), [("1mbit", 8192), ("100mbit", 8192), ("1gbit", 81250)])
+def test_a_bucket_is_small_but_deeper_than_a_timer_is_late(kernel, rate, bucket_bytes):
+    with network(1, rate):
+        pass
+    assert {one[one.index("burst") + 1] for one in kernel.said if one[0] == "tc"} == {str(bucket_bytes)}
+
+
 def test_a_link_without_a_rate_is_not_shaped(kernel):
     with network(2, None):
         pass
