@@ -1,5 +1,6 @@
 """Where the time of a step goes on two ranks, one of which is slowed: every engine, in the worker's own launches."""
 
+import gzip
 import json
 from pathlib import Path
 from statistics import median
@@ -39,6 +40,7 @@ def launched(store, tmp_path_factory):
             specs[name, place] = spec
             if place:
                 sleeps.append(f"sleep rank=1 launch={spec.run_id} where={place} seconds={SLEEP_S}")
+    (specs["ddp", "closer"],) = runs(store, *MODEL, *ENGINES["ddp"], "steps=48", "measure.profile=true")
     environ = {"VITSCALE_INJECT": ";".join(sleeps)}
     end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ)
     assert end.status == "ok", end.reason
@@ -89,6 +91,26 @@ def test_the_bytes_that_were_sent_are_those_of_the_closed_form(launched, name):
     assert sent == pytest.approx(derived, rel=0.01)
 
 
+def test_a_closer_look_leaves_a_trace_of_each_rank_and_steps_without_collectives(launched):
+    _, folder = launched["ddp", "closer"]
+    for rank in range(2):
+        with gzip.open(folder / f"trace.rank{rank:03d}.json.gz") as file:
+            events = json.load(file)["traceEvents"]
+        for phase in ("data", "forward", "backward", "optimizer"):
+            assert sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == 3
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"trace.rank000.json.gz", "trace.rank001.json.gz", "collectives.jsonl"} < manifest["files"].keys()
+    for device in manifest["devices"]:
+        assert 0 < device["silence"]["silent_step_s"] < 2 * device["silence"]["step_s"]
+    assert {"trace", "silence"}.isdisjoint(manifest["notes"])
+
+
+def test_a_short_window_is_not_lengthened_by_a_closer_look(launched):
+    manifest = json.loads((launched["ddp", None][1] / "manifest.json").read_text())
+    assert manifest["notes"]["silence"] == "fewer than 48 steady steps"
+    assert all(device["silence"] is None for device in manifest["devices"])
+
+
 SHAPES = {
     "ddp in half precision": ("engine=ddp", "engine.ddp_hook=fp16", "grad_accum=2"),
     "accumulation": ("engine=ddp", "grad_accum=2"),
@@ -96,7 +118,7 @@ SHAPES = {
     "zero3": ("zero_stage=3", "grad_accum=2"),
     "fsdp": ("engine=fsdp",),
     "sequence": ("engine=ddp", "sequence_parallel=2"),
-    "tensor": ("engine=ddp", "tensor_parallel=2"),
+    "tensor": ("engine=ddp", "tensor_parallel=2", "num_heads=4"),
 }
 
 
