@@ -59,20 +59,20 @@ def delays(run_id: str, rank: int, environ: Mapping[str, str]) -> list[Delay]:
     ]
 
 
-def slowed(engine: Engine, batches: Batches, asked: list[Delay]) -> tuple[Engine, Batches]:
-    """The engine and the batches, with sleeps in them where any were asked for."""
+def slowed(engine: Engine, batches: Batches, asked: list[Delay], first: int = 0) -> tuple[Engine, Batches]:
+    """The engine and the batches, with sleeps in them where any were asked for; `first`: number of the next step."""
     if not asked:
         return engine, batches
-    slow: Any = _Slowed(engine, batches, asked)
+    slow: Any = _Slowed(engine, batches, asked, first)
     return slow, slow
 
 
 class _Slowed:
     """An engine and its batches that sleep at the start of a part of a step."""
 
-    def __init__(self, engine: Engine, batches: Batches, asked: list[Delay]) -> None:
+    def __init__(self, engine: Engine, batches: Batches, asked: list[Delay], first: int) -> None:
         self._engine, self._batches, self._asked = engine, batches, asked
-        self._step = 0
+        self._step = first
         self._done: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:

@@ -98,7 +98,7 @@ class Training(Launch):
         self._before(steps.start)
         self.sampler.enter("steady")
         stopped = None
-        engine, batches = inject.slowed(self.engine, self.batches, self.delays)
+        engine, batches = inject.slowed(self.engine, self.batches, self.delays, steps.start)
         try:
             run_steps(
                 steps,
