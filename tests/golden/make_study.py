@@ -16,6 +16,7 @@ from typing import Any
 
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import OptimizerSection
+from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.samples import Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest, Memory, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
@@ -24,6 +25,8 @@ HERE = Path(__file__).parent
 PARTS = {"data_s": 0.04, "forward_s": 0.31, "backward_s": 0.47, "optimizer_s": 0.12}
 
 StepTime = Callable[[int, int], float]
+Parts = dict[str, float | None]
+"""Field of a step line -> share of the step; None is not measured."""
 
 
 def make_spec(world_size: int = 1, protocol: str = "strong", **changes: Any) -> RunSpec:
@@ -68,7 +71,7 @@ def write_launch(
     device: str = "Example CPU",
     warmup: int = 2,
     steps: int = 10,
-    parts: dict[str, float | None] = PARTS,
+    parts: Parts | Callable[[int], Parts] = PARTS,
     ranks: int | None = None,
     one_file: bool = False,
     accuracy: float | None = None,
@@ -77,14 +80,17 @@ def write_launch(
     skipped: range = range(0),
     samples: Sequence[Sample] = (),
     memory: Memory | None = None,
+    collectives: Sequence[CollectiveRecord] = (),
 ) -> Path:
-    """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
+    """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step,
+    and `parts` of rank."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
     write_json(folder / RUN, spec.model_dump(mode="json"))
     time = step_s if callable(step_s) else lambda rank, step: step_s
     for rank in range(spec.world_size if ranks is None else ranks):
         writer = StepWriter(folder, 0 if one_file else rank)
-        records = (_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        split = parts(rank) if callable(parts) else parts
+        records = (_record(spec, rank, step, warmup, time(rank, step), split) for step in range(warmup + steps))
         writer.write(one._replace(window="skipped") if one.step in skipped else one for one in records)
         writer.close()
     lines = list(evaluations)
@@ -92,6 +98,8 @@ def write_launch(
         lines += [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
     if lines:
         (folder / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if collectives:
+        (folder / COLLECTIVES).write_text("".join(one.model_dump_json() + "\n" for one in collectives))
     for node in sorted({sample.node for sample in samples}):
         sampled = SampleWriter(folder, node)
         sampled.write(sample for sample in samples if sample.node == node)
@@ -103,9 +111,7 @@ def write_launch(
     return folder
 
 
-def _record(
-    spec: RunSpec, rank: int, step: int, warmup: int, seconds: float, parts: dict[str, float | None]
-) -> StepRecord:
+def _record(spec: RunSpec, rank: int, step: int, warmup: int, seconds: float, parts: Parts) -> StepRecord:
     vary = 1 + 0.02 * ((7 * step + 3 * rank) % 5 - 2)
     split = {name: None if share is None else round(seconds * share * vary, 9) for name, share in parts.items()}
     return StepRecord(
@@ -115,9 +121,7 @@ def _record(
         loss=round(2.3 / (1 + 0.05 * step) + 0.01 * rank, 6),
         images=spec.micro_batch * spec.grad_accum,
         step_s=round(seconds, 9),
-        comm_exposed_s=split.pop("comm_exposed_s", None),
-        wait_s=split.pop("wait_s", None),
-        **{name: split.get(name) for name in PARTS},
+        **dict.fromkeys((*PARTS, "comm_exposed_s", "wait_s")) | split,
     )
 
 

@@ -14,7 +14,7 @@ from vitscale.analysis import communication, device_findings, learning, memory, 
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
-from vitscale.analysis.split import overlap
+from vitscale.analysis.split import OPEN_SHARE
 from vitscale.config.labels import ranks
 from vitscale.statistics import OUTLIER_Z, Estimate, differ, modified_z
 from vitscale.units import percent, seconds
@@ -218,15 +218,18 @@ def _more_ranks_than_cores(study: StudyData) -> Iterator[Finding]:
         )
 
 
-def _split_overlaps(study: StudyData) -> Iterator[Finding]:
+def _split_open(study: StudyData) -> Iterator[Finding]:
+    """Parts that leave time over, where a rank timed all of them, or that exceed the step."""
     for run in study.runs:
-        totals = [total for one in run.figures if (total := overlap(one)) is not None]
-        if totals:
+        others = [one.other for one in run.figures if one.parts and (one.split or one.other < 0)]
+        worst = max(others, key=abs, default=0.0)
+        if abs(worst) > OPEN_SHARE:
+            over = f"{percent(worst)} of the step is in none of them" if worst > 0 else "they overlap"
             yield Finding(
-                kind="split_overlaps",
+                kind="split_open",
                 severity="note",
-                evidence=f"{study.labels[run.run_id]}: the timed parts add up to {percent(max(totals))} of the step, "
-                "so they overlap; the shares are scaled to 100 % and `other` is 0.",
+                evidence=f"{study.labels[run.run_id]}: the timed parts add up to {percent(1 - worst)} of the step, so "
+                f"{over}; `other` is the difference, and nothing is scaled.",
                 runs=(run.run_id,),
             )
 
@@ -253,7 +256,7 @@ _OF_RECORDS: tuple[Callable[[StudyData], Iterator[Finding]], ...] = (
     _mixed_devices,
     _more_ranks_than_cores,
     _outliers,
-    _split_overlaps,
+    _split_open,
 )
 _OF_RESULTS: tuple[Callable[[StudyData, Results], Iterator[Finding]], ...] = (
     _unstable,

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
+from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
-from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.launches import LaunchFolder, Record, read_document, read_launches, read_record
 from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
 from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
@@ -28,7 +29,7 @@ RESOLVED = "resolved.json"
 PLAN = "plan.json"
 
 _DOCUMENT_VERSION = 1
-_WHOLE = (RUN, EVALUATIONS, AGGREGATE)
+_WHOLE = (RUN, EVALUATIONS, AGGREGATE, COLLECTIVES)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Launch:
     """Figures of the whole launch, where it was imported."""
     samples: tuple[Sample, ...] = ()
     """Of the devices, by node and time."""
+    collectives: tuple[CollectiveRecord, ...] = ()
+    """What ranks told each other in the steady window; none where it was not recorded."""
 
     @property
     def ok(self) -> bool:
@@ -116,7 +119,8 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
         torn=tuple(file.path.name for file in (*files, *sampled) if file.torn),
         altered=_altered(launch, {file.path.name: file.sha256 for file in (*files, *sampled)}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
-        samples=tuple(sample for file in sampled for sample in _samples(root, file.path)),
+        samples=tuple(sample for file in sampled for sample in _lines(root, file.path, Sample)),
+        collectives=tuple(_lines(root, launch.path / COLLECTIVES, CollectiveRecord)),
     )
 
 
@@ -133,11 +137,14 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 
-def _samples(root: Path, path: Path) -> Iterator[Sample]:
+def _lines(root: Path, path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Records of one file, a line each; none where there is no such file."""
+    if not path.is_file():
+        return
     where = str(path.relative_to(root))
     for number, document in parse_lines(path.read_bytes(), where):
         try:
-            yield Sample.model_validate(document)
+            yield kind.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])

@@ -3,6 +3,7 @@
 runs/<run_id>/launch<k>/
   run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+  collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the ranks told each other in the steady window
   devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
@@ -54,7 +55,16 @@ class StepRecord(NamedTuple):
     comm_exposed_s: float | None
     """Communication that no computation hides. Null where the engine's communication was not timed apart."""
     wait_s: float | None
-    """Waiting for slower ranks inside collectives. Null where the engine's communication was not timed apart."""
+    """Blocked in collectives before the last rank arrived. Null where the engine's communication was not timed apart."""
+    comm_s: float | None = None
+    """Communication on the wire: the union of all collectives' transfers. `comm_exposed_s` and `comm_overlapped_s` are
+    its parts."""
+    comm_overlapped_s: float | None = None
+    """The part of `comm_s` in which the rank was not blocked."""
+    launch_gap_s: float | None = None
+    """The device idle while the host prepares; 0 on a CPU, which is its own host."""
+    late_s: float | None = None
+    """How long the others waited for this rank in the collectives at which it arrived last."""
     comm_and_wait_s: float | None = None
     """Communication and waiting for slower ranks in one figure, by a host timer; `backward_s` is without it. Of
     imported logs only: the field is left out where it is null."""
@@ -104,6 +114,8 @@ class Device(Frozen):
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None
     """By class, counted in a step after the steady window; null where it was not."""
+    gemm_peak_flop_per_s: float | None = None
+    """The fastest matrix product of this very device in the run's precision; null where none was timed."""
 
 
 class Layout(Frozen):
