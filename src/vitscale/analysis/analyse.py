@@ -15,6 +15,7 @@ from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.memory import largest_models
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
+from vitscale.analysis.verdict import verdicts
 from vitscale.records.reader import Results
 from vitscale.records.writer import write_json
 
@@ -38,6 +39,7 @@ def analyse(folder: Path) -> StudyResult:
         runs=runs,
         baselines=baselines,
         findings=find(study, runs, baselines),
+        verdicts=verdicts(study, runs, baselines),
     )
     return StudyResult(
         analysis=analysis,

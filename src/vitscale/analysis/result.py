@@ -188,7 +188,7 @@ class Analysis(Frozen):
     """series -> run_id of its baseline."""
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...] = ()
-    """Of every measured run that is valid or not, in the order of `runs`: what its step is spent on and need not be."""
+    """Of every measured run with figures, in the order of `runs`: what its step is spent on and need not be."""
 
 
 class LaunchResult(Frozen):

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
 from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
-from vitscale.records.launches import LaunchFolder, Record, read_document, read_launches, read_record
+from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
 from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
 from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
@@ -30,6 +30,8 @@ PLAN = "plan.json"
 
 _DOCUMENT_VERSION = 1
 _WHOLE = (RUN, EVALUATIONS, AGGREGATE, COLLECTIVES)
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Launch:
     samples: tuple[Sample, ...] = ()
     """Of the devices, by node and time."""
     collectives: tuple[CollectiveRecord, ...] = ()
-    """What ranks told each other in the steady window; none where it was not recorded."""
+    """Of the steady window, the largest first; none where the launch had none, or did not time them."""
 
     @property
     def ok(self) -> bool:
@@ -137,8 +139,8 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 
-def _lines(root: Path, path: Path, kind: type[Record]) -> Iterator[Record]:
-    """Records of one file, a line each; none where there is no such file."""
+def _lines(root: Path, path: Path, kind: type[Line]) -> Iterator[Line]:
+    """The records of a file; none where there is no such file."""
     if not path.is_file():
         return
     where = str(path.relative_to(root))

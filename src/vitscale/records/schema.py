@@ -3,8 +3,8 @@
 runs/<run_id>/launch<k>/
   run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
-  collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the ranks told each other in the steady window
   devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
+  collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the steady window's collectives carried
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
 """
@@ -47,24 +47,23 @@ class StepRecord(NamedTuple):
     data_s: float | None
     """Images: read, copied to the device, resized and normalised there."""
     forward_s: float | None
-    """Forward passes, all micro-steps."""
+    """Forward passes, all micro-steps, without the time in collectives."""
     backward_s: float | None
-    """Backward passes, all micro-steps, with the communication that the engine does inside them."""
+    """Backward passes, all micro-steps, without the time in collectives."""
     optimizer_s: float | None
-    """Clipping and update, with the communication that the engine does inside them."""
+    """Clipping and update, without the time in collectives."""
     comm_exposed_s: float | None
-    """Communication that no computation hides. Null where the engine's communication was not timed apart."""
+    """This rank stood still in a collective at which all ranks had arrived: communication that nothing hides."""
     wait_s: float | None
-    """Blocked in collectives before the last rank arrived. Null where the engine's communication was not timed apart."""
+    """This rank stood still in a collective at which some rank had not arrived: waiting for slower ranks."""
     comm_s: float | None = None
-    """Communication on the wire: the union of all collectives' transfers. `comm_exposed_s` and `comm_overlapped_s` are
-    its parts."""
+    """Some collective was on the wire: from the arrival of its last rank to its end on this one."""
     comm_overlapped_s: float | None = None
-    """The part of `comm_s` in which the rank was not blocked."""
+    """Of `comm_s`, what was hidden behind this rank's work; the rest is `comm_exposed_s`."""
     launch_gap_s: float | None = None
-    """The device idle while the host prepares; 0 on a CPU, which is its own host."""
+    """The device had nothing to do while the host prepared its work; 0 where the host is the device."""
     late_s: float | None = None
-    """How long the others waited for this rank in the collectives at which it arrived last."""
+    """The others stood still for this rank, which arrived last; it is their waiting, and no part of this one's step."""
     comm_and_wait_s: float | None = None
     """Communication and waiting for slower ranks in one figure, by a host timer; `backward_s` is without it. Of
     imported logs only: the field is left out where it is null."""
