@@ -171,17 +171,32 @@ def noisy(rng: random.Random, base_s: float, parts: float = 0.02) -> StepTime:
     return lambda rank, step: level * (1 + 0.1 * rng.random() ** 4) * (3.0 if step == 0 else 1.0)
 
 
+ALONE: Parts = {
+    "data_s": 0.01,
+    "forward_s": 0.31,
+    "backward_s": 0.61,
+    "optimizer_s": 0.06,
+    "comm_exposed_s": 0.0,
+    "wait_s": 0.0,
+    "comm_s": 0.0,
+    "comm_overlapped_s": 0.0,
+    "launch_gap_s": 0.0,
+    "late_s": 0.0,
+}
+"""Of a rank that is the only one."""
+
+
 def _timed_apart(rank: int) -> Parts:
     """Communication and waiting apart from computing: rank 1 computes longer, and rank 0 waits for it."""
-    late = 0.06 * rank
+    late = 0.04 * rank
     return {
         "data_s": 0.01,
-        "forward_s": 0.24 + late,
-        "backward_s": 0.45,
-        "optimizer_s": 0.08,
-        "comm_exposed_s": 0.14,
-        "wait_s": 0.065 - late,
-        "comm_s": 0.14,
+        "forward_s": 0.29 + late,
+        "backward_s": 0.54,
+        "optimizer_s": 0.05,
+        "comm_exposed_s": 0.06,
+        "wait_s": 0.045 - late,
+        "comm_s": 0.06,
         "comm_overlapped_s": 0.0,
         "launch_gap_s": 0.0,
         "late_s": 0.005 + late,
@@ -194,9 +209,9 @@ SENT = (
         group_size=2,
         calls_per_step=1,
         bytes_per_step=21_370_152,
-        wire_s_per_step=0.0074,
-        algbw_bytes_per_s=2.888e9,
-        busbw_bytes_per_s=2.888e9,
+        wire_s_per_step=0.0032,
+        algbw_bytes_per_s=6.678e9,
+        busbw_bytes_per_s=6.678e9,
     ),
 )
 
@@ -221,9 +236,9 @@ def golden_study(root: Path) -> None:
     write_study(root, "Does a second process help a tiny ViT?", {"runs": planned, "skipped": skipped})
     for launch in range(3):
         for spec, base_s in runs:
-            apart = spec.world_size == 2 and spec.protocol == "strong"
             accuracy = 0.9 + launch / 100 if spec.run_id == runs[0][0].run_id else None
-            parts, lines = (_timed_apart, SENT) if apart else (PARTS, ())
+            parts, lines = (_timed_apart, SENT) if (spec.world_size, spec.protocol) == (2, "strong") else (PARTS, ())
+            parts = ALONE if (spec.world_size, spec.protocol) == (1, "strong") else parts
             write_launch(root, spec, launch, noisy(rng, base_s), parts=parts, accuracy=accuracy, collectives=lines)
     write_launch(root, lost, 0, steps=0, warmup=0, status="oom", reason="rank 2 asked for 64.0 GiB of 62.0 GiB")
     cut = write_launch(root, runs[1][0], 3, noisy(rng, 0.053), status=None) / "steps.rank001.jsonl"

@@ -168,6 +168,11 @@ class Case:
         )
 
 
+def calls(per_step: float) -> str:
+    """`1 collective`, `2.5 collectives`."""
+    return f"{per_step:.3g} collective{'' if per_step == 1 else 's'}"
+
+
 def _latency_s(line: CollectiveRecord, best: float | None) -> float:
     wire_s = line.wire_s_per_step or 0.0
     if line.bytes_per_step / line.calls_per_step < SMALL_MESSAGE_BYTES:

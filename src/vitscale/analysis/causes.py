@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median, median_high, median_low
 
-from vitscale.analysis.case import Case, Found
+from vitscale.analysis.case import Case, Found, calls
 from vitscale.analysis.device_findings import THROTTLED_SHARE, in_words
 from vitscale.units import decimal, number, percent, seconds, size
 
@@ -43,7 +43,7 @@ def communication(case: Case) -> Iterator[Found]:
     told = ""
     if link is not None:
         rate = f" at {decimal(link.busbw_bytes_per_s, 'B/s')} bus bandwidth" if link.busbw_bytes_per_s else ""
-        told = f"; {size(link.bytes)} in {number(link.calls)} collectives per step{rate}"
+        told = f"; {size(link.bytes)} per step in {calls(link.calls)}{rate}"
     hidden = case.result.overlapped_share
     hides = f", {percent(hidden, 0)} of all communication is hidden" if hidden is not None else ""
     yield Found(

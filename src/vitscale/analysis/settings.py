@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from vitscale.analysis.case import Case, Found
+from vitscale.analysis.case import Case, Found, calls
 from vitscale.config.runspec import RunSpec
 from vitscale.cost.collectives import Links, bus_factor
 from vitscale.cost.memory import BUCKET_ELEMENTS
@@ -35,13 +35,12 @@ def no_overlap(case: Case) -> Iterator[Found]:
     if spec.zero_stage == 0 or spec.device == "cpu":
         window = [value / spec.grad_accum for value in backward]
         values = [min(pair) for pair in zip(exposed, window, strict=True)]
-        stage = "ZeRO stage 0" if spec.zero_stage == 0 else "no stage on a CPU"
-        does = "does not overlap" if spec.zero_stage == 0 else "overlaps"
+        why = "of DeepSpeed's stage 0 start" if spec.zero_stage == 0 else "of DeepSpeed on a CPU start, at any stage,"
         yield Found(
             "no_overlap",
             values,
-            f"{percent(hidden, 0)} of communication is hidden: DeepSpeed with {stage} {does} its collectives with "
-            f"computing; the backward pass of the last micro-step takes {seconds(median(window))}",
+            f"{percent(hidden, 0)} of communication is hidden: the collectives {why} when the backward pass is done, "
+            f"which takes {seconds(median(window))} in the last micro-step",
             within="communication",
         )
 
@@ -69,8 +68,8 @@ def small_buckets(case: Case) -> Iterator[Found]:
         yield Found(
             "small_buckets",
             [value * link.latency_share for value in exposed],
-            f"{given}, below the default: {number(link.calls)} collectives per step of "
-            f"{size(link.bytes / link.calls)} each, and latency is {percent(link.latency_share, 0)} of their time",
+            f"{given}, below the default: {calls(link.calls)} per step of {size(link.bytes / link.calls)} each, "
+            f"and latency is {percent(link.latency_share, 0)} of their time",
             within="communication",
         )
 
@@ -93,7 +92,7 @@ def clipping(case: Case) -> Iterator[Found]:
         yield Found(
             "clipping",
             [value * wire_s / link.wire_s for value in exposed],
-            f"{number(sum(line.calls_per_step for line in norms))} all-reduces of a norm or a flag per step take "
+            f"{calls(sum(line.calls_per_step for line in norms))} per step carry a norm or a flag, and take "
             f"{seconds(wire_s)} on the wire",
             within="communication",
         )

@@ -16,7 +16,7 @@ from vitscale.analysis.cause import Cause, Verdict
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.remedies import REMEDIES, remedy
-from vitscale.analysis.result import RunResult
+from vitscale.analysis.result import Analysis, RunResult
 from vitscale.analysis.waterfall import work_ratio
 from vitscale.config.runspec import RunSpec
 from vitscale.units import percent, seconds
@@ -56,6 +56,7 @@ def _verdict(case: Case) -> Verdict:
     told = [_cause(case, found) for found in named if found.within is None or found.within in kinds]
     # The sort is stable: of equals the whole comes before its part.
     told.sort(key=lambda cause: -cause.seconds.median)
+    told = [_with_setting(cause, told) for cause in told]
     return Verdict(run_id=case.run.run_id, text=_text(case, told), causes=tuple(told))
 
 
@@ -77,6 +78,24 @@ def _cause(case: Case, found: Found) -> Cause:
         override=override,
         runs=(case.run.run_id, case.base.run.run_id) if compared and case.base else (case.run.run_id,),
     )
+
+
+def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
+    """A cause that a setting makes dearer is best met by changing that: hint and override are the dearest one's."""
+    setting = next((one for one in told if one.within == cause.kind and one.override), None)
+    return cause if setting is None else cause.model_copy(update={"hint": setting.hint, "override": setting.override})
+
+
+def of_largest(analysis: Analysis) -> list[tuple[RunResult, Verdict]]:
+    """The verdict of each series at its largest world size, of a valid run where there is one."""
+    told = {verdict.run_id: verdict for verdict in analysis.verdicts}
+    chosen: dict[str, RunResult] = {}
+    for run in analysis.runs:
+        held = chosen.get(run.series)
+        rank = (run.valid, run.world_size)
+        if run.run_id in told and (held is None or rank > (held.valid, held.world_size)):
+            chosen[run.series] = run
+    return [(run, told[run.run_id]) for run in chosen.values()]
 
 
 def _text(case: Case, told: Sequence[Cause]) -> str:

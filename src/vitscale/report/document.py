@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import memory_tables, tables
+from vitscale.analysis.verdict import of_largest
+from vitscale.report import memory_tables, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -19,6 +20,9 @@ _SOURCES = {
     "imported": "Imported, not measured by vitscale: the figures come from other people's logs.",
 }
 
+
+MOST_REASONS = 4
+"""Series whose verdict stands above the figures."""
 
 LIKE_FOR_LIKE = "Are the engines like for like?"
 """Heading of the parity."""
@@ -32,6 +36,18 @@ class Message:
     kind: str
     evidence: str
     hint: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A verdict."""
+
+    run: str
+    text: str
+    evidence: str
+    """Of the dearest cause; empty where nothing was found."""
+    hint: str
+    override: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,8 @@ class Document:
     question: str
     answer: str
     banners: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    """Why each series is not faster at its largest world size: the first thing below the answer."""
     alerts: tuple[Message, ...]
     """Errors and warnings: shown near the top."""
     parity: Table
@@ -80,6 +98,7 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
         question=analysis.question,
         answer=analysis.answer,
         banners=_banners(result),
+        reasons=_reasons(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
         parity=tables.parity_table(result),
         parts=tuple(_parts(result, {one.name: one for one in drawings})),
@@ -105,6 +124,19 @@ class _Words:
 
 
 _PARTS: dict[str, _Words] = {
+    "waterfall": _Words(
+        "From ideal to measured throughput",
+        "Ideal is the baseline's throughput per rank times the ranks. Each bar is what a part of the step takes beyond "
+        "the baseline's for the same work per rank; they add up to what is lost.",
+        verdict_tables.waterfall_table,
+    ),
+    "causes": _Words(
+        "Causes",
+        "What each run's step is spent on and need not be, the dearest first. A gain is the throughput without the "
+        "cause over the measured one. A setting's seconds are a part of the cause it stands under.",
+        verdict_tables.cause_table,
+        alone=True,
+    ),
     "throughput": _Words(
         "Throughput",
         "Images per second against world size. A point is the median of a run's launches, its bar the 95 % interval.",
@@ -125,7 +157,7 @@ _PARTS: dict[str, _Words] = {
     ),
     "split": _Words(
         "Where a step's time goes",
-        "Share of each part in the step of the slowest rank, median of the launches.",
+        "Share of each part in the step, mean over the ranks and the launches.",
         tables.split_table,
         "no run has a split of its step",
     ),
@@ -207,6 +239,17 @@ def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
             yield Part(name, words.title, words.reading, about, True, drawing.notes, table)
         elif words.absent:
             yield Part(name, words.title, f"Not drawn: {words.absent}.", "", False, (), words.table(result))
+
+
+def _reasons(result: StudyResult) -> tuple[Reason, ...]:
+    """Of the first series; the table of causes has all."""
+    told = of_largest(result.analysis)
+    found = []
+    for run, verdict in told[:MOST_REASONS]:
+        top = verdict.causes[0] if verdict.causes else None
+        words = (top.evidence, top.hint, top.override or "") if top else ("", "", "")
+        found.append(Reason(result.labels.get(run.run_id, run.run_id), verdict.text, *words))
+    return tuple(found)
 
 
 def _banners(result: StudyResult) -> tuple[str, ...]:

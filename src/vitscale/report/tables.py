@@ -70,7 +70,7 @@ def split_table(result: StudyResult) -> Table:
     ]
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
     return Table(
-        "Share of each part in the step of the slowest rank, percent; n/a is not timed apart", header, tuple(rows)
+        "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart", header, tuple(rows)
     )
 
 

@@ -12,7 +12,7 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import curves, devices, memory, scaling, split, sweeps
+from vitscale.report.figures import curves, devices, memory, scaling, split, sweeps, waterfall
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
 from vitscale.report.rows.curves import loss_data, test_data
@@ -21,6 +21,7 @@ from vitscale.report.rows.memory import memory_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
+from vitscale.report.rows.waterfall import waterfall_data
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """Vega-Lite's version that the descriptions are written in, as vl-convert names it."""
@@ -70,6 +71,7 @@ class _Figure:
 
 
 _FIGURES: dict[str, _Figure] = {
+    "waterfall": _Figure(waterfall_data, waterfall.waterfall),
     "throughput": _Figure(lambda result: scaling_data(result, "images_per_s"), scaling.throughput),
     "speedup": _Figure(lambda result: scaling_data(result, "speedup"), scaling.speedup),
     "efficiency": _Figure(lambda result: scaling_data(result, "efficiency"), scaling.efficiency),
