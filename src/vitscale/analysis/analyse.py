@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from vitscale.analysis import learning
 from vitscale.analysis.answer import answer
+from vitscale.analysis.collectives import carried, planned
 from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
@@ -50,7 +50,8 @@ def analyse(folder: Path) -> StudyResult:
         manifests=tuple(launch.manifest for launch in results.launches if launch.manifest is not None),
         resolved=results.resolved,
         labels=study.labels,
-        sent_bytes=_sent_bytes(results.plan),
+        sent_bytes={run_id: round(sum(sent.values())) for run_id, sent in planned(results.plan).items()},
+        collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
         largest=largest_models(study),
         devices=devices(study, runs),
     )
@@ -124,16 +125,6 @@ def _loss_tables(results: Results, indices: list[int]) -> dict[int, pl.DataFrame
     )
     parts = table.partition_by("launch_index", as_dict=True, include_key=False)
     return {int(key[0]): frame for key, frame in parts.items()}
-
-
-def _sent_bytes(plan: dict[str, Any]) -> dict[str, int]:
-    """Of each planned run, as its estimate counts them."""
-    found = {}
-    for run in plan.get("runs", ()):
-        collectives = (run.get("estimate") or {}).get("collectives")
-        if collectives is not None:
-            found[str(run["run_id"])] = sum(int(one["bytes"]) for one in collectives)
-    return found
 
 
 def _skipped(study: StudyData) -> tuple[SkippedRun, ...]:

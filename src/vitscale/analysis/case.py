@@ -8,6 +8,7 @@ from statistics import fmean, median, median_low
 from typing import NamedTuple
 
 from vitscale.analysis.cause import Kind
+from vitscale.analysis.collectives import carried
 from vitscale.analysis.devices import DeviceUse
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import Run
@@ -153,8 +154,7 @@ class Case:
     @property
     def link(self) -> LinkUse | None:
         """Of the first launch that recorded its collectives."""
-        lines = next((one.record.collectives for one in self.run.counted if one.record.collectives), ())
-        timed = [line for line in lines if line.wire_s_per_step and line.calls_per_step]
+        timed = [line for line in carried(self.run) if line.wire_s_per_step and line.calls_per_step]
         wire_s = sum(line.wire_s_per_step or 0.0 for line in timed)
         if not wire_s:
             return None

@@ -13,6 +13,7 @@ from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.analysis.interval import Frozen
 from vitscale.analysis.interval import Interval as Interval
 from vitscale.cost.fit import Largest
+from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
 from vitscale.records.schema import Manifest, Parity, Source, Status
 
@@ -292,6 +293,8 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
+    """run_id -> what its collectives carried, where it was recorded."""
     largest: dict[str, Largest] = field(default_factory=dict)
     """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
     devices: Devices = Devices()

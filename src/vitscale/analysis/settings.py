@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from statistics import median
 
 from vitscale.analysis.case import Case, Found, calls
+from vitscale.analysis.collectives import carried
 from vitscale.config.runspec import RunSpec
 from vitscale.cost.collectives import Links, bus_factor
 from vitscale.cost.memory import BUCKET_ELEMENTS
@@ -79,10 +80,9 @@ def clipping(case: Case) -> Iterator[Found]:
     exposed, link = case.mean_s("comm_exposed"), case.link
     if not case.spec.optimizer.clip or link is None or not exposed:
         return
-    lines = next(one.record.collectives for one in case.run.counted if one.record.collectives)
     norms = [
         line
-        for line in lines
+        for line in carried(case.run)
         if line.operation == "all_reduce"
         and line.calls_per_step
         and line.bytes_per_step / line.calls_per_step <= NORM_BYTES

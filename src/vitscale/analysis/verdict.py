@@ -86,8 +86,13 @@ def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
     return cause if setting is None else cause.model_copy(update={"hint": setting.hint, "override": setting.override})
 
 
-def of_largest(analysis: Analysis) -> list[tuple[RunResult, Verdict]]:
-    """The verdict of each series at its largest world size, of a valid run where there is one."""
+def of_largest(analysis: Analysis, most: int | None = None) -> list[tuple[RunResult, Verdict]]:
+    """The verdict of each series at its largest world size, of a valid run where there is one.
+
+    Args:
+        analysis: the study's.
+        most: return no more than these, the ones whose dearest cause takes the largest share of its step.
+    """
     told = {verdict.run_id: verdict for verdict in analysis.verdicts}
     chosen: dict[str, RunResult] = {}
     for run in analysis.runs:
@@ -95,7 +100,13 @@ def of_largest(analysis: Analysis) -> list[tuple[RunResult, Verdict]]:
         rank = (run.valid, run.world_size)
         if run.run_id in told and (held is None or rank > (held.valid, held.world_size)):
             chosen[run.series] = run
-    return [(run, told[run.run_id]) for run in chosen.values()]
+    by_share = sorted(chosen.values(), key=lambda run: -_top_share(told[run.run_id]))
+    kept = {run.run_id for run in by_share[:most]}
+    return [(run, told[run.run_id]) for run in chosen.values() if run.run_id in kept]
+
+
+def _top_share(verdict: Verdict) -> float:
+    return verdict.causes[0].share if verdict.causes else 0.0
 
 
 def _text(case: Case, told: Sequence[Cause]) -> str:

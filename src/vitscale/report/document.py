@@ -74,6 +74,8 @@ class Document:
     banners: tuple[str, ...]
     reasons: tuple[Reason, ...]
     """Why each series is not faster at its largest world size: the first thing below the answer."""
+    more_reasons: str
+    """How many series more there are; empty where these are all."""
     alerts: tuple[Message, ...]
     """Errors and warnings: shown near the top."""
     parity: Table
@@ -99,6 +101,7 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
         answer=analysis.answer,
         banners=_banners(result),
         reasons=_reasons(result),
+        more_reasons=_more_reasons(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
         parity=tables.parity_table(result),
         parts=tuple(_parts(result, {one.name: one for one in drawings})),
@@ -200,6 +203,18 @@ _PARTS: dict[str, _Words] = {
         "The same global batch in more and smaller micro-steps. What a rank sends is a closed form, not measured.",
         lambda result: tables.sweep_table(result, ACCUMULATION),
     ),
+    "accumulation_map": _Words(
+        "Accumulation and ZeRO stage",
+        "Bytes and time of an optimizer step, and memory of a rank, measured and by the closed form. Stages 2 and 3 "
+        "communicate in every micro-step, 0 and 1 once a step: there accumulation saves traffic, above it does not.",
+        verdict_tables.map_table,
+    ),
+    "collectives": _Words(
+        "Collectives",
+        "Per optimizer step, of each run's first launch that counts: sizes and bandwidths as nccl-tests defines them.",
+        verdict_tables.collective_table,
+        alone=True,
+    ),
     "accuracy_batch": _Words(
         "Accuracy against the global batch",
         "Of the last evaluation, and the epochs to the target accuracy where the study has one.",
@@ -242,14 +257,19 @@ def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
 
 
 def _reasons(result: StudyResult) -> tuple[Reason, ...]:
-    """Of the first series; the table of causes has all."""
-    told = of_largest(result.analysis)
+    """Of the series that lose most; the table of causes has all."""
     found = []
-    for run, verdict in told[:MOST_REASONS]:
+    for run, verdict in of_largest(result.analysis, MOST_REASONS):
         top = verdict.causes[0] if verdict.causes else None
         words = (top.evidence, top.hint, top.override or "") if top else ("", "", "")
         found.append(Reason(result.labels.get(run.run_id, run.run_id), verdict.text, *words))
     return tuple(found)
+
+
+def _more_reasons(result: StudyResult) -> str:
+    more = len(of_largest(result.analysis)) - MOST_REASONS
+    told = text.count(more, "further series")
+    return f"These lose most; {told} are in the table of causes." if more > 0 else ""
 
 
 def _banners(result: StudyResult) -> tuple[str, ...]:

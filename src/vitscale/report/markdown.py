@@ -14,7 +14,11 @@ def render(document: Document) -> str:
     blocks = [f"# {markdown(document.study)}", markdown(document.question), f"**{markdown(document.answer)}**"]
     blocks += [f"> {markdown(banner)}" for banner in document.banners]
     if document.reasons:
-        blocks += ["## Why it is not faster", "\n".join(_reason(one) for one in document.reasons)]
+        blocks += [
+            "## Why it is not faster",
+            "\n".join(_reason(one) for one in document.reasons),
+            document.more_reasons,
+        ]
     if document.parity.rows:
         blocks += [f"## {LIKE_FOR_LIKE}", _table(document.parity)]
     for part in document.parts:

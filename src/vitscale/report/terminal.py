@@ -131,14 +131,14 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
 
 def _print_verdicts(result: StudyResult, out: Console) -> None:
     """Why each series is not faster at its largest world size, and the key that changes most."""
-    told = of_largest(result.analysis)
-    for run, verdict in told[:_MOST_VERDICTS]:
+    for run, verdict in of_largest(result.analysis, _MOST_VERDICTS):
         label = result.labels.get(run.run_id, run.run_id)
         out.print(Text("why  ", style="bold") + clean(f"{label}: {verdict.text}"))
         if verdict.causes and verdict.causes[0].override:
             out.print(Text("     try ", style="dim") + clean(verdict.causes[0].override))
-    if len(told) > _MOST_VERDICTS:
-        out.print(clean(f"     and of {text.count(len(told) - _MOST_VERDICTS, 'further series')} in the report"))
+    more = len(of_largest(result.analysis)) - _MOST_VERDICTS
+    if more > 0:
+        out.print(clean(f"     and of {text.count(more, 'further series')} in the report"))
 
 
 def print_collection(chapters: Sequence[Chapter], page: Path, out: Console) -> None:

@@ -1,13 +1,15 @@
-"""Tables of the waterfall and of the causes."""
+"""Tables of what a step is spent on: the waterfall, the causes, the collectives, the map of accumulation."""
 
 from __future__ import annotations
 
 from vitscale.analysis.remedies import REMEDIES
-from vitscale.analysis.result import StudyResult
+from vitscale.analysis.result import RunResult, StudyResult
 from vitscale.report.rows import label
+from vitscale.report.rows.accumulation_map import METRICS, mapped
+from vitscale.report.rows.metrics import FORMS, Metric, value_of
 from vitscale.report.rows.waterfall import BARS, waterfalls
 from vitscale.report.tables import Table, interval_text
-from vitscale.units import number, percent, seconds
+from vitscale.units import NOT_AVAILABLE, decimal, number, percent, seconds, size
 
 
 def waterfall_table(result: StudyResult) -> Table:
@@ -15,12 +17,17 @@ def waterfall_table(result: StudyResult) -> Table:
     rows = []
     for run, bars in waterfalls(result):
         rate = run.images_per_s.median if run.images_per_s else None
-        beyond = [seconds(getattr(bars, name)) for name in BARS]
+        beyond = [_beyond(getattr(bars, name)) for name in BARS]
         ends = (number(bars.ideal_images_per_s), number(rate), percent(bars.ideal_step_s / bars.step_s))
         rows.append((label(result, run.run_id), *ends, seconds(bars.ideal_step_s), *beyond, seconds(bars.step_s)))
     parts = [f"{words[0].upper()}{words[1:]}" for words in BARS.values()]
     header = ("Run", "Ideal, images per s", "Measured", "Efficiency", "Ideal step", *parts, "Measured step")
     return Table("From the ideal step to the measured one: what each part takes beyond its ideal", header, tuple(rows))
+
+
+def _beyond(value_s: float | None) -> str:
+    """A difference of measured times: below a microsecond it is rounding."""
+    return seconds(0.0 if value_s is not None and abs(value_s) < 1e-6 else value_s)
 
 
 def cause_table(result: StudyResult) -> Table:
@@ -36,3 +43,38 @@ def cause_table(result: StudyResult) -> Table:
             rows.append((label(result, verdict.run_id), whole, *cost, gain, cause.evidence, change))
     header = ("Run", "Cause", "Of a step [95 %]", "Share", "Gain [95 %]", "Evidence", "Change")
     return Table("Causes that are more than noise, by what they cost of a step", header, tuple(rows), words=7)
+
+
+def collective_table(result: StudyResult) -> Table:
+    """Every kind of collective of every run that recorded any, with the best bus bandwidth of the study."""
+    best = max((one.busbw_bytes_per_s or 0.0 for lines in result.collectives.values() for one in lines), default=0.0)
+    rows = []
+    for run_id, lines in result.collectives.items():
+        for one in lines:
+            share = one.busbw_bytes_per_s / best if one.busbw_bytes_per_s and best else None
+            cells = (f"{one.calls_per_step:.3g}", size(one.bytes_per_step), seconds(one.wire_s_per_step))
+            rates = (decimal(one.algbw_bytes_per_s, "B/s"), decimal(one.busbw_bytes_per_s, "B/s"), percent(share, 0))
+            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates))
+    header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Of the study's best")
+    return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
+
+
+def map_table(result: StudyResult) -> Table:
+    """Every corner of the map."""
+    rows = [
+        (
+            label(result, run.run_id),
+            str(run.zero_stage),
+            str(run.grad_accum),
+            *(_told(one, result, run) for one in METRICS),
+        )
+        for run in mapped(result)
+    ]
+    titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in METRICS]
+    header = ("Run", "ZeRO stage", "Micro-steps", *titles)
+    return Table("By ZeRO stage and accumulation, medians", header, tuple(rows))
+
+
+def _told(metric: Metric, result: StudyResult, run: RunResult) -> str:
+    value = value_of(metric, result, run)
+    return NOT_AVAILABLE if value is None else FORMS[metric.kind](value.median)

@@ -12,9 +12,10 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import curves, devices, memory, scaling, split, sweeps, waterfall
+from vitscale.report.figures import accumulation_map, curves, devices, memory, scaling, split, sweeps, waterfall
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
+from vitscale.report.rows.accumulation_map import map_data
 from vitscale.report.rows.curves import loss_data, test_data
 from vitscale.report.rows.devices import cost_data, sensor_data
 from vitscale.report.rows.memory import memory_data
@@ -82,6 +83,7 @@ _FIGURES: dict[str, _Figure] = {
     "efficiency_split": _Figure(efficiency_data, sweeps.efficiency_split),
     "batch": _Figure(lambda result: sweep_data(result, BATCH), sweeps.sweep("micro_batch"), ("y",)),
     "accumulation": _Figure(lambda result: sweep_data(result, ACCUMULATION), sweeps.sweep("grad_accum"), ("y",)),
+    "accumulation_map": _Figure(map_data, accumulation_map.accumulation_map),
     "accuracy_batch": _Figure(lambda result: sweep_data(result, ACCURACY), sweeps.sweep("global_batch"), ("y",)),
     "costs": _Figure(cost_data, sweeps.costs, ("y",)),
     "sensors": _Figure(sensor_data, devices.sensors, ("y",)),

@@ -22,7 +22,7 @@ BARS: dict[str, str] = {
 }
 """Parts in the order they are lost, as they are shown; other words than those of the split would not fit a panel."""
 
-MOST_PANELS = 6
+MOST_PANELS = 4
 IDEAL, MEASURED = "ideal", "measured"
 ENDS, LOST, GAINED = "throughput", "lost", "gained"
 
@@ -33,9 +33,9 @@ def waterfalls(result: StudyResult) -> list[tuple[RunResult, Waterfall]]:
 
 
 def waterfall_data(result: StudyResult) -> ChartData:
-    """A row per bar of each run that is drawn: the largest world size of each series first, then the others."""
+    """A row per bar of each run that is drawn: those whose verdict stands above it first, then the largest."""
     told = waterfalls(result)
-    largest = {run.run_id for run, _ in of_largest(result.analysis)}
+    largest = {run.run_id for run, _ in of_largest(result.analysis, MOST_PANELS)}
     by_size = sorted(told, key=lambda one: (one[0].run_id not in largest, -one[0].world_size))
     chosen = {run.run_id for run, _ in by_size[:MOST_PANELS]}
     drawn = [(run, bars) for run, bars in told if run.run_id in chosen]
@@ -68,7 +68,7 @@ def _bars(panel: str, bars: Waterfall, shown: list[str]) -> list[dict[str, Any]]
             {
                 "panel": panel,
                 "bar": BARS[name],
-                "kind": LOST if lost >= 0 else GAINED,
+                "kind": GAINED if _signed(-lost).startswith("+") else LOST,
                 "start": at,
                 "end": at - lost,
                 "at": max(at, at - lost),
