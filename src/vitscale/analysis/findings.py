@@ -187,7 +187,7 @@ def _does_not_scale(study: StudyData, results: Results) -> Iterator[Finding]:
                 kind="does_not_scale",
                 severity="warning",
                 evidence=f"{study.labels[larger.run_id]}: {'; '.join(evidence)}.",
-                hint="the split of the step tells where the time goes; try more work per rank (micro_batch)",
+                hint="the waterfall and the split of the step tell where the time goes",
                 runs=(larger.run_id,),
             )
 

@@ -37,8 +37,9 @@ def _larger_micro_batch(case: Case) -> str:
     spec = case.spec
     if spec.protocol != "strong":
         return f"micro_batch={2 * spec.micro_batch}"
-    if spec.grad_accum % 2 == 0 and spec.solved == "micro_batch":
-        return f"grad_accum={spec.grad_accum // 2}"
+    if spec.grad_accum % 2 == 0:
+        solves = spec.solved == "micro_batch"
+        return f"grad_accum={spec.grad_accum // 2}" if solves else f"micro_batch={2 * spec.micro_batch}"
     return f"global_batch={2 * spec.global_batch}"
 
 
@@ -88,7 +89,7 @@ REMEDIES: Mapping[Kind, Remedy] = {
     ),
     "contention": Remedy(
         "Computing slower than the baseline's",
-        "ranks share memory bandwidth, caches or power: more threads and fewer ranks per host, or other hosts",
+        "ranks share memory bandwidth, caches or power, or communication runs beside it: fewer ranks per host",
     ),
     "oversubscribed": Remedy("More ranks than cores", "leave this world size out, or use a machine with more cores"),
     "throttled": Remedy(
