@@ -8,7 +8,7 @@ import polars as pl
 
 from vitscale.analysis import learning
 from vitscale.analysis.answer import answer
-from vitscale.analysis.collectives import carried, planned
+from vitscale.analysis.collectives import carried, idle_links, planned
 from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
@@ -51,6 +51,7 @@ def analyse(folder: Path) -> StudyResult:
         resolved=results.resolved,
         labels=study.labels,
         sent_bytes={run_id: round(sum(sent.values())) for run_id, sent in planned(results.plan).items()},
+        links={run.run_id: links for run in study.runs if (links := idle_links(study, run)) is not None},
         collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
         largest=largest_models(study),
         devices=devices(study, runs),

@@ -8,7 +8,7 @@ from statistics import fmean, median, median_low
 from typing import NamedTuple
 
 from vitscale.analysis.cause import Kind
-from vitscale.analysis.collectives import carried
+from vitscale.analysis.collectives import carried, idle_busbw
 from vitscale.analysis.devices import DeviceUse
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import Run
@@ -16,6 +16,7 @@ from vitscale.analysis.result import RunResult
 from vitscale.analysis.split import StepFigures
 from vitscale.config.runspec import RunSpec
 from vitscale.records.collectives import CollectiveRecord
+from vitscale.records.links import LinkBenchmark
 from vitscale.statistics import Estimate, difference_interval, interval
 
 NOTICEABLE = 0.03
@@ -28,7 +29,7 @@ OF_ONE_LAUNCH = 0.10
 """The share in place of `NOTICEABLE` where a single launch gives no interval."""
 
 SMALL_MESSAGE_BYTES = 64 * 1024
-"""A collective of fewer bytes is all latency: at 1 GB/s, a slow link, it would take 65 us."""
+"""Where the link's latency was not timed, a collective of fewer bytes is all latency: at 1 GB/s it takes 65 us."""
 
 
 class Best(NamedTuple):
@@ -71,9 +72,12 @@ class LinkUse(NamedTuple):
     bytes: float
     wire_s: float
     latency_share: float
-    """Of the time on the wire, what the bytes would not take at the study's best bus bandwidth."""
+    """Of the time on the wire: the idle link's latency at each call, or where that was not timed, what the bytes would
+    not take at the study's best bus bandwidth."""
     busbw_bytes_per_s: float | None
     """Mean over the collectives, by their time."""
+    idle_bytes_per_s: float | None
+    """The same of the idle link, for the same operations at such sizes; None where it was not timed."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class Case:
     step_s: float
     """Median over the launches."""
     best: Best = UNKNOWN
+    idle: LinkBenchmark | None = None
+    """The run's links on their own."""
     base: Case | None = None
     """The series' baseline; None of the baseline itself."""
     ratio: float = 1.0
@@ -159,27 +165,29 @@ class Case:
         if not wire_s:
             return None
         rates = [(line.busbw_bytes_per_s, line.wire_s_per_step) for line in timed]
+        idle = [(idle_busbw(self.idle, line), line.wire_s_per_step) for line in timed]
         return LinkUse(
             calls=sum(line.calls_per_step for line in timed),
             bytes=sum(line.bytes_per_step for line in timed),
             wire_s=wire_s,
-            latency_share=sum(_latency_s(line, self.best.busbw_bytes_per_s) for line in timed) / wire_s,
+            latency_share=sum(self._latency_s(line) for line in timed) / wire_s,
             busbw_bytes_per_s=sum(rate * time for rate, time in rates if rate and time) / wire_s or None,
+            idle_bytes_per_s=sum(rate * time for rate, time in idle if rate and time) / wire_s or None,
         )
+
+    def _latency_s(self, line: CollectiveRecord) -> float:
+        wire_s = line.wire_s_per_step or 0.0
+        if self.idle is not None:
+            return min(wire_s, line.calls_per_step * self.idle.latency_s)
+        if line.bytes_per_step / line.calls_per_step < SMALL_MESSAGE_BYTES:
+            return wire_s
+        best = self.best.busbw_bytes_per_s
+        return wire_s * max(0.0, 1 - line.busbw_bytes_per_s / best) if best and line.busbw_bytes_per_s else 0.0
 
 
 def calls(per_step: float) -> str:
     """`1 collective`, `2.5 collectives`."""
     return f"{per_step:.3g} collective{'' if per_step == 1 else 's'}"
-
-
-def _latency_s(line: CollectiveRecord, best: float | None) -> float:
-    wire_s = line.wire_s_per_step or 0.0
-    if line.bytes_per_step / line.calls_per_step < SMALL_MESSAGE_BYTES:
-        return wire_s
-    if not best or not line.busbw_bytes_per_s:
-        return 0.0
-    return wire_s * max(0.0, 1 - line.busbw_bytes_per_s / best)
 
 
 def best_of(runs: Sequence[Run]) -> Best:

@@ -42,7 +42,8 @@ def communication(case: Case) -> Iterator[Found]:
     link = case.link
     told = ""
     if link is not None:
-        rate = f" at {decimal(link.busbw_bytes_per_s, 'B/s')} bus bandwidth" if link.busbw_bytes_per_s else ""
+        idle = f", the idle link gives {decimal(link.idle_bytes_per_s, 'B/s')}" if link.idle_bytes_per_s else ""
+        rate = f" at {decimal(link.busbw_bytes_per_s, 'B/s')} bus bandwidth{idle}" if link.busbw_bytes_per_s else ""
         told = f"; {size(link.bytes)} per step in {calls(link.calls)}{rate}"
     hidden = case.result.overlapped_share
     hides = f", {percent(hidden, 0)} of all communication is hidden" if hidden is not None else ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding
 from vitscale.records.collectives import CollectiveRecord
+from vitscale.records.links import LinkBenchmark
 from vitscale.units import percent, size
 
 DIFFERENCE = 0.01
@@ -17,6 +19,20 @@ DIFFERENCE = 0.01
 def carried(run: Run) -> tuple[CollectiveRecord, ...]:
     """Of the first launch that counts and recorded them; none where nothing was sent or recorded."""
     return next((one.record.collectives for one in run.counted if one.record.collectives), ())
+
+
+def idle_links(study: StudyData, run: Run) -> LinkBenchmark | None:
+    """What the links of the run's first round that timed them gave on their own."""
+    rounds = [one.record.manifest.round for one in run.counted if one.record.manifest is not None]
+    return next((study.results.links[name] for name in rounds if name in study.results.links), None)
+
+
+def idle_busbw(links: LinkBenchmark | None, line: CollectiveRecord) -> float | None:
+    """Bus bandwidth of the same operation on the idle link, at the size nearest to one call's; None if not timed."""
+    timed = [one for one in links.timings if one.operation == line.operation] if links else []
+    each = line.bytes_per_step / line.calls_per_step
+    nearest = min(timed, key=lambda one: abs(math.log(one.bytes / each)), default=None)
+    return None if nearest is None else nearest.bus_bytes_per_s
 
 
 def by_operation(lines: tuple[CollectiveRecord, ...]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from vitscale.analysis.interval import Interval as Interval
 from vitscale.cost.fit import Largest
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
+from vitscale.records.links import LinkBenchmark
 from vitscale.records.schema import Manifest, Parity, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -295,6 +296,8 @@ class StudyResult:
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
     collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
     """run_id -> what its collectives carried, where it was recorded."""
+    links: dict[str, LinkBenchmark] = field(default_factory=dict)
+    """run_id -> its links when nothing else used them, where they were timed."""
     largest: dict[str, Largest] = field(default_factory=dict)
     """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
     devices: Devices = Devices()

@@ -13,6 +13,7 @@ from dataclasses import replace
 from vitscale.analysis import causes, settings, text
 from vitscale.analysis.case import NOTICEABLE, Case, Found, best_of
 from vitscale.analysis.cause import Cause, Verdict
+from vitscale.analysis.collectives import idle_links
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.remedies import REMEDIES, remedy
@@ -38,7 +39,9 @@ def _cases(study: StudyData, results: Mapping[str, RunResult], baselines: Mappin
         base = alone.get(baselines.get(case.run.series, run_id))
         ratio = None if base is None else work_ratio(case.result, base.result)
         compared = base is not None and ratio is not None and base.run.run_id != run_id
-        found[run_id] = replace(case, best=best, base=base if compared else None, ratio=ratio or 1.0)
+        found[run_id] = replace(
+            case, best=best, idle=idle_links(study, case.run), base=base if compared else None, ratio=ratio or 1.0
+        )
     return found
 
 

@@ -211,7 +211,8 @@ _PARTS: dict[str, _Words] = {
     ),
     "collectives": _Words(
         "Collectives",
-        "Per optimizer step, of each run's first launch that counts: sizes and bandwidths as nccl-tests defines them.",
+        "Per optimizer step, of each run's first launch that counts: sizes and bandwidths as nccl-tests defines them. "
+        "The idle link is the bus bandwidth of the same operation, at the nearest size timed, before the first step.",
         verdict_tables.collective_table,
         alone=True,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vitscale.analysis.collectives import idle_busbw
 from vitscale.analysis.remedies import REMEDIES
 from vitscale.analysis.result import RunResult, StudyResult
 from vitscale.report.rows import label
@@ -46,16 +47,17 @@ def cause_table(result: StudyResult) -> Table:
 
 
 def collective_table(result: StudyResult) -> Table:
-    """Every kind of collective of every run that recorded any, with the best bus bandwidth of the study."""
-    best = max((one.busbw_bytes_per_s or 0.0 for lines in result.collectives.values() for one in lines), default=0.0)
+    """Every kind of collective of every run that recorded any, beside the same on the idle link."""
     rows = []
     for run_id, lines in result.collectives.items():
         for one in lines:
-            share = one.busbw_bytes_per_s / best if one.busbw_bytes_per_s and best else None
+            idle = idle_busbw(result.links.get(run_id), one)
+            share = one.busbw_bytes_per_s / idle if one.busbw_bytes_per_s and idle else None
             cells = (f"{one.calls_per_step:.3g}", size(one.bytes_per_step), seconds(one.wire_s_per_step))
-            rates = (decimal(one.algbw_bytes_per_s, "B/s"), decimal(one.busbw_bytes_per_s, "B/s"), percent(share, 0))
-            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates))
-    header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Of the study's best")
+            rates = (decimal(one.algbw_bytes_per_s, "B/s"), decimal(one.busbw_bytes_per_s, "B/s"))
+            held = (decimal(idle, "B/s"), percent(share, 0))
+            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates, *held))
+    header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
     return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
 
 

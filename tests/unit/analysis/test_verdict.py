@@ -4,7 +4,9 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.records.collectives import CollectiveRecord
+from vitscale.records.links import LINKS, LinkBenchmark, Timing
 from vitscale.records.samples import GpuSample, Sample
+from vitscale.records.writer import make_folder, write_json
 
 CLEAN = {
     "data_s": 0.01,
@@ -102,6 +104,22 @@ def test_many_small_transfers_are_bound_by_latency(make, root):
     (cause,) = verdict(root).causes
     assert (cause.kind, cause.detail) == ("communication", "latency")
     assert "larger buckets" in cause.hint
+
+
+@pytest.mark.parametrize(("latency_s", "detail"), [(1e-4, "link"), (2e-2, "latency")])
+def test_where_the_idle_link_was_timed_its_latency_decides(make, root, latency_s, detail):
+    spec = make.make_spec(2, "weak")
+    lines = [collective(wire_s=0.03)]
+    write(make, root, spec, {"comm_exposed_s": 0.03, "comm_s": 0.03, "comm_overlapped_s": 0.1}, collectives=lines)
+    idle = {"operation": "all_reduce", "bytes": 40_000_000, "times_s": (0.01,), "algorithm_bytes_per_s": 4e9}
+    timing = Timing(**idle, bus_bytes_per_s=4e9)
+    links = LinkBenchmark(
+        world_size=2, nodes=1, backend="gloo", link=None, latency_s=latency_s, timings=(timing,), left_out=0
+    )
+    write_json(make_folder(root / "rounds" / "0-w2") / LINKS, links.model_dump(mode="json"))
+    (cause,) = verdict(root).causes
+    assert (cause.kind, cause.detail) == ("communication", detail)
+    assert "at 1.30 GB/s bus bandwidth, the idle link gives 4.00 GB/s" in cause.evidence
 
 
 @pytest.mark.parametrize(("phase", "word"), [("forward_s", "forward"), ("data_s", "data"), ("backward_s", "backward")])

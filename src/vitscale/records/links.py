@@ -1,0 +1,50 @@
+"""`links.json`: what the ranks' links gave when nothing else used them, timed as a process start began.
+
+Rates are nccl-tests': algorithm bandwidth is a collective's size over its time, bus bandwidth is what crossed each
+rank's link in that time if the collective was done in its bandwidth-optimal form.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vitscale.records.schema import SCHEMA_VERSION, Frozen, Positive
+
+LINKS = "links.json"
+
+
+class Timing(Frozen):
+    """One collective over all ranks, again and again, in fp32."""
+
+    operation: str
+    """`all_reduce`, `all_gather`, `reduce_scatter` or `broadcast`."""
+    bytes: int
+    """Its size: what is reduced or broadcast, or the gathered result."""
+    times_s: tuple[Positive, ...]
+    """Of each call after the first, by the slowest rank, seconds."""
+    algorithm_bytes_per_s: Positive
+    """Size over the median time."""
+    bus_bytes_per_s: Positive
+    """Algorithm bandwidth times the bus factor, so that it can be held against the link's rate. gloo has no
+    reduce-scatter of its own: it reduces all to all, and shows about half of the rate."""
+
+
+class LinkBenchmark(Frozen):
+    """The links of one process start."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this format."""
+    world_size: int
+    """Ranks in all."""
+    nodes: int
+    """Hosts."""
+    backend: str
+    """`nccl` or `gloo`."""
+    link: str | None
+    """What the launcher `lab` shaped the link of each host to; null is not shaped."""
+    latency_s: Positive
+    """Median time of an all-reduce of one element, by the slowest rank, seconds."""
+    timings: tuple[Timing, ...]
+    """Sizes are those of the round's own collectives, by the closed form."""
+    left_out: int = Field(ge=0)
+    """Timings for which the time set aside was too short."""
