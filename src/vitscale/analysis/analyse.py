@@ -13,6 +13,7 @@ from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.memory import largest_models
+from vitscale.analysis.ranks import rank_steps
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
 from vitscale.analysis.verdict import verdicts
@@ -51,6 +52,7 @@ def analyse(folder: Path) -> StudyResult:
         resolved=results.resolved,
         labels=study.labels,
         sent_bytes={run_id: round(sum(sent.values())) for run_id, sent in planned(results.plan).items()},
+        ranks={run.run_id: ranks for run in study.runs if (ranks := rank_steps(run))},
         links={run.run_id: links for run in study.runs if (links := idle_links(study, run)) is not None},
         collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
         largest=largest_models(study),

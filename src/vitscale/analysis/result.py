@@ -238,6 +238,16 @@ class SkippedRun:
 
 
 @dataclass(frozen=True)
+class RankStep:
+    """One rank of a run, mean over its steps and launches."""
+
+    rank: int
+    node: int | None
+    seconds: dict[str, float]
+    """Part of the step, or `late`: how long the others waited for it."""
+
+
+@dataclass(frozen=True)
 class LaunchUse:
     """One launch that counts."""
 
@@ -296,6 +306,8 @@ class StudyResult:
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
     collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
     """run_id -> what its collectives carried, where it was recorded."""
+    ranks: dict[str, tuple[RankStep, ...]] = field(default_factory=dict)
+    """run_id -> what each of its ranks spent per step."""
     links: dict[str, LinkBenchmark] = field(default_factory=dict)
     """run_id -> its links when nothing else used them, where they were timed."""
     largest: dict[str, Largest] = field(default_factory=dict)

@@ -164,6 +164,13 @@ _PARTS: dict[str, _Words] = {
         tables.split_table,
         "no run has a split of its step",
     ),
+    "ranks": _Words(
+        "Each rank's step",
+        "Of each series at its largest world size. A rank for which the others wait is late: the part in which it is "
+        "longest against the others tells where.",
+        verdict_tables.rank_table,
+        alone=True,
+    ),
     "memory": _Words(
         "Memory of a rank",
         "Tensors by what they are for, of the rank that holds most; the stroke is the sum of the plan's closed forms.",

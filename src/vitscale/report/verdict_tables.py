@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from vitscale.analysis.collectives import idle_busbw
 from vitscale.analysis.remedies import REMEDIES
-from vitscale.analysis.result import RunResult, StudyResult
+from vitscale.analysis.result import RankStep, RunResult, StudyResult
+from vitscale.analysis.split import MEASURED
+from vitscale.analysis.verdict import of_largest
 from vitscale.report.rows import label
 from vitscale.report.rows.accumulation_map import METRICS, mapped
 from vitscale.report.rows.metrics import FORMS, Metric, value_of
+from vitscale.report.rows.split import PARTS
 from vitscale.report.rows.waterfall import BARS, waterfalls
 from vitscale.report.tables import Table, interval_text
 from vitscale.units import NOT_AVAILABLE, decimal, number, percent, seconds, size
@@ -59,6 +62,27 @@ def collective_table(result: StudyResult) -> Table:
             rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates, *held))
     header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
     return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
+
+
+def rank_table(result: StudyResult) -> Table:
+    """Seconds of a step by rank, of each series' largest world size."""
+    names = (*MEASURED, "late")
+    rows = [
+        (label(result, run.run_id), str(one.rank), _number(one.node), *(_part(one, name) for name in names))
+        for run, _ in of_largest(result.analysis)
+        for one in result.ranks.get(run.run_id, ())
+    ]
+    titles = [PARTS.get(name, "the others wait for it") for name in names]
+    header = ("Run", "Rank", "Host", *(f"{words[0].upper()}{words[1:]}" for words in titles))
+    return Table("What each rank spends of a step, mean over steps and launches", header, tuple(rows))
+
+
+def _number(value: int | None) -> str:
+    return NOT_AVAILABLE if value is None else str(value)
+
+
+def _part(one: RankStep, name: str) -> str:
+    return seconds(one.seconds.get(name))
 
 
 def map_table(result: StudyResult) -> Table:

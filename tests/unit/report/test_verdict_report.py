@@ -14,7 +14,7 @@ from vitscale.report.figures import draw
 from vitscale.report.markdown import render as markdown
 from vitscale.report.page import render
 from vitscale.report.rows.accumulation_map import map_data
-from vitscale.report.verdict_tables import cause_table, map_table
+from vitscale.report.verdict_tables import cause_table, map_table, rank_table
 
 SLOW = {"data_s": 0.3, "forward_s": 0.2, "backward_s": 0.3, "optimizer_s": 0.1}
 
@@ -55,6 +55,17 @@ def test_the_terminal_says_why_and_what_to_try(make, result, tmp_path):
     at = next(index for index, line in enumerate(lines) if line.startswith("why  strong, zero_stage 0, 2 processes: "))
     assert "Communication (link): 3.29 ms of a step of 54.9 ms (6.0 %)" in lines[at]
     assert lines[at + 1] == "     try engine=ddp"
+
+
+def test_each_rank_has_its_row_where_a_run_has_several(result):
+    rows = rank_table(result).rows
+    assert [row[:3] for row in rows[:2]] == [
+        ("strong, zero_stage 0, 2 processes", "0", "0"),
+        ("strong, zero_stage 0, 2 processes", "1", "0"),
+    ]
+    wait, late = rows[0][8], rows[1][-1]
+    assert (wait, late) == ("2.45 ms", "2.45 ms")
+    assert rows[-1][7:9] == ("n/a", "n/a")
 
 
 @pytest.fixture(scope="module")
