@@ -6,8 +6,8 @@ is an error that names the line, because figures made from the rest would be fig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from vitscale.errors import ResultsError
 from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.links import LINKS, LinkBenchmark
 from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
 from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
@@ -27,6 +28,7 @@ from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
 PLAN = "plan.json"
+ROUNDS = "rounds"
 
 _DOCUMENT_VERSION = 1
 _WHOLE = (RUN, EVALUATIONS, AGGREGATE, COLLECTIVES)
@@ -81,6 +83,8 @@ class Results:
     """`resolved.json`, the study after overrides; empty where there is none."""
     plan: dict[str, Any]
     """`plan.json`: `runs`, `skipped`, `notes`; empty where there is none."""
+    links: dict[str, LinkBenchmark] = field(default_factory=dict)
+    """Round -> what its links gave when nothing else used them, where that was timed."""
 
 
 def read_results(folder: Path) -> Results:
@@ -103,7 +107,15 @@ def read_results(folder: Path) -> Results:
     for file in files:
         by_launch.setdefault(file.launch_index, []).append(file)
     launches = tuple(_launch(folder, launch, by_launch.get(index, [])) for index, launch in enumerate(folders))
-    return Results(folder, launches, steps, resolved, plan)
+    return Results(folder, launches, steps, resolved, plan, _links(folder, launches))
+
+
+def _links(root: Path, launches: Sequence[Launch]) -> dict[str, LinkBenchmark]:
+    rounds = {one.manifest.round for one in launches if one.manifest is not None and one.manifest.round is not None}
+    read = {
+        name: read_record(root, root / ROUNDS / name / LINKS, LinkBenchmark, SCHEMA_VERSION) for name in sorted(rounds)
+    }
+    return {name: links for name, links in read.items() if links is not None}
 
 
 def _step_paths(folder: Path) -> list[Path]:

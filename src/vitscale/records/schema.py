@@ -129,6 +129,8 @@ class Device(Frozen):
     """By class, counted in a step after the steady window; null where it was not."""
     silence: Silence | None = None
     """Steps without collectives; null where they were not taken, and `notes` say why."""
+    gemm_peak_flop_per_s: float | None = None
+    """The fastest matrix product of this very device in the run's precision; null where none was timed."""
 
 
 class Layout(Frozen):
