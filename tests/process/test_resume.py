@@ -69,7 +69,7 @@ def test_the_same_command_measures_what_is_missing(killed):
 
 
 def test_finished_launches_stay_as_they_are(killed):
-    assert len(killed.first) == 5
+    assert {"launch0/run.json", "launch0/manifest.json", "launch0/steps.rank000.jsonl"} <= killed.first.keys()
     assert killed.after == killed.first
 
 
