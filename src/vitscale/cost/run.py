@@ -16,7 +16,7 @@ from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.offload import moved
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
-from vitscale.cost.vit import parameter_tensors, parameters, training_flop
+from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors, parameters, training_flop
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,13 @@ def _checkpointing(spec: RunSpec) -> bool:
 
 def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
     form = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
-    return form(model, spec.micro_batch, spec.precision, spec.sequence_parallel or 1)
+    ranks = spec.sequence_parallel or 1
+    kept_bytes = form(model, spec.micro_batch, spec.precision, ranks)
+    own_linear = spec.zero_stage == 3 and _zero_keys(spec.deepspeed).get("memory_efficient_linear", True)
+    if spec.precision == AUTOCAST and own_linear:
+        whole = replace(model, depth=1) if _checkpointing(spec) else model
+        kept_bytes += autocast_under_zero3(whole, spec.micro_batch, sequence.shares(model.tokens, ranks)[0])
+    return kept_bytes
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -188,6 +188,17 @@ def kept_by_autocast(shape: ViTShape, micro_batch: int, precision: str, tokens: 
     return micro_batch * inputs * extra_bytes + copied * PRODUCT_BYTES[AUTOCAST]
 
 
+def autocast_under_zero3(shape: ViTShape, micro_batch: int, tokens: int) -> int:
+    """Return what ZeRO-3's own linear layers keep beyond torch's under autocast: mostly less than nothing.
+
+    They keep their inputs as they come and their weights as they are gathered: no 16-bit copies of these, but the
+    outputs of a block's two norms in fp32. Arguments as in `kept_by_autocast`.
+    """
+    extra_bytes = PRECISION_BYTES[AUTOCAST] - PRODUCT_BYTES[AUTOCAST]
+    copied = sum(math.prod(size) for size in parameter_sizes(shape) if len(size) == 2)
+    return micro_batch * 2 * shape.depth * tokens * shape.width * extra_bytes - copied * PRODUCT_BYTES[AUTOCAST]
+
+
 _MATRIX_DIMS = (2, 4)  # linear layers and the patch embedding; tokens and positions have three
 
 

@@ -214,10 +214,15 @@ def _ask_to_stop(ranks: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _end(ranks: list[subprocess.Popen[bytes]]) -> None:
-    """End every rank with all its children."""
+    """End every rank with all its children: the whole of its session, as compilers have process groups of their own."""
     for rank in ranks:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(rank.pid, signal.SIGKILL)
+    sessions = {rank.pid for rank in ranks}  # no other process gets such a number while one is left in the session
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) in sessions and pid not in sessions:
+                os.kill(pid, signal.SIGKILL)
     for rank in ranks:
         rank.wait()
         if rank.stdin:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.nn import functional
 
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import DivergedError
@@ -99,6 +100,7 @@ class DeepSpeedEngine:
         parameters: dict[str, Any] = dict(model.named_parameters())
         for name in self._splits:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
+        self._linear = functional.linear
         self._engine = self._initialize(spec, model, optimizer)
 
     def _initialize(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
@@ -201,6 +203,7 @@ class DeepSpeedEngine:
         parameters = list(engine.module.parameters())
         optimizer, basic = engine.optimizer, engine.basic_optimizer
         engine.destroy()  # removes its hooks by what is emptied below
+        functional.linear = self._linear  # ZeRO-3 puts one of its own in torch, for every engine that comes after
         deepspeed.utils.groups.mpu = None  # else the next engine of the process takes this one's groups
         for parameter in parameters:
             if hasattr(parameter, "ds_tensor"):
