@@ -20,7 +20,8 @@ from vitscale.worker.clock import NoClock
 from vitscale.worker.distributed import barrier, connect, largest
 from vitscale.worker.engines import Engine
 from vitscale.worker.loop import Losses, Skips, run_steps
-from vitscale.worker.measure import Launch, build_model
+from vitscale.worker.measure import Launch
+from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batch, Batches, open_batches
 from vitscale.worker.sampling import DEFAULT_S, NoSampler, sampler
 

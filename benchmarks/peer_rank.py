@@ -172,8 +172,17 @@ def timm_loop(setting: dict[str, Any], timed: Timed) -> None:
             return
 
 
+def matrix_products(setting: dict[str, Any], timed: Timed) -> None:
+    """No loop: a step is a product of square matrices, what the threads can do at most."""
+    left, right = (torch.randn(setting["matrix_side"], setting["matrix_side"]) for _ in range(2))
+    product = left @ right
+    while not timed.step_ended():
+        torch.mm(left, right, out=product)
+
+
 LOOPS = {
     "deepspeed": deepspeed_loop, "ddp": ddp_loop, "accelerate": accelerate_loop, "timm": timm_loop, "paper": paper_loop,
+    "matrix": matrix_products,
 }  # fmt: skip
 
 

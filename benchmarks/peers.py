@@ -2,7 +2,11 @@
 
 Fresh process starts alternate: of each repetition every peer runs once and vitscale once per world size, with its
 engines one after the other in that start. A ratio is a peer's median step over vitscale's in the same repetition, of
-the slowest rank each; above 1 vitscale is faster. fp32 is against fp32; bf16 (weights, fp32 master copy) stands beside.
+the slowest rank each; above 1 vitscale is faster. fp32 is against fp32; bf16 (weights, fp32 master copy), which
+`engine.fast` chooses where the CPU multiplies it, stands beside.
+
+The same steps tell what bf16 gains, how near fp32 comes to the peak of matrix products (1,024 x 1,024, the same
+threads, in the same repetition), what a second rank gains, and what ZeRO-1 costs over ZeRO-0.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,10 +31,15 @@ LONGEST_S = 300.0
 REPEATS = 5
 PEERS = ("deepspeed", "ddp", "accelerate", "timm")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ViT-Ti, 32 px": {"model": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 4, "global_batch": 32},
-    "ViT-S, 64 px": {"model": "vit_small_patch16_224", "img_size": 64, "patch_size": 8, "global_batch": 16},
+    "ViT-Ti, 32 px": {"model": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 4, "global_batch": 16},
+    "ViT-S, 64 px": {"model": "vit_small_patch16_224", "img_size": 64, "patch_size": 8, "global_batch": 8},
     "ViT-Ti, 224 px": {"model": "vit_tiny_patch16_224", "img_size": 224, "patch_size": 16, "global_batch": 8},
 }
+MATRIX, MATRIX_SIDE = "matrix", 1024
+FAST_TARGETS = {"deepspeed": 1.3, "paper": 1.3}
+"""How much faster than these loops vitscale has to be with `engine.fast`, in its fastest engine."""
+Seen = dict[tuple[str, int], list[float]]
+"""Seconds of a step by (who, world size), one per repetition."""
 IN_SETTING = {"ViT-Ti, 224 px": ("paper",)}
 """The paper's loop in its own setting, at 224 px; the others in both of theirs."""
 
@@ -40,7 +50,13 @@ def measure(short: bool) -> list[Figure]:
     sizes = [size for size in (1, 2) if size <= cores]
     figures = []
     for name, setting in SETTINGS.items():
-        given = {**setting, "threads": max(1, cores // max(sizes)), "warmup": 3, "steps": 3 if short else 12}
+        given = {
+            **setting,
+            "matrix_side": MATRIX_SIDE,
+            "threads": max(1, cores // max(sizes)),
+            "warmup": 2,
+            "steps": 3 if short else 6,
+        }
         figures += _of_setting(name, given, sizes, IN_SETTING.get(name, PEERS), 1 if short else REPEATS)
     return figures
 
@@ -48,36 +64,75 @@ def measure(short: bool) -> list[Figure]:
 def _of_setting(
     name: str, setting: dict[str, Any], sizes: list[int], peers: tuple[str, ...], repeats: int
 ) -> list[Figure]:
-    """Seconds of a step by (who, world size), one per repetition; then the ratios."""
-    seen: dict[tuple[str, int], list[float]] = {}
+    """All repetitions, then the ratios."""
+    seen: Seen = {}
+    flop = 0
     for repeat in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            whose = [*peers, "vitscale"]
+            whose = [*peers, MATRIX, "vitscale"]
             for who in whose if repeat % 2 else whose[::-1]:
                 say(f"  {name}, repetition {repeat + 1} of {repeats}: {who}")
                 for key, step_s in _taken(who, setting, sizes, Path(folder)).items():
                     seen.setdefault(key, []).append(step_s)
+            flop = _flop_per_step(Path(folder))
     figures = []
     for size in sizes:
-        ours = {who: steps_s for (who, at), steps_s in seen.items() if at == size and who.startswith("vitscale")}
-        best = min((who for who in ours if who.endswith("fp32")), key=lambda who: median(ours[who]))
+        fp32, bf16 = (_fastest(seen, size, precision) for precision in ("fp32", "bf16"))
         for peer in peers:
-            figures += [_ratio(name, size, peer, seen[peer, size], who, ours[who], who == best) for who in ours]
+            figures.append(
+                _ratio(f"{peer}'s loop over {fp32}, {name}, {_ranks(size)}", seen, (peer, size), (fp32, size), 1.0)
+            )
+            target = FAST_TARGETS.get(peer)
+            figures.append(
+                _ratio(
+                    f"{peer}'s loop over {bf16} (fast), {name}, {_ranks(size)}",
+                    seen,
+                    (peer, size),
+                    (bf16, size),
+                    target,
+                )
+            )
+        figures += _of_ours(f"{name}, {_ranks(size)}", seen, size, fp32, bf16, flop)
+    if len(sizes) > 1:
+        figures += [_second_rank(name, seen, who) for who in (_fastest(seen, 1, "fp32"), _fastest(seen, 1, "bf16"))]
     return figures
 
 
-def _ratio(name: str, size: int, peer: str, theirs: list[float], who: str, ours: list[float], judged: bool) -> Figure:
-    found = interval([one / other for one, other in zip(theirs, ours, strict=True)])
-    met = None if not judged or found.high is None else found.high >= 1
-    ranks = "1 rank" if size == 1 else f"{size} ranks"
-    return Figure(
-        f"step of {peer}'s loop over {who}'s, {name}, {ranks}",
-        f"{found.median:.2f}x",
-        within(found, "{:.2f}x".format, len(theirs)),
-        "1x or more" if judged else "",
-        met,
-        COMMAND,
-    )
+def _fastest(seen: Seen, size: int, precision: str) -> str:
+    ours = [who for who, at in seen if at == size and who.startswith("vitscale") and who.endswith(precision)]
+    return min(ours, key=lambda who: median(seen[who, size]))
+
+
+def _of_ours(where: str, seen: Seen, size: int, fp32: str, bf16: str, flop: int) -> Iterator[Figure]:
+    """What vitscale's own steps tell at one world size."""
+    yield _ratio(f"{fp32} over {bf16}, {where}", seen, (fp32, size), (bf16, size), 1.4)
+    peak_s = [flop / size / (2 * MATRIX_SIDE**3) * one for one in seen[MATRIX, size]]
+    yield _figure(f"share of the matrix peak, {fp32}, {where}", peak_s, seen[fp32, size], 0.65)
+    zero = ("vitscale deepspeed zero_stage 0 fp32", "vitscale deepspeed zero_stage 1 fp32")
+    yield _ratio(f"{zero[1]} over ZeRO-0, {where}", seen, (zero[1], size), (zero[0], size), None)
+
+
+def _second_rank(name: str, seen: Seen, who: str) -> Figure:
+    """Efficiency from 1 rank to 2, the global batch the same."""
+    halves = [one / 2 for one in seen[who, 1]]
+    return _figure(f"efficiency of 2 ranks, {who}, {name}", halves, seen[who, 2], 0.95)
+
+
+def _ratio(what: str, seen: Seen, slow: tuple[str, int], fast: tuple[str, int], target: float | None) -> Figure:
+    return _figure(f"step of {what}", seen[slow], seen[fast], target)
+
+
+def _figure(what: str, above: list[float], below: list[float], target: float | None) -> Figure:
+    """A ratio, repetition by repetition. A peer is faster only where the whole interval is below 1."""
+    found = interval([one / other for one, other in zip(above, below, strict=True)])
+    reached = found.high if target == 1.0 else found.median
+    met = None if target is None or reached is None else reached >= target
+    wanted = "" if target is None else f">= {target:g}x"
+    return Figure(what, f"{found.median:.2f}x", within(found, "{:.2f}x".format, len(above)), wanted, met, COMMAND)
+
+
+def _ranks(size: int) -> str:
+    return "1 rank" if size == 1 else f"{size} ranks"
 
 
 def _taken(who: str, setting: dict[str, Any], sizes: list[int], folder: Path) -> dict[tuple[str, int], float]:
@@ -91,7 +146,8 @@ def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path) -> dict[t
     words = {
         "model.name": setting["model"], "img_size": setting["img_size"], "patch_size": setting["patch_size"],
         "data.name": "synthetic", "data.images": 2048, "data.flip": "false", "global_batch": setting["global_batch"],
-        "engine": "deepspeed,ddp", "precision": "fp32,bf16", "world_size": ",".join(map(str, sizes)),
+        "engine": "deepspeed,ddp", "zero_stage": "0,1", "precision": "fp32,bf16",
+        "world_size": ",".join(map(str, sizes)),
         "protocol": "strong", "optimizer.clip": 0, "measure.launches": 1, "warmup_steps": setting["warmup"],
         "steps": setting["steps"],
     }  # fmt: skip
@@ -100,9 +156,20 @@ def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path) -> dict[t
     missing = [one["run_id"] for one in runs if one["step_s"] is None]
     if missing:
         raise Failed(f"vitscale left runs without a step time: {', '.join(missing)}")
-    return {
-        (f"vitscale {one['engine']} {one['precision']}", one["world_size"]): one["step_s"]["median"] for one in runs
+    return {(_who(one), one["world_size"]): one["step_s"]["median"] for one in runs}
+
+
+def _who(run: dict[str, Any]) -> str:
+    stage = "" if run["zero_stage"] is None else f" zero_stage {run['zero_stage']}"
+    return f"vitscale {run['engine']}{stage} {run['precision']}"
+
+
+def _flop_per_step(folder: Path) -> int:
+    """By the closed form; of the global batch, so that it is the same at every world size."""
+    (flop,) = {
+        one["estimate"]["flop_per_step"] for one in json.loads((folder / "ours" / "plan.json").read_text())["runs"]
     }
+    return int(flop)
 
 
 def _peer(who: str, setting: dict[str, Any], size: int, folder: Path) -> float:

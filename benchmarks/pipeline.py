@@ -94,13 +94,13 @@ def _both(side: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
     from vitscale.data.catalog import DatasetFacts
     from vitscale.data.order import GlobalOrder
     from vitscale.data.reader import Split
-    from vitscale.worker.pipeline import OnDemand, Prepared, read
+    from vitscale.worker.pipeline import OnDemand, Prepared, plan
 
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (POOL, side, side, 3), dtype=np.uint8)
     labels = rng.integers(0, 10, POOL)
     split = Split(DatasetFacts("cifar10", 10, POOL, 0, side, side, 3, "random"), POOL, pixels, labels)
-    prepared = Prepared(OnDemand(read(_spec(), split, 0)), IMG_SIZE, torch.float32)
+    prepared = Prepared(OnDemand(plan(_spec(), split, 0), torch.device("cpu")), IMG_SIZE, torch.float32)
     steps = itertools.count()
     shuffled = GlobalOrder(POOL, BATCH, 0)
     transform = transforms.Compose(

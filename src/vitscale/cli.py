@@ -56,7 +56,7 @@ def run(
         workflow.require_ready(launcher)
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
-    terminal.print_skipped(plan.document(), console)
+    terminal.print_choices(plan.document(), console)
     with results.opened(folder, plan):
         missing = workflow.measure(folder, plan, where, launcher, console)
         result, page = workflow.write_reports(folder)
@@ -97,6 +97,7 @@ def train(
     workflow.require_ready(launcher)
     plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
+    terminal.print_choices(plan.document(), console)
     start_of(folder, plan.grid.runs[0])  # a checkpoint that is refused changes nothing here
     with results.opened(folder, plan):
         try:

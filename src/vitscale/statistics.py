@@ -88,6 +88,29 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float], s
     return _around(ratio, centre, _t(freedom) * math.sqrt(sum(variances)))
 
 
+def difference_interval(values: Sequence[float], references: Sequence[float] = ()) -> Estimate:
+    """Difference of two medians, or without references a median, with its 95 % interval: values of any sign.
+
+    Welch's t on the values as they are, since a difference may be 0 or less; the interval is centred on the difference
+    of the means and widened to hold that of the medians.
+
+    Raises:
+        ValueError: no value, or one that is not finite.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (values, references) if len(side)]
+    if not len(values) or not all(np.isfinite(side).all() for side in sides):
+        raise ValueError(f"an interval needs finite values, not {list(values)} and {list(references)}")
+    difference = float(np.median(sides[0])) - sum(float(np.median(side)) for side in sides[1:])
+    if min(len(side) for side in sides) == 1:
+        return Estimate(difference)
+    centre = float(sides[0].mean()) - sum(float(side.mean()) for side in sides[1:])
+    variances = [float(side.var(ddof=1)) / len(side) for side in sides]
+    counts = [len(side) for side in sides]
+    freedom = _welch((variances[0], variances[1]), (counts[0], counts[1])) if len(sides) > 1 else counts[0] - 1
+    half = _t(freedom) * math.sqrt(sum(variances))
+    return Estimate(difference, min(difference, centre - half), max(difference, centre + half))
+
+
 def median_of(values: Sequence[float]) -> float:
     """Plain median; the mean of the middle two where their number is even."""
     return float(np.median(np.asarray(values, dtype=np.float64)))

@@ -6,7 +6,7 @@ import pytest
 
 pytestmark = pytest.mark.browser
 
-FIGURES = ["throughput", "speedup", "efficiency", "split", "loss"]
+FIGURES = ["waterfall", "throughput", "speedup", "efficiency", "split", "loss"]
 LEARNT = [
     "throughput", "speedup", "efficiency", "split", "accuracy", "test_loss", "efficiency_split", "batch",
     "accumulation", "accuracy_batch", "costs", "sensors", "loss",

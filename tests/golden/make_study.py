@@ -16,6 +16,7 @@ from typing import Any
 
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import OptimizerSection
+from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.samples import Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest, Memory, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
@@ -24,6 +25,8 @@ HERE = Path(__file__).parent
 PARTS = {"data_s": 0.04, "forward_s": 0.31, "backward_s": 0.47, "optimizer_s": 0.12}
 
 StepTime = Callable[[int, int], float]
+Parts = dict[str, float | None]
+"""Field of a step line -> share of the step; None is not measured."""
 
 
 def make_spec(world_size: int = 1, protocol: str = "strong", **changes: Any) -> RunSpec:
@@ -68,7 +71,7 @@ def write_launch(
     device: str = "Example CPU",
     warmup: int = 2,
     steps: int = 10,
-    parts: dict[str, float | None] = PARTS,
+    parts: Parts | Callable[[int], Parts] = PARTS,
     ranks: int | None = None,
     one_file: bool = False,
     accuracy: float | None = None,
@@ -77,14 +80,17 @@ def write_launch(
     skipped: range = range(0),
     samples: Sequence[Sample] = (),
     memory: Memory | None = None,
+    collectives: Sequence[CollectiveRecord] = (),
 ) -> Path:
-    """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step."""
+    """Write one launch folder; `status` None leaves it without a manifest. `step_s` may be a function of rank, step,
+    and `parts` of rank."""
     folder = make_folder(root / "runs" / spec.run_id / f"launch{launch}")
     write_json(folder / RUN, spec.model_dump(mode="json"))
     time = step_s if callable(step_s) else lambda rank, step: step_s
     for rank in range(spec.world_size if ranks is None else ranks):
         writer = StepWriter(folder, 0 if one_file else rank)
-        records = (_record(spec, rank, step, warmup, time(rank, step), parts) for step in range(warmup + steps))
+        split = parts(rank) if callable(parts) else parts
+        records = (_record(spec, rank, step, warmup, time(rank, step), split) for step in range(warmup + steps))
         writer.write(one._replace(window="skipped") if one.step in skipped else one for one in records)
         writer.close()
     lines = list(evaluations)
@@ -92,6 +98,8 @@ def write_launch(
         lines += [{"step": step, "test_accuracy": value} for step, value in ((5, accuracy / 2), (10, accuracy))]
     if lines:
         (folder / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if collectives:
+        (folder / COLLECTIVES).write_text("".join(one.model_dump_json() + "\n" for one in collectives))
     for node in sorted({sample.node for sample in samples}):
         sampled = SampleWriter(folder, node)
         sampled.write(sample for sample in samples if sample.node == node)
@@ -103,9 +111,7 @@ def write_launch(
     return folder
 
 
-def _record(
-    spec: RunSpec, rank: int, step: int, warmup: int, seconds: float, parts: dict[str, float | None]
-) -> StepRecord:
+def _record(spec: RunSpec, rank: int, step: int, warmup: int, seconds: float, parts: Parts) -> StepRecord:
     vary = 1 + 0.02 * ((7 * step + 3 * rank) % 5 - 2)
     split = {name: None if share is None else round(seconds * share * vary, 9) for name, share in parts.items()}
     return StepRecord(
@@ -115,9 +121,7 @@ def _record(
         loss=round(2.3 / (1 + 0.05 * step) + 0.01 * rank, 6),
         images=spec.micro_batch * spec.grad_accum,
         step_s=round(seconds, 9),
-        comm_exposed_s=split.pop("comm_exposed_s", None),
-        wait_s=split.pop("wait_s", None),
-        **{name: split.get(name) for name in PARTS},
+        **dict.fromkeys((*PARTS, "comm_exposed_s", "wait_s")) | split,
     )
 
 
@@ -167,6 +171,51 @@ def noisy(rng: random.Random, base_s: float, parts: float = 0.02) -> StepTime:
     return lambda rank, step: level * (1 + 0.1 * rng.random() ** 4) * (3.0 if step == 0 else 1.0)
 
 
+ALONE: Parts = {
+    "data_s": 0.01,
+    "forward_s": 0.31,
+    "backward_s": 0.61,
+    "optimizer_s": 0.06,
+    "comm_exposed_s": 0.0,
+    "wait_s": 0.0,
+    "comm_s": 0.0,
+    "comm_overlapped_s": 0.0,
+    "launch_gap_s": 0.0,
+    "late_s": 0.0,
+}
+"""Of a rank that is the only one."""
+
+
+def _timed_apart(rank: int) -> Parts:
+    """Communication and waiting apart from computing: rank 1 computes longer, and rank 0 waits for it."""
+    late = 0.04 * rank
+    return {
+        "data_s": 0.01,
+        "forward_s": 0.29 + late,
+        "backward_s": 0.54,
+        "optimizer_s": 0.05,
+        "comm_exposed_s": 0.06,
+        "wait_s": 0.045 - late,
+        "comm_s": 0.06,
+        "comm_overlapped_s": 0.0,
+        "launch_gap_s": 0.0,
+        "late_s": 0.005 + late,
+    }
+
+
+SENT = (
+    CollectiveRecord(
+        operation="all_reduce",
+        group_size=2,
+        calls_per_step=1,
+        bytes_per_step=21_370_152,
+        wire_s_per_step=0.0032,
+        algbw_bytes_per_s=6.678e9,
+        busbw_bytes_per_s=6.678e9,
+    ),
+)
+
+
 def golden_study(root: Path) -> None:
     """Strong and weak, two ZeRO stages, one run on more ranks than cores, one out of memory, one launch cut off."""
     rng = random.Random(20260101)
@@ -185,12 +234,12 @@ def golden_study(root: Path) -> None:
     planned = [{"run_id": one.run_id, "series": one.series, "spec": one.model_dump(mode="json")} for one in specs]
     skipped = [{"label": "strong, zero_stage 1, 3 processes", "reason": "global_batch 64 is not divisible by 3"}]
     write_study(root, "Does a second process help a tiny ViT?", {"runs": planned, "skipped": skipped})
-    timed = {**PARTS, "comm_exposed_s": 0.03, "wait_s": 0.01}
     for launch in range(3):
         for spec, base_s in runs:
-            parts = timed if spec.world_size == 2 and spec.protocol == "strong" else PARTS
             accuracy = 0.9 + launch / 100 if spec.run_id == runs[0][0].run_id else None
-            write_launch(root, spec, launch, noisy(rng, base_s), parts=parts, accuracy=accuracy)
+            parts, lines = (_timed_apart, SENT) if (spec.world_size, spec.protocol) == (2, "strong") else (PARTS, ())
+            parts = ALONE if (spec.world_size, spec.protocol) == (1, "strong") else parts
+            write_launch(root, spec, launch, noisy(rng, base_s), parts=parts, accuracy=accuracy, collectives=lines)
     write_launch(root, lost, 0, steps=0, warmup=0, status="oom", reason="rank 2 asked for 64.0 GiB of 62.0 GiB")
     cut = write_launch(root, runs[1][0], 3, noisy(rng, 0.053), status=None) / "steps.rank001.jsonl"
     cut.write_bytes(cut.read_bytes()[:-100])

@@ -9,24 +9,25 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
-PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait")
+PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait", "launch_gap")
 
 
 def launch_figures(folder: Path) -> tuple[float, dict[str, float]]:
-    """Median step of the slowest rank, and the share of each part that was timed in every step, and the rest."""
+    """Median step of the slowest rank, and of all ranks the share of each part that was timed, and the rest."""
     ranks_of = defaultdict(list)
     for path in sorted(folder.glob("steps.*.jsonl")):
         for line in path.read_text().splitlines():
             record = json.loads(line)
             if record["window"] == "steady":
                 ranks_of[record["step"]].append(record)
-    slowest = [max(ranks, key=lambda one: (one["step_s"], -one["rank"])) for ranks in ranks_of.values()]
-    whole = sum(one["step_s"] for one in slowest)
-    timed = [part for part in PARTS if all(one[f"{part}_s"] is not None for one in slowest)]
-    split = {part: sum(one[f"{part}_s"] for one in slowest) / whole for part in timed}
-    return median(one["step_s"] for one in slowest), {**split, "other": 1 - sum(split.values())}
+    lines = [one for ranks in ranks_of.values() for one in ranks]
+    whole = sum(one["step_s"] for one in lines)
+    timed = [part for part in PARTS if all(one[f"{part}_s"] is not None for one in lines)]
+    split = {part: sum(one[f"{part}_s"] for one in lines) / whole for part in timed}
+    slowest = [max(one["step_s"] for one in ranks) for ranks in ranks_of.values()]
+    return median(slowest), {**split, "other": 1 - sum(split.values())}
 
 
 def recompute(folder: Path) -> dict[str, dict]:
@@ -41,12 +42,12 @@ def recompute(folder: Path) -> dict[str, dict]:
         if launches:
             spec = json.loads((run / "launch0" / "run.json").read_text())
             step_s = median(time for time, _ in launches)
-            shares = {part: median(split[part] for _, split in launches) for part in launches[0][1]}
+            shares = {part: fmean(split[part] for _, split in launches) for part in launches[0][1]}
             found[run.name] = {
                 "spec": spec,
                 "step_s": step_s,
                 "images_per_s": spec["global_batch"] / step_s,
-                "shares": {part: share / sum(shares.values()) for part, share in shares.items()},
+                "shares": shares,
             }
     for run in found.values():
         # In this study a series is one protocol at one ZeRO stage.

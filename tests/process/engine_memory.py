@@ -1,6 +1,6 @@
 """One rank of `test_engines.py`: each run is built, takes steps and is closed; what is left in memory is told.
 
-Without `devices.keep_freed_memory`: what glibc keeps on purpose is not what an engine leaves.
+As in a worker glibc keeps what a step frees; `devices.return_memory` is what gives it back between runs.
 """
 
 import gc
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from vitscale.config.runspec import RunSpec
 from vitscale.worker import devices, engines, optimizers
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 
 CPU = torch.device("cpu")
 
@@ -40,6 +40,7 @@ def serve(spec):
 
 def main(folder):
     torch.set_num_threads(1)
+    devices.keep_freed_memory()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(
         "gloo", store=dist.FileStore(f"{folder}/store", world_size), rank=rank, world_size=world_size

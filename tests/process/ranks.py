@@ -48,7 +48,8 @@ def serve(store, results, specs, environ=None, device="cpu"):
     """One process start for all of `specs`, which have one world size; the round's end and its launch folders."""
     world_size, threads = specs[0].world_size, specs[0].threads_per_rank
     machine = probe()
-    cores = core_sets(world_size, threads, machine.cores, sibling_groups(machine.cores)) if threads else None
+    bound = specs[0].binds_cores
+    cores = core_sets(world_size, threads, machine.cores, sibling_groups(machine.cores)) if bound else None
     seen, entries = {}, []
     for spec in specs:
         launch = seen[spec.run_id] = seen.get(spec.run_id, -1) + 1

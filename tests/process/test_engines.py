@@ -14,7 +14,10 @@ pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-ENGINES = ["ddp", "fsdp", *(["accelerate"] if find_spec("accelerate") else []), "deepspeed"]
+OF_DEEPSPEED = ["deepspeed"]
+if find_spec("accelerate") and find_spec("transformers"):
+    OF_DEEPSPEED.append("accelerate_deepspeed")
+ENGINES = ["ddp", "fsdp", *(["accelerate"] if find_spec("accelerate") else []), *OF_DEEPSPEED]
 # 14 M parameters: what ZeRO-3 leaves behind by itself is five times its shard, 140 MB.
 MODEL = ("model.name=vit_small_patch16_224", "depth=8", "img_size=16", "patch_size=8", "global_batch=4")
 LEFT_BYTES = 150 << 20
@@ -25,7 +28,7 @@ def left(request, store, tmp_path_factory):
     """Of each rank: engine, bytes of live tensors and resident bytes after each run was closed."""
     folder = tmp_path_factory.mktemp("left")
     specs = runs(store, *MODEL, f"engine={','.join(ENGINES)}", "zero_stage=0,1,2,3", f"world_size={request.param}")
-    assert len(specs) == len(ENGINES) + 3
+    assert len(specs) == len(ENGINES) + 3 * len(OF_DEEPSPEED)
     told = [spec.model_dump(mode="json") for spec in (*specs, specs[0])]
     (folder / "specs.json").write_text(json.dumps(told))
     started = []

@@ -1,5 +1,9 @@
 """Knobs of `[engine]` through the real worker on two ranks: the same losses, but where gradients are compressed."""
 
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ranks import runs, serve, steps
@@ -20,6 +24,7 @@ SAME = {
     "compiled": ("zero_stage=1", "engine.compile=true"),
     "fsdp": ("engine=fsdp", "engine.activation_checkpointing=true", "engine.optimizer_impl=foreach"),
     "zero2": ("zero_stage=2", "engine.activation_checkpointing=true"),
+    "threads": ("engine=ddp", "engine.loader_threads=2"),
     "zero3": ("zero_stage=3", "engine.activation_checkpointing=true"),
 }  # fmt: skip
 COMPRESSED = {name: ("engine=ddp", f"engine.ddp_hook={name}") for name in ("fp16", "bf16")}
@@ -51,3 +56,26 @@ def test_a_knob_changes_rounding_only(losses, case):
 def test_a_hook_compresses_gradients_and_still_learns(losses, case, most):
     assert 1e-7 < gaps(losses, case).max() < most
     assert losses[case][-1] < losses[case][0]
+
+
+def test_ranks_that_are_not_bound_have_as_many_threads(store, tmp_path):
+    bound, free = (runs(store, *SIZE, "engine=ddp", "steps=2", *words) for words in ((), ("engine.bind_cores=false",)))
+    end, folders = serve(store, tmp_path, free)
+    assert end.status == "ok", end.reason
+    devices = json.loads((folders[0] / "manifest.json").read_text())["devices"]
+    assert [one["cores"] for one in devices] == [[], []]
+    assert [one["threads"] for one in devices] == [bound[0].threads_per_rank] * 2
+
+
+EXTENSIONS = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions"))
+
+
+@pytest.mark.skipif(not any(EXTENSIONS.rglob("fused_adam.so")), reason="DeepSpeed's Adam takes a minute to compile")
+def test_deepspeeds_own_adam_is_torchs(store, tmp_path):
+    words = (*SIZE, "optimizer.name=adamw", "optimizer.lr=3e-4", "zero_stage=0,1,3")
+    specs = [*runs(store, *words), *runs(store, *words, "engine.optimizer_impl=deepspeed")]
+    end, folders = serve(store, tmp_path, specs)
+    assert end.status == "ok", end.reason
+    found = [np.array([[line["loss"] for line in lines] for lines in steps(one).values()]) for one in folders]
+    for torchs, own in zip(found[:3], found[3:], strict=True):
+        assert (np.abs(own - torchs) / torchs).max() < 2e-6

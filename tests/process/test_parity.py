@@ -33,6 +33,7 @@ MUON = {"name": "muon", "lr": 3e-4, "weight_decay": 0.05, "clip": 0.0}
 ADAFACTOR = {"name": "adafactor", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
 STAGES = "zero_stage=0,1,2,3"
 ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
+ENGINES += ",accelerate_deepspeed" if find_spec("accelerate") and find_spec("transformers") else ""
 WHOLE = ENGINES.replace("fsdp,", "").replace(",fsdp", "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {
@@ -47,8 +48,10 @@ CASES = {
     "muon": (MUON, WHOLE),
     "adafactor": (ADAFACTOR, WHOLE),
     "bf16": (ADAMW, STAGES, ENGINES, "precision=bf16"),
+    "bf16_autocast": (ADAMW, STAGES, ENGINES, "precision=bf16_autocast"),
 }
-FP32 = [case for case in CASES if case != "bf16"]
+SIXTEEN_BITS = ["bf16", "bf16_autocast"]
+FP32 = [case for case in CASES if case not in SIXTEEN_BITS]
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
@@ -185,9 +188,10 @@ def test_the_bound_notices_a_wrong_update(measured, store, case, optimizer, scal
     assert min(gaps.values()) > 3 * BOUNDS.get(case, BOUND), gaps
 
 
-def test_bf16_learns_as_fp32_does(measured, store):
+@pytest.mark.parametrize("case", SIXTEEN_BITS)
+def test_bf16_learns_as_fp32_does(measured, store, case):
     wanted = reference(store, ADAMW)
-    for engine, losses in measured["bf16"].items():
+    for engine, losses in measured[case].items():
         assert all(math.isfinite(loss) for loss in losses)
         assert losses[-3:].mean() < losses[:3].mean() - 0.1, engine
         assert gap(losses, wanted) < 0.05, engine

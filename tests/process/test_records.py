@@ -47,6 +47,7 @@ def test_the_folders_hold_the_documented_files(results, finished):
         ranks = range(manifest["layout"]["world_size"])
         wanted = {"run.json", "manifest.json", "devices.node000.jsonl"}
         wanted |= {f"steps.rank{rank:03d}.jsonl" for rank in ranks}
+        wanted |= {"collectives.jsonl"} if len(ranks) > 1 else set()
         assert {path.name for path in folder.iterdir()} == wanted
     for folder in (results / "rounds").iterdir():
         ranks = range(int(folder.name[-1]))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from vitscale.analysis import learning
 from vitscale.analysis.answer import answer
+from vitscale.analysis.collectives import carried, idle_links, planned
 from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.memory import largest_models
+from vitscale.analysis.ranks import rank_steps
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
+from vitscale.analysis.verdict import verdicts
 from vitscale.records.reader import Results
 from vitscale.records.writer import write_json
 
@@ -38,6 +40,7 @@ def analyse(folder: Path) -> StudyResult:
         runs=runs,
         baselines=baselines,
         findings=find(study, runs, baselines),
+        verdicts=verdicts(study, runs, baselines),
     )
     return StudyResult(
         analysis=analysis,
@@ -48,7 +51,10 @@ def analyse(folder: Path) -> StudyResult:
         manifests=tuple(launch.manifest for launch in results.launches if launch.manifest is not None),
         resolved=results.resolved,
         labels=study.labels,
-        sent_bytes=_sent_bytes(results.plan),
+        sent_bytes={run_id: round(sum(sent.values())) for run_id, sent in planned(results.plan).items()},
+        ranks={run.run_id: ranks for run in study.runs if (ranks := rank_steps(run))},
+        links={run.run_id: links for run in study.runs if (links := idle_links(study, run)) is not None},
+        collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
         largest=largest_models(study),
         devices=devices(study, runs),
     )
@@ -122,16 +128,6 @@ def _loss_tables(results: Results, indices: list[int]) -> dict[int, pl.DataFrame
     )
     parts = table.partition_by("launch_index", as_dict=True, include_key=False)
     return {int(key[0]): frame for key, frame in parts.items()}
-
-
-def _sent_bytes(plan: dict[str, Any]) -> dict[str, int]:
-    """Of each planned run, as its estimate counts them."""
-    found = {}
-    for run in plan.get("runs", ()):
-        collectives = (run.get("estimate") or {}).get("collectives")
-        if collectives is not None:
-            found[str(run["run_id"])] = sum(int(one["bytes"]) for one in collectives)
-    return found
 
 
 def _skipped(study: StudyData) -> tuple[SkippedRun, ...]:

@@ -15,6 +15,7 @@ from vitscale.analysis import text
 from vitscale.analysis.findings import neighbours
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
+from vitscale.analysis.scaling import speedup
 from vitscale.config.labels import ranks
 from vitscale.statistics import differ
 from vitscale.units import percent
@@ -38,7 +39,7 @@ def answer(study: StudyData, results: Sequence[RunResult], baselines: Mapping[st
     missing = len(results) - len(valid)
     gap = f"; {missing} of {text.count(len(results), 'run')} without a valid result" if missing else ""
     learnt = _accuracies(study, valid) if scaled or len(valid) > _SPELT_OUT else ""
-    return f"{_source(valid)}{body}{learnt}{gap}."
+    return f"{_source(valid)}{body}{_spread(study, by_id)}{learnt}{gap}."
 
 
 def outcome(result: RunResult, reference: RunResult) -> Outcome:
@@ -149,6 +150,27 @@ def _summary(study: StudyData, results: list[RunResult], outcomes: list[Outcome]
         f"Of {len(results)} series, each at its largest world size against its smallest: {counts}; "
         f"efficiency from {lowest} to {highest}"
     )
+
+
+def _spread(study: StudyData, results: Mapping[str, RunResult]) -> str:
+    """What it costs to spread the same ranks over more nodes, at the largest world size of each series that tells."""
+    clauses = []
+    for name, runs in study.by_series.items():
+        by_size: dict[int, list[Run]] = {}
+        for run in runs:
+            if results[run.run_id].valid and run.facts.nodes is not None:
+                by_size.setdefault(run.facts.world_size, []).append(run)
+        told = [size for size, placed in by_size.items() if len({run.facts.nodes for run in placed}) > 1]
+        if told:
+            placed = sorted(by_size[max(told)], key=lambda run: run.facts.nodes or 0)
+            few, many = placed[0], placed[-1]
+            gain = text.ratio(speedup(many, few))
+            same = outcome(results[many.run_id], results[few.run_id]) == "same"
+            where = f"on {many.facts.nodes} nodes as on {few.facts.nodes}"
+            doubt = ", no difference detected" if same else ""
+            many_ranks = ranks(max(told), many.facts.device_kind)
+            clauses.append(f"{many_ranks} train {gain} as fast {where} ({study.labels[name]}{doubt})")
+    return f"; {'; '.join(clauses)}" if clauses else ""
 
 
 def _levels(study: StudyData, valid: list[RunResult]) -> str:

@@ -1,4 +1,7 @@
-"""Findings about what the ranks tell each other, and about batches that grow with their number."""
+"""Findings about what the ranks tell each other, and about batches that grow with their number.
+
+What communication costs in measured runs is in their verdict (`verdict.py`), and not told again here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,11 @@ def communication(shares: Shares) -> float | None:
 
 def _heaviest(runs: Sequence[Run], results: Results) -> tuple[Run, float] | None:
     """The run of a series with the largest share of communication, where it is worth telling."""
-    shares = [(run, communication(results[run.run_id].shares)) for run in runs if run.facts.world_size > 1]
+    shares = [
+        (run, communication(results[run.run_id].shares))
+        for run in runs
+        if run.facts.world_size > 1 and run.source != "measured"
+    ]
     told = [(run, share) for run, share in shares if share is not None and share >= COMMUNICATION_SHARE]
     return max(told, key=lambda pair: pair[1], default=None)
 
@@ -81,7 +88,7 @@ def _no_overlap(study: StudyData, results: Results) -> Iterator[Finding]:
 
 
 def _stage_0(run: Run) -> bool:
-    return run.facts.engine == "deepspeed" and run.facts.zero_stage == 0
+    return run.facts.zero_stage == 0  # engines without stages have none
 
 
 def _batch_grows(study: StudyData) -> Iterator[Finding]:

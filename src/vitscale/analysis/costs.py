@@ -2,10 +2,10 @@
 
 Energy is that of the devices alone (`devices.py`). Cost is `hardware.price_per_hour` times devices times time.
 
-The **knee** of a series is the world size at which time and cost per image, multiplied, are least. Up to it each step
-up cuts the time by a larger factor than it raises the cost; past it the cost rises by the larger factor. For a doubling
-the border is a gain of sqrt(2), 71 % of what two devices could give. Time per image is 1 / images_per_s and cost goes
-with N / images_per_s, so that the knee is where N / images_per_s^2 is least, whatever the price.
+The **knee** of a series is the world size at which time and cost per image, multiplied, are least: from any smaller one
+to it the time falls by a larger factor than the cost rises, and from it to any larger one by a smaller factor. For a
+doubling the border is a gain of sqrt(2), 71 % of what two devices could give. Time per image is 1 / images_per_s and
+cost goes with N / images_per_s, so that the knee is where N / images_per_s^2 is least, whatever the price.
 """
 
 from __future__ import annotations

@@ -42,12 +42,17 @@ def find(study: StudyData) -> Iterator[Finding]:
                 yield from check(study.labels[run.run_id], run, uses)
 
 
+def in_words(reason: str) -> str:
+    """What NVML calls a reason, as a person would."""
+    return _IN_WORDS.get(reason, reason)
+
+
 def _throttled(label: str, run: Run, uses: list[DeviceUse]) -> Iterator[Finding]:
     reasons = sorted({reason for use in uses for reason in use.throttled})
     shares = {reason: sum(use.throttled.get(reason, 0.0) for use in uses) / len(uses) for reason in reasons}
     shares = {reason: share for reason, share in shares.items() if share >= THROTTLED_SHARE}
     if shares:
-        told = ", ".join(f"{_IN_WORDS.get(one, one)} in {percent(share, 0)}" for one, share in shares.items())
+        told = ", ".join(f"{in_words(one)} in {percent(share, 0)}" for one, share in shares.items())
         yield Finding(
             kind="throttled",
             severity="warning" if any(reason in _GRAVE for reason in shares) else "note",

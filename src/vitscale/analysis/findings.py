@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import communication, device_findings, learning, memory, outcomes, text
+from vitscale.analysis import collectives, communication, device_findings, learning, memory, outcomes, text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
-from vitscale.analysis.split import overlap
+from vitscale.analysis.split import OPEN_SHARE
 from vitscale.config.labels import ranks
 from vitscale.statistics import OUTLIER_Z, Estimate, differ, modified_z
 from vitscale.units import percent, seconds
@@ -50,6 +50,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
         found += compare(study, by_id)
     found += _baseline_missing(study, by_id, baselines)
     found += communication.find(study, by_id)
+    found += collectives.find(study)
     found += learning.find(study, by_id, baselines)
     found += device_findings.find(study)
     found += memory.find(study, by_id)
@@ -186,7 +187,7 @@ def _does_not_scale(study: StudyData, results: Results) -> Iterator[Finding]:
                 kind="does_not_scale",
                 severity="warning",
                 evidence=f"{study.labels[larger.run_id]}: {'; '.join(evidence)}.",
-                hint="the split of the step tells where the time goes; try more work per rank (micro_batch)",
+                hint="the waterfall and the split of the step tell where the time goes",
                 runs=(larger.run_id,),
             )
 
@@ -218,15 +219,18 @@ def _more_ranks_than_cores(study: StudyData) -> Iterator[Finding]:
         )
 
 
-def _split_overlaps(study: StudyData) -> Iterator[Finding]:
+def _split_open(study: StudyData) -> Iterator[Finding]:
+    """Parts that leave time over, where a rank timed all of them, or that exceed the step."""
     for run in study.runs:
-        totals = [total for one in run.figures if (total := overlap(one)) is not None]
-        if totals:
+        others = [one.other for one in run.figures if one.parts and (one.split or one.other < 0)]
+        worst = max(others, key=abs, default=0.0)
+        if abs(worst) > OPEN_SHARE:
+            over = f"{percent(worst)} of the step is in none of them" if worst > 0 else "they overlap"
             yield Finding(
-                kind="split_overlaps",
+                kind="split_open",
                 severity="note",
-                evidence=f"{study.labels[run.run_id]}: the timed parts add up to {percent(max(totals))} of the step, "
-                "so they overlap; the shares are scaled to 100 % and `other` is 0.",
+                evidence=f"{study.labels[run.run_id]}: the timed parts add up to {percent(1 - worst)} of the step, so "
+                f"{over}; `other` is the difference, and nothing is scaled.",
                 runs=(run.run_id,),
             )
 
@@ -253,7 +257,7 @@ _OF_RECORDS: tuple[Callable[[StudyData], Iterator[Finding]], ...] = (
     _mixed_devices,
     _more_ranks_than_cores,
     _outliers,
-    _split_overlaps,
+    _split_open,
 )
 _OF_RESULTS: tuple[Callable[[StudyData, Results], Iterator[Finding]], ...] = (
     _unstable,

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from vitscale.analysis.cause import Verdict, Waterfall
 from vitscale.analysis.devices import DeviceUse, Reading
+from vitscale.analysis.interval import Frozen
+from vitscale.analysis.interval import Interval as Interval
 from vitscale.cost.fit import Largest
+from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
+from vitscale.records.links import LinkBenchmark
 from vitscale.records.schema import Manifest, Parity, Source, Status
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -20,27 +23,10 @@ SCHEMA_VERSION: Literal[1] = 1
 Severity = Literal["note", "warning", "error"]
 
 
-class Frozen(BaseModel):
-    """Frozen result."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, protected_namespaces=())
-
-
-class Interval(Frozen):
-    """A median with its 95 % interval."""
-
-    median: float
-    """Median across launches."""
-    low: float | None = None
-    """Lower end; null where there are too few launches for an interval."""
-    high: float | None = None
-    """Upper end; null where there are too few launches for an interval."""
-
-
 class Shares(Frozen):
-    """The split of a step: each part's share of the step time, of the slowest rank, median across launches.
+    """The split of a step: each part's share of the step time, mean over ranks and launches.
 
-    Null is not measured. The parts that are measured sum to 1.
+    Null is not measured. The parts that are measured and `other` sum to 1.
     """
 
     data: float | None = None
@@ -60,7 +46,7 @@ class Shares(Frozen):
     launch_gap: float | None = None
     """The device waiting for the host to launch work."""
     other: float | None = None
-    """The rest."""
+    """The rest: what no part accounts for. Negative where the parts exceed the step."""
 
 
 class Costs(Frozen):
@@ -147,6 +133,14 @@ class RunResult(Frozen):
     epoch_s: Interval | None = None
     """`images_per_epoch / images_per_s`: training time of an epoch; null where a source does not tell its images."""
     shares: Shares
+    overlapped_share: float | None = None
+    """Communication that something hides over all communication; null where it was not timed."""
+    waterfall: Waterfall | None = None
+    """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
+    mfu: Interval | None = None
+    """Model FLOP utilisation: exact training FLOP of the images per second over the devices' peak."""
+    mfu_reason: str | None = None
+    """Why `mfu` is null, or where its peak is from."""
     memory_peak_bytes: int | None
     """Highest over ranks and launches."""
     memory: MemoryResult = MemoryResult()
@@ -195,6 +189,8 @@ class Analysis(Frozen):
     baselines: dict[str, str]
     """series -> run_id of its baseline."""
     findings: tuple[Finding, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    """Of every measured run with figures, in the order of `runs`: what its step is spent on and need not be."""
 
 
 class LaunchResult(Frozen):
@@ -239,6 +235,16 @@ class SkippedRun:
 
     label: str
     reason: str
+
+
+@dataclass(frozen=True)
+class RankStep:
+    """One rank of a run, mean over its steps and launches."""
+
+    rank: int
+    node: int | None
+    seconds: dict[str, float]
+    """Part of the step, or `late`: how long the others waited for it."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +304,12 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
+    """run_id -> what its collectives carried, where it was recorded."""
+    ranks: dict[str, tuple[RankStep, ...]] = field(default_factory=dict)
+    """run_id -> what each of its ranks spent per step."""
+    links: dict[str, LinkBenchmark] = field(default_factory=dict)
+    """run_id -> its links when nothing else used them, where they were timed."""
     largest: dict[str, Largest] = field(default_factory=dict)
     """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
     devices: Devices = Devices()

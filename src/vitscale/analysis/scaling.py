@@ -11,7 +11,9 @@ from vitscale.analysis import learning, memory
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
-from vitscale.analysis.split import shares
+from vitscale.analysis.split import overlapped, shares
+from vitscale.analysis.utilisation import utilisation
+from vitscale.analysis.waterfall import with_waterfalls
 from vitscale.records.schema import Parity
 from vitscale.statistics import Estimate, interval, ratio_interval
 
@@ -29,7 +31,8 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     results = tuple(
         _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
     )
-    return results, {name: run.run_id for name, run in baselines.items()}
+    named_ids = {name: run.run_id for name, run in baselines.items()}
+    return with_waterfalls(results, named_ids), named_ids
 
 
 def named_baseline(resolved: Mapping[str, Any]) -> int | None:
@@ -115,6 +118,7 @@ def _result(
     gain = speedup(run, base) if base is not None and run.images_per_s else None
     rate = _throughput(run, step_s)
     images_per_s, epoch_s = _shown(rate, run), _shown(_inverse(rate, facts.images_per_epoch), run)
+    mfu, mfu_reason = utilisation(run, rate)
     way = learning.reached(run, target)
     # With another amount of training images (`weak`) it would not be the batch alone that differs.
     alike = base is not None and base.facts.images_per_epoch == facts.images_per_epoch
@@ -145,6 +149,9 @@ def _result(
         efficiency=_shown(scaled(gain, base.facts.world_size / facts.world_size), run) if gain and base else None,
         epoch_s=epoch_s,
         shares=shares(run.figures),
+        overlapped_share=overlapped(run.figures),
+        mfu=mfu,
+        mfu_reason=mfu_reason,
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
         memory=memory.memory(run, derived),
         costs=costs(run, epoch_s, way.seconds, price),

@@ -1,39 +1,45 @@
-"""What a launch's step lines say: the slowest rank's step, its parts, its drift.
+"""What a launch's step lines say: the step, its parts, its drift, and each rank's share in it.
 
 Definitions, for one launch:
 
 1. A step of the steady window is counted where every rank recorded it (a launch that was cut off loses its last steps).
-2. Its time is the largest `step_s` over the ranks, and its parts are that rank's: parts of different ranks never mix.
-   Of ranks that are equally slow the lowest number is taken.
-3. `step_s` of the launch is the median over the counted steps.
-4. The share of a part is its sum over the counted steps over the sum of their `step_s`, so that shares add up.
-   Contract with the worker: parts are disjoint. Where `comm_exposed_s` and `wait_s` (or an importer's
-   `comm_and_wait_s`) are given, `backward_s` and `optimizer_s` come without them. Parts that exceed the step by
-   clocks' rounding are scaled to it; by more, flagged.
+2. Its time is the largest `step_s` over the ranks; `step_s` of the launch is the median over the counted steps.
+3. The share of a part is its sum over the counted steps of all ranks over the sum of their `step_s`: the mean rank.
+   Collectives hold the ranks together, so their steps are equally long, but not equally filled: where one computes,
+   the others wait. No single rank's split tells that; what each rank did is in `by_rank`.
+4. Contract with the worker: parts are disjoint. Where `comm_exposed_s` and `wait_s` (or an importer's
+   `comm_and_wait_s`) are given, `backward_s` and `optimizer_s` come without them. `other` is what is left, and negative
+   where the parts exceed the step; nothing is scaled.
 
-Across launches a share is the median of the launches' shares, all divided by their sum so that they add up to 1 again.
+Across launches a share is the mean of the launches' shares: means add up to 1 as each launch does, medians do not.
 A part is null where any of the launches lacks it; its time is then in `other` for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
+from statistics import fmean
 
 import polars as pl
 
 from vitscale.analysis.result import Shares
 from vitscale.records.schema import Aggregate
 
-PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait", "comm_and_wait")
+PARTS = ("data", "forward", "backward", "optimizer", "comm_exposed", "wait", "comm_and_wait", "launch_gap")
 """Names of `Shares` that step lines measure, as `<name>_s`."""
+
+MEASURED = tuple(part for part in PARTS if part != "comm_and_wait")
+"""Parts that vitscale's own ranks measure."""
+
+BESIDE = ("comm", "comm_overlapped", "late")
+"""Times in step lines that are no part of the step."""
 
 DRIFT_STEPS = 10
 """Fewest steady steps whose halves are compared."""
 
-OVERLAP = 1.01
-"""Parts that add up to more than this of the step are not disjoint: flagged."""
+OPEN_SHARE = 0.02
+"""More of the step than this that no part accounts for, or that parts have too much: flagged."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,31 @@ class StepFigures:
     drift: float | None
     """Second half's median step over the first half's, minus 1; None below `DRIFT_STEPS` steps."""
     parts: dict[str, float]
-    """Share of each measured part, before scaling."""
+    """Share of each measured part."""
+    beside: dict[str, float] = field(default_factory=dict)
+    """The same of `BESIDE`."""
+    by_rank: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """The same of both, in the order of the ranks; and `images` per step."""
+
+    @property
+    def other(self) -> float:
+        """Share that no part accounts for; negative where parts exceed the step."""
+        return 1 - sum(self.parts.values())
+
+    @property
+    def split(self) -> bool:
+        """Whether every part that a rank measures is there, so that `other` should be nothing."""
+        return all(part in self.parts for part in MEASURED)
 
 
 def step_figures(steps: pl.DataFrame) -> dict[int, StepFigures]:
     """Figures by `launch_index`; a launch without a counted step is left out."""
-    rows = _counted(steps).group_by("launch_index").agg(_aggregates()).sort("launch_index").to_dicts()
-    return {row["launch_index"]: _figures(row) for row in rows}
+    counted = _counted(steps)
+    windows = {row["launch_index"]: row for row in _windows(counted).to_dicts()}
+    ranks: dict[int, list[dict[str, float]]] = {index: [] for index in windows}
+    for row in _rank_sums(counted).to_dicts():
+        ranks[int(row["launch_index"])].append(row)
+    return {index: _figures(window, ranks[index]) for index, window in windows.items()}
 
 
 def aggregate_figures(told: Aggregate) -> StepFigures | None:
@@ -77,55 +101,68 @@ def shares(launches: Sequence[StepFigures]) -> Shares:
     measured = [part for part in PARTS if launches and all(part in launch.parts for launch in launches)]
     if not measured:
         return Shares()
-    split = [_closed({part: launch.parts[part] for part in measured}) for launch in launches]
-    medians = {part: median(one[part] for one in split) for part in (*measured, "other")}
-    total = sum(medians.values())
-    return Shares(**{part: value / total for part, value in medians.items()})
+    means = {part: fmean(launch.parts[part] for launch in launches) for part in measured}
+    return Shares(**means, other=1 - sum(means.values()))
 
 
-def overlap(launch: StepFigures) -> float | None:
-    """Sum of the parts' shares where it is more than a step can hold, else None."""
-    total = sum(launch.parts.values())
-    return total if total > OVERLAP else None
-
-
-def _closed(parts: dict[str, float]) -> dict[str, float]:
-    """Parts and `other`, adding up to 1: the remainder is never negative, parts are scaled down instead."""
-    total = sum(parts.values())
-    scale = max(total, 1.0)
-    return {**{part: value / scale for part, value in parts.items()}, "other": max(0.0, 1 - total)}
+def overlapped(launches: Sequence[StepFigures]) -> float | None:
+    """Communication that something hides over all communication; None where none was timed."""
+    told = [launch.beside for launch in launches]
+    total = sum(one.get("comm", 0.0) for one in told)
+    hidden = [one.get("comm_overlapped") for one in told]
+    if not total or None in hidden:
+        return None
+    return sum(one for one in hidden if one is not None) / total
 
 
 def _counted(steps: pl.DataFrame) -> pl.DataFrame:
-    """One row per launch and counted step: the slowest rank's."""
-    by_step = (
-        steps.filter(pl.col("window") == "steady")
-        .sort("launch_index", "step", "step_s", "rank", descending=[False, False, True, False])
-        .group_by("launch_index", "step", maintain_order=True)
-        .agg(pl.len().alias("ranks"), pl.first("step_s", *(f"{part}_s" for part in PARTS)))
-    )
-    return by_step.filter(pl.col("ranks") == pl.col("ranks").max().over("launch_index"))
+    """Lines of the steady steps that every rank of their launch recorded."""
+    ranks = pl.len().over("launch_index", "step").alias("ranks")
+    steady = steps.filter(pl.col("window") == "steady").with_columns(ranks)
+    return steady.filter(pl.col("ranks") == pl.col("ranks").max().over("launch_index"))
 
 
-def _aggregates() -> list[pl.Expr]:
+def _windows(counted: pl.DataFrame) -> pl.DataFrame:
+    """One row per launch: of each step the slowest rank's time."""
+    by_step = counted.group_by("launch_index", "step").agg(pl.first("ranks"), pl.max("step_s"))
     half = pl.len() // 2
-    return [
-        pl.col("step_s").median().alias("step_s"),
-        pl.len().alias("steps"),
-        pl.col("ranks").first().alias("ranks"),
-        pl.col("step_s").head(half).median().alias("first_half_s"),
-        pl.col("step_s").tail(half).median().alias("second_half_s"),
-        *((pl.col(f"{part}_s").sum() / pl.col("step_s").sum()).alias(part) for part in PARTS),
-        *((pl.col(f"{part}_s").null_count() > 0).alias(f"{part}_missing") for part in PARTS),
+    return (
+        by_step.sort("launch_index", "step")
+        .group_by("launch_index", maintain_order=True)
+        .agg(
+            pl.col("step_s").median().alias("step_s"),
+            pl.len().alias("steps"),
+            pl.first("ranks"),
+            pl.col("step_s").head(half).median().alias("first_half_s"),
+            pl.col("step_s").tail(half).median().alias("second_half_s"),
+        )
+    )
+
+
+def _rank_sums(counted: pl.DataFrame) -> pl.DataFrame:
+    """One row per launch and rank: sums over its steps; null where any step lacks the time."""
+    whole = [
+        pl.when(pl.col(f"{name}_s").null_count() == 0).then(pl.col(f"{name}_s").sum()).alias(name)
+        for name in (*PARTS, *BESIDE)
     ]
+    sums = counted.group_by("launch_index", "rank").agg(pl.sum("step_s"), pl.mean("images"), *whole)
+    return sums.sort("launch_index", "rank")
 
 
-def _figures(row: dict[str, float]) -> StepFigures:
-    steps = int(row["steps"])
+def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFigures:
+    steps = int(window["steps"])
+    total_s = sum(rank["step_s"] for rank in ranks)
+    told = [name for name in (*PARTS, *BESIDE) if all(rank[name] is not None for rank in ranks)]
+    means = {name: sum(rank[name] for rank in ranks) / total_s for name in told}
+    by_rank = {name: tuple(rank[name] / rank["step_s"] for rank in ranks) for name in told}
+    if all(rank["images"] is not None for rank in ranks):
+        by_rank["images"] = tuple(rank["images"] for rank in ranks)
     return StepFigures(
-        step_s=row["step_s"],
+        step_s=window["step_s"],
         steps=steps,
-        ranks=int(row["ranks"]),
-        drift=row["second_half_s"] / row["first_half_s"] - 1 if steps >= DRIFT_STEPS else None,
-        parts={part: row[part] for part in PARTS if not row[f"{part}_missing"]},
+        ranks=int(window["ranks"]),
+        drift=window["second_half_s"] / window["first_half_s"] - 1 if steps >= DRIFT_STEPS else None,
+        parts={name: means[name] for name in told if name in PARTS},
+        beside={name: means[name] for name in told if name in BESIDE},
+        by_rank=by_rank,
     )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import hjson
 
+from vitscale.config import buckets, offload
 from vitscale.config.keys import get_path, set_path, shown, unknown_key
 from vitscale.errors import UsageError
 
@@ -48,8 +49,6 @@ _OPTIMIZER_KEYS = ("type", "params")
 _TORCH_DEFAULTS = {"betas": [0.9, 0.999], "eps": 1e-8}
 
 # Keys that would change what is measured behind the study's back.
-_OFFLOAD = ("cpu_offload", "cpu_offload_params", "offload_optimizer", "offload_param")
-
 _REFUSED = {
     "scheduler": "the study's optimizer has no schedule in a scaling run",
     "elasticity": "an elastic batch breaks the batch identity of every protocol",
@@ -131,10 +130,8 @@ def check_keys(document: dict[str, Any], where: str) -> None:
         for name in value or ():
             if name not in names:
                 raise unknown_key(name, f"`{section}` of {where}", names)
-    for key in _OFFLOAD:
-        path = f"zero_optimization.{key}"
-        if not _is_off(get_path(document, path) or False):
-            raise UsageError(f"DeepSpeed key `{path}` in {where} cannot be used here: no offloading yet", "remove it")
+    buckets.check(document, where)
+    offload.check(document, where)
 
 
 def _is_off(value: Any) -> bool:

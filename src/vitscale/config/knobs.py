@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 
 from vitscale.config.frozen import Section
 
@@ -16,13 +16,16 @@ def _off(*values: object) -> AfterValidator:
 
 Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
-OptimizerImpl = Literal["auto", "fused", "foreach", "for"]
+OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
 
 
 class EngineSection(Section):
     """`[engine]`: knobs of speed and memory. An engine that does not have a knob does not read it."""
 
+    fast: Switch = None
+    """Choose what makes the device faster, for the keys that the study does not give: `precision = bf16` where the
+    device multiplies it faster, on CUDA `compile`. What was chosen is printed, and is the run's. Off: not."""
     compile: Switch = None
     """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""
     sdpa: Annotated[Sdpa | None, _off("auto")] = None
@@ -35,7 +38,13 @@ class EngineSection(Section):
     arithmetic. Off: not."""
     optimizer_impl: Annotated[OptimizerImpl | None, _off("auto")] = None
     """How the update loops over weights: `fused` in one kernel (`adamw`, `sgd`), `foreach` in one per operation (not
-    `muon`), `for` one by one. Off: `auto`, fused on CUDA, else the library's choice."""
+    `muon`), `for` one by one, `deepspeed` DeepSpeed's own kernels, compiled at their first use (`adamw`; `lion` on
+    CUDA). Off: `auto`, fused on CUDA, else the library's choice."""
+    loader_threads: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Threads of a rank that read micro-batches ahead of the device; 0 reads each when it is asked for. Resizing and
+    normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""
+    bind_cores: Annotated[bool | None, _off(True)] = None
+    """CPU: each rank stays on cores of its own. False: as many threads, wherever the kernel puts them. Off: true."""
     bucket_mb: PositiveFloat | None = None
     """Size of `ddp`'s gradient buckets, MiB: small ones start sooner, large ones cost fewer calls. Off: torch's, 25."""
     gradient_as_bucket_view: Annotated[bool | None, _off(True)] = None
@@ -53,3 +62,5 @@ class EngineSection(Section):
 
 OF_DDP = ("bucket_mb", "gradient_as_bucket_view", "static_graph", "ddp_hook")
 """Knobs that only the engine `ddp` has."""
+OF_CPUS = ("bind_cores",)
+"""Knobs that only runs on a CPU have."""

@@ -28,6 +28,15 @@ _FOLLOWS = {
     "optimizer.lr": "optimizer.name",
 }
 _BARE = ("engine", "precision", "device", "model.name", "data.name", "optimizer.name", "hardware.name")
+_UNSET = {
+    "backend": "auto",
+    "engine.loader_threads": "auto",
+    "engine.sdpa": "auto",
+    "engine.optimizer_impl": "auto",
+    "engine.bind_cores": "True",
+    "engine.gradient_as_bucket_view": "True",
+}
+"""What null means, where it is not off."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -152,8 +161,10 @@ def ranks(count: int, device: str | None) -> str:
 def _value(key: str, value: Any) -> str:
     if key in _BARE and value is not None:
         return str(value)
-    shown = "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{key.rpartition('.')[2]} {shown}"
+    shown = _UNSET.get(key, "off") if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    # What is offloaded tells more than `device`, where to.
+    name = key.removesuffix(".device").rpartition(".")[2]
+    return f"{name} {shown}"
 
 
 def _make_unique(texts: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from vitscale.config.frozen import Frozen
 from vitscale.config.knobs import EngineSection
 from vitscale.config.study import (
+    Backend,
     EngineName,
     FsdpSection,
     OptimizerSection,
@@ -84,6 +85,8 @@ class MeasureSpec(Frozen):
     """Seed of weights and data order."""
     sample_s: NonNegativeFloat | None = None
     """Time between samples of the devices, seconds; null is 1 s, 0 is off."""
+    profile: Literal[True] | None = None
+    """Whether a trace of a few steps is written after the steady window; null is no."""
 
 
 class RunSpec(Frozen):
@@ -120,6 +123,8 @@ class RunSpec(Frozen):
     """Number format of weights and arithmetic."""
     device: Literal["cpu", "cuda"]
     """Kind of device."""
+    backend: Backend | None = None
+    """What ranks talk through; null is the device's own, NCCL on CUDA, gloo on a CPU."""
     micro_batch: PositiveInt
     """Images per rank and forward pass."""
     grad_accum: PositiveInt
@@ -162,6 +167,24 @@ class RunSpec(Frozen):
         if self.optimizer.lr_policy in ("linear", "sqrt"):
             del tree["optimizer"]["lr"]
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
+
+    @property
+    def process_start(self) -> tuple[int, int, str, int, bool, str, str]:
+        """What runs that one process start serves have in common."""
+        threads = self.threads_per_rank or 0
+        link = self.link or ""
+        return self.world_size, self.nodes, self.device, threads, self.binds_cores, self.torch_backend, link
+
+    @property
+    def torch_backend(self) -> Backend:
+        """What ranks talk through, by torch's name."""
+        return self.backend or ("nccl" if self.device == "cuda" else "gloo")
+
+    @property
+    def binds_cores(self) -> bool:
+        """Whether each rank stays on CPU cores of its own, as far as there are enough."""
+        asked = self.knobs is None or self.knobs.bind_cores is not False
+        return self.threads_per_rank is not None and asked
 
     @property
     def ranks_per_replica(self) -> int:

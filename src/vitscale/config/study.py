@@ -27,12 +27,20 @@ from vitscale.config.training import LrPolicy, Schedule, TrainSection
 SCHEMA_VERSION: Literal[1] = 1
 
 Protocol = Literal["strong", "strong_fixed_micro", "weak"]
-EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "single"]
-Precision = Literal["fp32", "bf16", "fp16"]
+EngineName = Literal["deepspeed", "ddp", "fsdp", "accelerate", "accelerate_deepspeed", "single"]
+Precision = Literal["fp32", "bf16", "fp16", "bf16_autocast"]
+Backend = Literal["nccl", "gloo", "mpi"]
 Device = Literal["auto", "cpu", "cuda"]
 OptimizerName = Literal["adamw", "sgd", "lamb", "lion", "muon", "adafactor"]
 
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+_REMOVED_OPTIMIZERS = ("onebitadam", "zerooneadam", "onebitlamb")
+
+
+def _still_there(name: Any) -> Any:
+    if isinstance(name, str) and name.lower() in _REMOVED_OPTIMIZERS:
+        raise ValueError("a 1-bit optimizer, which DeepSpeed removed (its pull request 8490; 0.19.8 has none)")
+    return name
 
 
 def _number(value: Any) -> Any:
@@ -124,12 +132,13 @@ class Axes(Section):
     `global_batch = micro_batch * grad_accum * world_size / tensor_parallel`."""
     engine: Varying[EngineName] = ("deepspeed",)
     """Who owns parallelism: `deepspeed`; torch's `ddp` (whole weights on every rank) or `fsdp` (FSDP2, sharded);
-    `accelerate`, Hugging Face's, over DDP; `single`, plain torch on one rank."""
+    `accelerate`, Hugging Face's, over DDP, `accelerate_deepspeed` over DeepSpeed; `single`, plain torch on one rank."""
     zero_stage: Varying[ZeroStage] = (0,)
     """DeepSpeed's ZeRO stage: 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too.
     Engines without stages do not read it."""
     precision: Varying[Precision] = ("fp32",)
-    """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA)."""
+    """`fp32`; `bf16` or `fp16`: weights in 16 bit with an fp32 master copy (`fp16` scales the loss and needs CUDA);
+    `bf16_autocast`: fp32 weights, gradients and communication, matrix products in bf16 (`torch.autocast`)."""
     global_batch: Varying[PositiveInt] | None = None
     """Images per optimizer step over all ranks. Read by `strong`, which needs it."""
     micro_batch: Varying[PositiveInt] | None = None
@@ -139,6 +148,9 @@ class Axes(Section):
     """Micro-steps per optimizer step. Off: 1, or solved by `strong` from `micro_batch`."""
     device: Varying[Device] = ("auto",)
     """`cuda`, `cpu`, or `auto`: CUDA where there is a GPU, else CPU; the choice is printed and recorded."""
+    backend: Varying[Literal["auto"] | Backend] = ("auto",)
+    """What ranks talk through: `nccl` between GPUs, `gloo` between CPUs, `mpi` where torch was built with it, or
+    `auto`, the device's own."""
     swept: dict[str, Varying[Any]] = Field(default_factory=dict)
     """Further keys that vary, by dotted path: write them beside the others, `"model.name" = ["a", "b"]`."""
 
@@ -154,7 +166,7 @@ class FsdpSection(Section):
 class OptimizerSection(Section):
     """`[optimizer]`: the update rule, torch's or timm's."""
 
-    name: OptimizerName = "adamw"
+    name: Annotated[OptimizerName, BeforeValidator(_still_there)] = "adamw"
     """`adamw`, `sgd`, `adafactor` (torch), `lamb`, `lion` or `muon` (timm). `lamb`, `muon` and `adafactor` look at
     whole weights: not for engines and ZeRO stages that shard the optimizer. `muon` updates the matrices of the blocks,
     AdamW all else at the same rate."""
@@ -210,6 +222,8 @@ class MeasureSection(Section):
     sample_s: NonNegativeFloat | None = None
     """Time between samples of the devices (power, utilisation, temperature, clocks, load), seconds; 0 takes none.
     Off: 1 s."""
+    profile: bool = False
+    """Write a Chrome trace of a few steps after the steady window, `trace.rank<r>.json.gz`, by each rank."""
 
     @model_validator(mode="after")
     def _one_duration(self) -> MeasureSection:

@@ -107,7 +107,7 @@ def step_collectives(
         tensors: elements of each parameter tensor, `vit.parameter_tensors(shape)`.
         engine: "deepspeed" or "ddp".
         zero_stage: 0 to 3, or None where the engine has none.
-        precision: "fp32", "bf16" or "fp16"; gradients travel in the weights' type.
+        precision: "fp32", "bf16", "fp16" or "bf16_autocast"; gradients travel in the weights' type.
         data_parallel: ranks that share the gradients; 1 gives ().
         grad_accum: micro-steps per optimizer step, A.
         reduce_bucket_elements, persistence_elements, reuse_elements: DeepSpeed's settings where they are not the
@@ -173,13 +173,13 @@ def regathered_elements(
 def bus_factor(operation: str, ranks: int) -> float:
     """Return the bytes that cross one rank's link for each byte of a collective's size, in its bandwidth-optimal form.
 
-    With N ranks: all-reduce 2(N-1)/N, all-gather, reduce-scatter and all-to-all (N-1)/N, broadcast 1
+    With N ranks: all-reduce 2(N-1)/N, all-gather, reduce-scatter and all-to-all (N-1)/N, broadcast and reduce 1
     (cited: NVIDIA nccl-tests, doc/PERFORMANCE.md). One rank sends nothing: 0.
     """
     if ranks <= 1:
         return 0.0
     factors = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "all_to_all": 1.0}
-    return 1.0 if operation == "broadcast" else factors[operation] * (ranks - 1) / ranks
+    return 1.0 if operation in ("broadcast", "reduce") else factors[operation] * (ranks - 1) / ranks
 
 
 def _hops(operation: str, ranks: int) -> int:

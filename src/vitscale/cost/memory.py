@@ -39,6 +39,9 @@ class RankMemory:
     activations_bytes: int
     buckets_bytes: int
     total_bytes: int
+    """Of the device."""
+    host_bytes: int = 0
+    """What is offloaded to the host or to NVMe."""
 
 
 def model_state_bytes(
@@ -70,7 +73,7 @@ def model_state_bytes(
         engine: "deepspeed" shards by `zero_stage`; any other (ddp, single) is taken as unsharded. FSDP: see
             `fsdp.rank_memory`.
         zero_stage: 0 to 3, or None where the engine has none.
-        precision: "fp32", "bf16" or "fp16".
+        precision: "fp32", "bf16", "fp16" or "bf16_autocast".
         data_parallel: ranks that share the state, N.
         moments: fp32 elements that the optimizer keeps, `optimizers.moment_elements(shape, optimizer)`.
         persistent_parameters: elements below ZeRO-3's threshold, see `persistent_elements`.
@@ -80,7 +83,7 @@ def model_state_bytes(
     shard = -(-parameters // data_parallel)
     weights = weight_bytes * (shard + persistent_parameters) if stage == 3 else weight_bytes * parameters
     gradients = weight_bytes * (shard if stage >= 2 else parameters)
-    has_master = precision != "fp32" or stage >= 1
+    has_master = weight_bytes < _FP32_BYTES or stage >= 1
     kept = moments + (parameters if has_master else 0)
     optimizer_bytes = _FP32_BYTES * (-(-kept // data_parallel) if stage >= 1 else kept)
     return ModelState(weights, gradients, optimizer_bytes, weights + gradients + optimizer_bytes)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
+from vitscale.cost.offload import moved
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
 from vitscale.cost.vit import parameter_tensors, parameters, training_flop
@@ -64,6 +66,7 @@ class RunEstimate:
                 "activations": self.memory.activations_bytes,
                 "buckets": self.memory.buckets_bytes,
                 "total": self.memory.total_bytes,
+                "host": self.memory.host_bytes,
             },
             "memory_limit_bytes": self.memory_limit_bytes,
             "fits": self.fits,
@@ -88,9 +91,14 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
     exchanges = sequence.collectives(model, **batch, ranks=spec.sequence_parallel or 1)
     exchanges += tensor.collectives(model, **batch, ranks=spec.tensor_parallel or 1)
     own = tensor.part(model, spec.tensor_parallel or 1)
-    engine: Mapping[str, Any] = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": spec.precision}
+    owner = spec.engine if spec.zero_stage is None else "deepspeed"  # whoever drives it
+    engine: Mapping[str, Any] = {"engine": owner, "zero_stage": spec.zero_stage, "precision": spec.precision}
     memory, collectives = _of_fsdp(spec, own) if spec.engine == "fsdp" else _of_replicas(spec, own, engine)
-    return RunEstimate(
+    away = offload.asked(spec.deepspeed)
+    if any(away):
+        keys: Mapping[str, Any] = {"zero_stage": spec.zero_stage, "precision": spec.precision}
+        memory = moved(memory, parameter_tensors(own), away, **keys, data_parallel=_sharing(spec))
+    estimate = RunEstimate(
         parameters=parameters(model),
         flop_per_step=spec.global_batch * training_flop(model),
         memory=memory,
@@ -115,6 +123,13 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             activation_checkpointing=_checkpointing(spec),
         ),
     )
+    return replace(estimate, step=_untimed(estimate.step)) if any(away) else estimate
+
+
+def _untimed(step: StepEstimate) -> StepEstimate:
+    """The update of offloaded state is the host's, over a link that no form here knows."""
+    told = "offload: the update on the host and its transfers are not estimated"
+    return replace(step, optimizer_s=None, step_s=None, images_per_s=None, assumptions=(*step.assumptions, told))
 
 
 def _sharing(spec: RunSpec) -> int:

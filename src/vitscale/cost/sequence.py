@@ -54,8 +54,8 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: i
     elements = vit.CHANNELS * shape.img_size**2 + shape.depth * block + around + 2 * width + 2 * shape.num_classes
     if shape.global_pool == "map":
         elements += 3 * tokens * width + 6 * width + 2 * shape.pool_mlp_width
-    per_image = elements * vit.PRECISION_BYTES[precision] + _statistics(shape, ranks) * vit.STATISTIC_BYTES
-    return micro_batch * per_image
+    per_image = elements * vit.PRODUCT_BYTES[precision] + _statistics(shape, ranks) * vit.STATISTIC_BYTES
+    return micro_batch * per_image + vit.kept_by_autocast(shape, micro_batch, precision, own)
 
 
 def _statistics(shape: ViTShape, ranks: int) -> int:
@@ -81,8 +81,9 @@ def collectives(
     own = _own_tokens(shape, ranks)
     pooled = 1 if shape.global_pool == "token" else own
     block = 4 * own * shape.width + 4 * shape.tokens * _own_width(shape, ranks)
-    elements = shape.depth * block + ranks * pooled * shape.width
-    sent_bytes = grad_accum * micro_batch * elements * vit.PRECISION_BYTES[precision]
+    per_image = shape.depth * block * vit.PRODUCT_BYTES[precision]
+    per_image += ranks * pooled * shape.width * vit.PRECISION_BYTES[precision]
+    sent_bytes = grad_accum * micro_batch * per_image
     return (Collective("all_to_all", grad_accum * (4 * shape.depth + 1), sent_bytes),)
 
 

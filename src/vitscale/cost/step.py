@@ -26,9 +26,9 @@ from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.stragglers import expected_maximum as expected_maximum
-from vitscale.cost.vit import parameter_tensors
+from vitscale.cost.vit import AUTOCAST, parameter_tensors
 
-UTILISATION = {"fp32": 0.36, "bf16": 0.46, "fp16": 0.46}
+UTILISATION = {"fp32": 0.36, "bf16": 0.46, "fp16": 0.46, AUTOCAST: 0.46}
 """Assumed share of the dense peak that training reaches, from measured throughput and `training_flop`.
 
 bf16, fp16: median of 161 timm ViT rows on an RTX 3090, AMP (pytorch-image-models, results/; 10 % to 90 %: 0.24 to
@@ -213,13 +213,14 @@ def _communication(
 def _assumed_rate(
     device: DeviceFigures | None, precision: str, efficiency: float | None, assumptions: list[str]
 ) -> float | None:
-    peak = device.peak_flop_per_s.get(precision) if device else None
+    computed = "bf16" if precision == AUTOCAST else precision
+    peak = device.peak_flop_per_s.get(computed) if device else None
     if peak is None:
-        assumptions.append(f"compute: no {precision} peak known for this device; give a measured rate")
+        assumptions.append(f"compute: no {computed} peak known for this device; give a measured rate")
         return None
     share = UTILISATION[precision] if efficiency is None else efficiency
     if efficiency is None:
-        assumptions.append(f"compute: {share:.0%} of the dense {precision} peak, the median of published ViT runs")
+        assumptions.append(f"compute: {share:.0%} of the dense {computed} peak, the median of published ViT runs")
     return peak * share
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from vitscale.cost.collectives import Collective
 from vitscale.cost.models import ViTShape
-from vitscale.cost.vit import PRECISION_BYTES
+from vitscale.cost.vit import PRECISION_BYTES, PRODUCT_BYTES
 
 
 def part(shape: ViTShape, ranks: int) -> ViTShape:
@@ -27,10 +27,11 @@ def collectives(
 
     Every block adds up TD elements per image after attention and after the MLP, and in backward the gradients of qkv's
     and of the MLP's input: four all-reduces. An MLP that begins with two projections ("swiglu") has one more. A process
-    test counts them.
+    test counts them. Under autocast what comes out of products is 16 bit, and the gradients of norms' outputs are not.
     """
     if ranks == 1:
         return ()
-    calls = grad_accum * shape.depth * (5 if shape.mlp == "swiglu" else 4)
-    sent_bytes = calls * micro_batch * shape.tokens * shape.width * PRECISION_BYTES[precision]
-    return (Collective("all_reduce", calls, sent_bytes),)
+    forward, backward = 2, 3 if shape.mlp == "swiglu" else 2
+    blocks, elements = grad_accum * shape.depth, micro_batch * shape.tokens * shape.width
+    sent_bytes = elements * (forward * PRODUCT_BYTES[precision] + backward * PRECISION_BYTES[precision])
+    return (Collective("all_reduce", blocks * (forward + backward), blocks * sent_bytes),)

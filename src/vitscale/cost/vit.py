@@ -13,8 +13,11 @@ from vitscale.cost.models import ViTShape
 Size = tuple[int, ...]
 
 CHANNELS = 3
-PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of one weight or activation. bf16 and fp16 mean 16-bit weights, as DeepSpeed runs them, not autocast."""
+AUTOCAST = "bf16_autocast"
+PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, AUTOCAST: 4}
+"""Bytes of one weight, of its gradient, and of the residual stream."""
+PRODUCT_BYTES = {**PRECISION_BYTES, AUTOCAST: 2}
+"""Bytes of an element that goes into a matrix product or comes out of one."""
 
 STATISTIC_BYTES = 4  # mean, reciprocal deviation and log-sum-exp stay in fp32
 
@@ -148,6 +151,7 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
     4. Around the blocks: the image 3·img², input and output of the final norm 2TD (T·D where no norm stands there
        but the pooling reads it), patch norm and pre-norm TD each.
     5. Attention pooling: kv 2TD and a few vectors. The head's input and the loss are a few vectors as well: 2D + 2C.
+    6. Autocast: 16 bits as well, and what `kept_by_autocast` adds.
 
     Checked against `saved_tensors_hooks` on timm models by a test. Memory of the allocator, temporary buffers and of
     kernels is not in it.
@@ -159,8 +163,32 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
     elements += row * (int(shape.patch_norm) + int(shape.pre_norm) + 2 * int(shape.final_norm))
     if shape.global_pool == "map":
         elements += 2 * row + 6 * shape.width + 2 * shape.pool_mlp_width
-    per_image = elements * PRECISION_BYTES[precision] + _statistics(shape) * STATISTIC_BYTES
-    return micro_batch * per_image
+    per_image = elements * PRODUCT_BYTES[precision] + _statistics(shape) * STATISTIC_BYTES
+    return micro_batch * per_image + kept_by_autocast(shape, micro_batch, precision, shape.tokens)
+
+
+def kept_by_autocast(shape: ViTShape, micro_batch: int, precision: str, tokens: int) -> int:
+    """Return the bytes that autograd keeps under autocast beyond those of 16-bit weights; 0 in other precisions.
+
+    1. The residual stream stays fp32, so the inputs of a block's two norms, tD each, take 2 bytes an element more. The
+       final norm's does too, but its output is not kept then.
+    2. Matrix products keep the 16-bit copies of their weights, whatever the micro-batch.
+
+    Args:
+        shape: the model.
+        micro_batch: images.
+        precision: of the run.
+        tokens: of an image on this rank, t.
+    """
+    if precision != AUTOCAST:
+        return 0
+    extra_bytes = PRECISION_BYTES[AUTOCAST] - PRODUCT_BYTES[AUTOCAST]
+    inputs = 2 * shape.depth * tokens * shape.width
+    copied = sum(math.prod(size) for size in parameter_sizes(shape) if len(size) in _MATRIX_DIMS)
+    return micro_batch * inputs * extra_bytes + copied * PRODUCT_BYTES[AUTOCAST]
+
+
+_MATRIX_DIMS = (2, 4)  # linear layers and the patch embedding; tokens and positions have three
 
 
 def _block_elements(shape: ViTShape) -> int:

@@ -16,6 +16,8 @@ import numpy as np
 import psutil
 
 _ROOT = Path("/")
+_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""Of x86, as the kernel names them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Machine:
     gpus_reason: str | None
     """Why `gpus` is empty, or None."""
     driver: str | None
+    cpu_bf16: bool = False
+    """Whether the CPU has instructions that multiply matrices of bf16."""
 
 
 def probe(environ: Mapping[str, str] | None = None, root: Path = _ROOT) -> Machine:
@@ -57,10 +61,11 @@ def probe(environ: Mapping[str, str] | None = None, root: Path = _ROOT) -> Machi
         host_cores=psutil.cpu_count(logical=True) or 1,
         cores=allowed_cores(sorted(os.sched_getaffinity(0)), root),
         memory_bytes=allowed_memory_bytes(psutil.virtual_memory().total, root),
-        cpu_name=_cpu_name(root),
+        cpu_name=_cpuinfo(root, "model name"),
         gpus=gpus,
         gpus_reason=reason,
         driver=driver,
+        cpu_bf16=bool(_BF16_FLAGS & set((_cpuinfo(root, "flags") or "").split())),
     )
 
 
@@ -136,10 +141,10 @@ def _number(path: Path) -> int | None:
     return int(text) if text.lstrip("-").isdigit() else None
 
 
-def _cpu_name(root: Path) -> str | None:
+def _cpuinfo(root: Path, field: str) -> str | None:
     for line in (_read(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
+        if key.strip() == field:
             return value.strip()
     return None
 

@@ -107,7 +107,7 @@ class Local:
             "VITSCALE_STORE": (folder / "store").resolve(),
             **dict.fromkeys(_INTERFACES, place.interface),
         }
-        threads = len(round_.cores_of(rank))
+        threads = round_.entries[0].spec.get("threads_per_rank")
         own |= {"OMP_NUM_THREADS": threads} if threads else {}
         own |= {"VITSCALE_INIT": self._init.resolve()} if self._init else {}
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:

@@ -6,19 +6,21 @@ is an error that names the line, because figures made from the rest would be fig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vitscale.config.imported import ImportedSpec
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import ResultsError
+from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.links import LINKS, LinkBenchmark
 from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
 from vitscale.records.steps import StepFile, damaged, examine, parse_lines, read_steps
@@ -26,9 +28,12 @@ from vitscale.records.writer import AGGREGATE, RUN, file_digest
 
 RESOLVED = "resolved.json"
 PLAN = "plan.json"
+ROUNDS = "rounds"
 
 _DOCUMENT_VERSION = 1
-_WHOLE = (RUN, EVALUATIONS, AGGREGATE)
+_WHOLE = (RUN, EVALUATIONS, AGGREGATE, COLLECTIVES)
+
+Line = TypeVar("Line", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class Launch:
     """Figures of the whole launch, where it was imported."""
     samples: tuple[Sample, ...] = ()
     """Of the devices, by node and time."""
+    collectives: tuple[CollectiveRecord, ...] = ()
+    """Of the steady window, the largest first; none where the launch had none, or did not time them."""
 
     @property
     def ok(self) -> bool:
@@ -76,6 +83,8 @@ class Results:
     """`resolved.json`, the study after overrides; empty where there is none."""
     plan: dict[str, Any]
     """`plan.json`: `runs`, `skipped`, `notes`; empty where there is none."""
+    links: dict[str, LinkBenchmark] = field(default_factory=dict)
+    """Round -> what its links gave when nothing else used them, where that was timed."""
 
 
 def read_results(folder: Path) -> Results:
@@ -98,7 +107,15 @@ def read_results(folder: Path) -> Results:
     for file in files:
         by_launch.setdefault(file.launch_index, []).append(file)
     launches = tuple(_launch(folder, launch, by_launch.get(index, [])) for index, launch in enumerate(folders))
-    return Results(folder, launches, steps, resolved, plan)
+    return Results(folder, launches, steps, resolved, plan, _links(folder, launches))
+
+
+def _links(root: Path, launches: Sequence[Launch]) -> dict[str, LinkBenchmark]:
+    rounds = {one.manifest.round for one in launches if one.manifest is not None and one.manifest.round is not None}
+    read = {
+        name: read_record(root, root / ROUNDS / name / LINKS, LinkBenchmark, SCHEMA_VERSION) for name in sorted(rounds)
+    }
+    return {name: links for name, links in read.items() if links is not None}
 
 
 def _step_paths(folder: Path) -> list[Path]:
@@ -116,7 +133,8 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
         torn=tuple(file.path.name for file in (*files, *sampled) if file.torn),
         altered=_altered(launch, {file.path.name: file.sha256 for file in (*files, *sampled)}),
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
-        samples=tuple(sample for file in sampled for sample in _samples(root, file.path)),
+        samples=tuple(sample for file in sampled for sample in _lines(root, file.path, Sample)),
+        collectives=tuple(_lines(root, launch.path / COLLECTIVES, CollectiveRecord)),
     )
 
 
@@ -133,11 +151,14 @@ def _altered(launch: LaunchFolder, digests: dict[str, str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in checked if digests.get(name) != told[name]))
 
 
-def _samples(root: Path, path: Path) -> Iterator[Sample]:
+def _lines(root: Path, path: Path, kind: type[Line]) -> Iterator[Line]:
+    """The records of a file; none where there is no such file."""
+    if not path.is_file():
+        return
     where = str(path.relative_to(root))
     for number, document in parse_lines(path.read_bytes(), where):
         try:
-            yield Sample.model_validate(document)
+            yield kind.model_validate(document)
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False)[0]
             field = ".".join(str(part) for part in first["loc"])

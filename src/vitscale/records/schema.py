@@ -4,6 +4,7 @@ runs/<run_id>/launch<k>/
   run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
   devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
+  collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the steady window's collectives carried
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
 """
@@ -46,15 +47,23 @@ class StepRecord(NamedTuple):
     data_s: float | None
     """Images: read, copied to the device, resized and normalised there."""
     forward_s: float | None
-    """Forward passes, all micro-steps."""
+    """Forward passes, all micro-steps, without the time in collectives."""
     backward_s: float | None
-    """Backward passes, all micro-steps, with the communication that the engine does inside them."""
+    """Backward passes, all micro-steps, without the time in collectives."""
     optimizer_s: float | None
-    """Clipping and update, with the communication that the engine does inside them."""
+    """Clipping and update, without the time in collectives."""
     comm_exposed_s: float | None
-    """Communication that no computation hides. Null where the engine's communication was not timed apart."""
+    """This rank stood still in a collective at which all ranks had arrived: communication that nothing hides."""
     wait_s: float | None
-    """Waiting for slower ranks inside collectives. Null where the engine's communication was not timed apart."""
+    """This rank stood still in a collective at which some rank had not arrived: waiting for slower ranks."""
+    comm_s: float | None = None
+    """Some collective was on the wire: from the arrival of its last rank to its end on this one."""
+    comm_overlapped_s: float | None = None
+    """Of `comm_s`, what was hidden behind this rank's work; the rest is `comm_exposed_s`."""
+    launch_gap_s: float | None = None
+    """The device had nothing to do while the host prepared its work; 0 where the host is the device."""
+    late_s: float | None = None
+    """The others stood still for this rank, which arrived last; it is their waiting, and no part of this one's step."""
     comm_and_wait_s: float | None = None
     """Communication and waiting for slower ranks in one figure, by a host timer; `backward_s` is without it. Of
     imported logs only: the field is left out where it is null."""
@@ -81,6 +90,20 @@ class Memory(Frozen):
     """The most at once of what gradients travel in and of weights gathered beside shards."""
 
 
+class Silence(Frozen):
+    """The same steps with and without their collectives, in blocks that alternate after the steady window.
+
+    What `silent_step_s` lacks is communication that nothing hides and waiting, by another way than the step lines'.
+    """
+
+    blocks: int
+    """Blocks of each way."""
+    step_s: float
+    """Time of a step with collectives: median over the blocks."""
+    silent_step_s: float
+    """Time of a step without."""
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -104,6 +127,10 @@ class Device(Frozen):
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None
     """By class, counted in a step after the steady window; null where it was not."""
+    silence: Silence | None = None
+    """Steps without collectives; null where they were not taken, and `notes` say why."""
+    gemm_peak_flop_per_s: float | None = None
+    """The fastest matrix product of this very device in the run's precision; null where none was timed."""
 
 
 class Layout(Frozen):

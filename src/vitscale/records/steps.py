@@ -28,6 +28,10 @@ SCHEMA: dict[str, Any] = {
     "optimizer_s": pl.Float64,
     "comm_exposed_s": pl.Float64,
     "wait_s": pl.Float64,
+    "comm_s": pl.Float64,
+    "comm_overlapped_s": pl.Float64,
+    "launch_gap_s": pl.Float64,
+    "late_s": pl.Float64,
     "comm_and_wait_s": pl.Float64,
 }
 """Columns of the table and the fields of `StepRecord`, in their order (a test compares)."""

@@ -5,6 +5,7 @@ Step lines are buffered and written at flushes; `manifest.json` comes last, by `
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -83,10 +84,27 @@ class StepWriter:
         name = steps_name(rank) if node is None else f"steps.node{node:03d}.jsonl"
         self._file: BinaryIO = (folder / name).open("ab")
 
+    def __enter__(self) -> StepWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # a full disk is told once
+            with contextlib.suppress(OSError):
+                self._file.close()
+
     def write(self, records: Iterable[StepRecord]) -> None:
-        """Append lines and hand them to the kernel."""
-        self._file.write("".join(_line(record) for record in records).encode())
-        self._file.flush()
+        """Append lines and hand them to the kernel.
+
+        Raises:
+            ResultsError: the disk is full, or the folder is gone.
+        """
+        try:
+            self._file.write("".join(_line(record) for record in records).encode())
+            self._file.flush()
+        except OSError as error:
+            raise ResultsError(f"cannot write `{self._file.name}`: {error.strerror}", _hint(error)) from None
 
     def sync(self) -> None:
         """fsync."""

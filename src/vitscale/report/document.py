@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import memory_tables, tables
+from vitscale.analysis.verdict import of_largest
+from vitscale.report import memory_tables, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -19,6 +20,9 @@ _SOURCES = {
     "imported": "Imported, not measured by vitscale: the figures come from other people's logs.",
 }
 
+
+MOST_REASONS = 4
+"""Series whose verdict stands above the figures."""
 
 LIKE_FOR_LIKE = "Are the engines like for like?"
 """Heading of the parity."""
@@ -32,6 +36,18 @@ class Message:
     kind: str
     evidence: str
     hint: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A verdict."""
+
+    run: str
+    text: str
+    evidence: str
+    """Of the dearest cause; empty where nothing was found."""
+    hint: str
+    override: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,10 @@ class Document:
     question: str
     answer: str
     banners: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+    """Why each series is not faster at its largest world size: the first thing below the answer."""
+    more_reasons: str
+    """How many series more there are; empty where these are all."""
     alerts: tuple[Message, ...]
     """Errors and warnings: shown near the top."""
     parity: Table
@@ -80,6 +100,8 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
         question=analysis.question,
         answer=analysis.answer,
         banners=_banners(result),
+        reasons=_reasons(result),
+        more_reasons=_more_reasons(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
         parity=tables.parity_table(result),
         parts=tuple(_parts(result, {one.name: one for one in drawings})),
@@ -105,6 +127,19 @@ class _Words:
 
 
 _PARTS: dict[str, _Words] = {
+    "waterfall": _Words(
+        "From ideal to measured throughput",
+        "Ideal is the baseline's throughput per rank times the ranks. Each bar is what a part of the step takes beyond "
+        "the baseline's for the same work per rank; they add up to what is lost.",
+        verdict_tables.waterfall_table,
+    ),
+    "causes": _Words(
+        "Causes",
+        "What each run's step is spent on and need not be, the dearest first. A gain is the throughput without the "
+        "cause over the measured one. A setting's seconds are a part of the cause it stands under.",
+        verdict_tables.cause_table,
+        alone=True,
+    ),
     "throughput": _Words(
         "Throughput",
         "Images per second against world size. A point is the median of a run's launches, its bar the 95 % interval.",
@@ -125,9 +160,16 @@ _PARTS: dict[str, _Words] = {
     ),
     "split": _Words(
         "Where a step's time goes",
-        "Share of each part in the step of the slowest rank, median of the launches.",
+        "Share of each part in the step, mean over the ranks and the launches.",
         tables.split_table,
         "no run has a split of its step",
+    ),
+    "ranks": _Words(
+        "Each rank's step",
+        "Of each series at its largest world size. A rank for which the others wait is late: the part in which it is "
+        "longest against the others tells where.",
+        verdict_tables.rank_table,
+        alone=True,
     ),
     "memory": _Words(
         "Memory of a rank",
@@ -168,6 +210,19 @@ _PARTS: dict[str, _Words] = {
         "The same global batch in more and smaller micro-steps. What a rank sends is a closed form, not measured.",
         lambda result: tables.sweep_table(result, ACCUMULATION),
     ),
+    "accumulation_map": _Words(
+        "Accumulation and ZeRO stage",
+        "Bytes and time of an optimizer step, and memory of a rank, measured and by the closed form. Stages 2 and 3 "
+        "communicate in every micro-step, 0 and 1 once a step: there accumulation saves traffic, above it does not.",
+        verdict_tables.map_table,
+    ),
+    "collectives": _Words(
+        "Collectives",
+        "Per optimizer step, of each run's first launch that counts: sizes and bandwidths as nccl-tests defines them. "
+        "The idle link is the bus bandwidth of the same operation, at the nearest size timed, before the first step.",
+        verdict_tables.collective_table,
+        alone=True,
+    ),
     "accuracy_batch": _Words(
         "Accuracy against the global batch",
         "Of the last evaluation, and the epochs to the target accuracy where the study has one.",
@@ -207,6 +262,22 @@ def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
             yield Part(name, words.title, words.reading, about, True, drawing.notes, table)
         elif words.absent:
             yield Part(name, words.title, f"Not drawn: {words.absent}.", "", False, (), words.table(result))
+
+
+def _reasons(result: StudyResult) -> tuple[Reason, ...]:
+    """Of the series that lose most; the table of causes has all."""
+    found = []
+    for run, verdict in of_largest(result.analysis, MOST_REASONS):
+        top = verdict.causes[0] if verdict.causes else None
+        words = (top.evidence, top.hint, top.override or "") if top else ("", "", "")
+        found.append(Reason(result.labels.get(run.run_id, run.run_id), verdict.text, *words))
+    return tuple(found)
+
+
+def _more_reasons(result: StudyResult) -> str:
+    more = len(of_largest(result.analysis)) - MOST_REASONS
+    told = text.count(more, "further series")
+    return f"These lose most; {told} are in the table of causes." if more > 0 else ""
 
 
 def _banners(result: StudyResult) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vitscale.report.document import LIKE_FOR_LIKE, Document, Message
+from vitscale.report.document import LIKE_FOR_LIKE, Document, Message, Reason
 from vitscale.report.escape import markdown
 from vitscale.report.tables import Table
 
@@ -13,6 +13,12 @@ def render(document: Document) -> str:
     """`report.md`; figures are links to the files beside it."""
     blocks = [f"# {markdown(document.study)}", markdown(document.question), f"**{markdown(document.answer)}**"]
     blocks += [f"> {markdown(banner)}" for banner in document.banners]
+    if document.reasons:
+        blocks += [
+            "## Why it is not faster",
+            "\n".join(_reason(one) for one in document.reasons),
+            document.more_reasons,
+        ]
     if document.parity.rows:
         blocks += [f"## {LIKE_FOR_LIKE}", _table(document.parity)]
     for part in document.parts:
@@ -31,6 +37,13 @@ def render(document: Document) -> str:
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", document.resolved)), default=0))
         blocks += ["## The study, after overrides", f"{fence}json\n{document.resolved}\n{fence}"]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _reason(one: Reason) -> str:
+    line = f"- {markdown(one.run)}: {markdown(' '.join(part for part in (one.text, one.evidence) if part))}"
+    if not one.hint:
+        return line
+    return f"{line} Change: {markdown(one.hint)}{f', {markdown(one.override)}' if one.override else ''}."
 
 
 def _finding(one: Message) -> str:

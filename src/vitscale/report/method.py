@@ -32,6 +32,7 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
         ),
         ("Baseline", _baselines(result)),
         ("Device", _devices(result)),
+        ("Model FLOP utilisation", _values(result, "mfu_reason")),
         ("Layout", _layouts(result)),
         ("CPU threads per rank", _threads(result)),
         ("Model", _values(result, "model")),

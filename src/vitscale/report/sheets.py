@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from vitscale.analysis.cause import Cause, Waterfall
 from vitscale.analysis.result import Bytes, Costs, Interval, MemoryResult, RunResult, StudyResult
 from vitscale.records.evaluations import Scored
 from vitscale.report.escape import csv_text, latex
@@ -14,12 +15,15 @@ from vitscale.report.rows.split import PARTS
 from vitscale.report.tables import interval_text
 from vitscale.units import number, percent, seconds
 
-_INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency", "epoch_s", "time_to_accuracy_s")
+_INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency", "epoch_s", "time_to_accuracy_s", "mfu")
 _FIELDS = (
     "run_id", "series", "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage",
     "micro_batch", "grad_accum", "global_batch", "precision", "device", "source", "launches", "memory_peak_bytes",
+    "overlapped_share", "mfu_reason",
     "test_accuracy", "epochs_to_accuracy", "images_to_accuracy", "algorithmic_efficiency", "valid",
 )  # fmt: skip
+
+_CAUSE = ("kind", "detail", "rank", "node", "within", "share", "evidence", "hint", "override")
 
 
 def sheets(result: StudyResult) -> dict[str, str]:
@@ -48,10 +52,14 @@ def sheets(result: StudyResult) -> dict[str, str]:
         for run in runs
         for name in MemoryResult.model_fields
     ]
+    falls = [[run.run_id, run.world_size, *run.waterfall.model_dump().values()] for run in runs if run.waterfall]
+    causes = [[verdict.run_id, *_cause_cells(one)] for verdict in result.analysis.verdicts for one in verdict.causes]
     launch_header = ["run_id", "launch", "status", "reason", "started", "step_s", "steps", "outlier"]
     return {
         "scaling.csv": csv_text(header, scaling),
         "shares.csv": csv_text(["run_id", "world_size", *(f"{part}_share" for part in PARTS)], shares),
+        "waterfall.csv": csv_text(["run_id", "world_size", *Waterfall.model_fields], falls),
+        "causes.csv": csv_text(["run_id", *_CAUSE, *_columns(("seconds", "gain")), "runs"], causes),
         "launches.csv": csv_text(launch_header, launches),
         "losses.csv": csv_text(["run_id", "step", "images", "loss"], losses),
         "evaluations.csv": csv_text(["run_id", *Scored._fields], evaluations),
@@ -84,6 +92,12 @@ def _scaling_cells(run: RunResult) -> list[Any]:
     axes = json.dumps(run.axes, sort_keys=True, default=str) if run.axes else None
     values = [getattr(run, name) for name in _FIELDS]
     return [*values, *_ends(run, _INTERVALS), axes, "; ".join(run.invalid_reasons) or None]
+
+
+def _cause_cells(cause: Cause) -> list[Any]:
+    ends = (cause.seconds, cause.gain)
+    values = [end for one in ends for end in (one.median, one.low, one.high)]
+    return [*(getattr(cause, name) for name in _CAUSE), *values, " ".join(cause.runs)]
 
 
 def _columns(names: Iterable[str]) -> list[str]:

@@ -32,12 +32,21 @@ class Table:
 
 
 def throughput_table(result: StudyResult) -> Table:
-    """Step time and throughput of every run."""
-    rows = [
-        (*_named(result, run), _of(run, run.step_s, seconds), _of(run, run.images_per_s, number), str(run.launches))
-        for run in result.analysis.runs
-    ]
-    header = ("Run", "World size", "Step [95 %]", "Images per s [95 %]", "Launches")
+    """Step time, throughput and, where any is known, model FLOP utilisation of every run."""
+    known = any(run.mfu for run in result.analysis.runs)
+    rows = []
+    for run in result.analysis.runs:
+        figures = (_of(run, run.step_s, seconds), _of(run, run.images_per_s, number))
+        used = (interval_text(run.mfu, percent),) if known else ()
+        rows.append((*_named(result, run), *figures, *used, str(run.launches)))
+    header = (
+        "Run",
+        "World size",
+        "Step [95 %]",
+        "Images per s [95 %]",
+        *(("MFU [95 %]",) if known else ()),
+        "Launches",
+    )
     return Table("Step time and throughput, median of the launches and 95 % interval", header, tuple(rows))
 
 
@@ -70,7 +79,7 @@ def split_table(result: StudyResult) -> Table:
     ]
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
     return Table(
-        "Share of each part in the step of the slowest rank, percent; n/a is not timed apart", header, tuple(rows)
+        "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart", header, tuple(rows)
     )
 
 

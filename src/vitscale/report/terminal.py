@@ -19,12 +19,14 @@ from vitscale import units
 from vitscale.analysis import text
 from vitscale.analysis.compare import Comparison
 from vitscale.analysis.result import RunResult, StudyResult
+from vitscale.analysis.verdict import of_largest
 
 if TYPE_CHECKING:
     from vitscale.report.collection import Chapter
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PIPED_WIDTH = 140
+_MOST_VERDICTS = 4
 _SEVERITIES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -63,9 +65,7 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     for run in plan["runs"]:
         table.add_row(*(clean(cell) for cell in _plan_row(run)))
     out.print(table)
-    print_skipped(plan, out)
-    for note in plan["notes"]:
-        out.print(clean(f"note     {note}"))
+    print_choices(plan, out)
     assumed = dict.fromkeys(line for run in plan["runs"] for line in run["estimate"]["assumptions"])
     for line in assumed:
         out.print(Text("assumed  ", style="dim") + clean(line))
@@ -75,10 +75,12 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     out.print(clean(f"{text.count(count, 'run')}, {launches}{expected}"))
 
 
-def print_skipped(plan: Mapping[str, Any], out: Console) -> None:
-    """The combinations of a plan that cannot exist, each with its rule."""
+def print_choices(plan: Mapping[str, Any], out: Console) -> None:
+    """The combinations of a plan that cannot exist, each with its rule, and what was chosen where the study left it."""
     for one in plan["skipped"]:
         out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
+    for note in plan["notes"]:
+        out.print(clean(f"note     {note}"))
 
 
 def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:
@@ -98,7 +100,7 @@ def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_summary(result: StudyResult, page: Path, out: Console) -> None:
-    """The answer, a line per run, the findings that matter, and where the report is."""
+    """The answer, a line per run, why it is not faster, the findings that matter, and where the report is."""
     analysis = result.analysis
     out.print()
     out.print(Text.assemble(("answer  ", "bold"), clean(analysis.answer)))
@@ -117,6 +119,7 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
         if not run.valid:
             label = result.labels.get(run.run_id, run.run_id)
             out.print(Text("not valid  ", style="yellow") + clean(f"{label}: {'; '.join(run.invalid_reasons)}"))
+    _print_verdicts(result, out)
     for finding in analysis.findings:
         if finding.severity != "note":
             out.print(Text(f"{finding.severity}  ", style=_SEVERITIES[finding.severity]) + clean(finding.evidence))
@@ -124,6 +127,18 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
     if notes:
         out.print(clean(f"{text.count(notes, 'note')} in the report"))
     out.print(Text.assemble(("report  ", "bold"), clean(page)))
+
+
+def _print_verdicts(result: StudyResult, out: Console) -> None:
+    """Why each series is not faster at its largest world size, and the key that changes most."""
+    for run, verdict in of_largest(result.analysis, _MOST_VERDICTS):
+        label = result.labels.get(run.run_id, run.run_id)
+        out.print(Text("why  ", style="bold") + clean(f"{label}: {verdict.text}"))
+        if verdict.causes and verdict.causes[0].override:
+            out.print(Text("     try ", style="dim") + clean(verdict.causes[0].override))
+    more = len(of_largest(result.analysis)) - _MOST_VERDICTS
+    if more > 0:
+        out.print(clean(f"     and of {text.count(more, 'further series')} in the report"))
 
 
 def print_collection(chapters: Sequence[Chapter], page: Path, out: Console) -> None:

@@ -6,14 +6,20 @@ import math
 from importlib.util import find_spec
 from typing import Any
 
-from vitscale.config.knobs import OF_DDP
+from vitscale.config import offload
+from vitscale.config.knobs import OF_CPUS, OF_DDP
 from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.cost.models import ViTShape
 from vitscale.errors import Infeasible
 
-_DEEPSPEED = ("deepspeed",)
-_EXTRAS = {"accelerate": "accelerate"}
-"""Engine -> the package that `vitscale[train]` does not bring, and the extra of that name that does."""
+OF_DEEPSPEED = ("deepspeed", "accelerate_deepspeed")
+"""Engines with ZeRO stages and DeepSpeed's keys."""
+_EXTRAS = {
+    "accelerate": ("accelerate", ("accelerate",)),
+    # Accelerate reads transformers' configuration classes wherever it drives DeepSpeed.
+    "accelerate_deepspeed": ("accelerate-deepspeed", ("accelerate", "transformers")),
+}
+"""Engine -> the extra that brings what `vitscale[train]` does not, and the packages."""
 _OF_WHOLE_WEIGHTS = {
     "lamb": "the norm of each whole weight and of its update",
     "muon": "each whole matrix, to make its update orthogonal",
@@ -22,19 +28,20 @@ _OF_WHOLE_WEIGHTS = {
 """Optimizer -> what it looks at. The others treat every element alike, wherever it is."""
 
 
-def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage) -> dict[str, Any]:
-    """The part of a RunSpec that only some engines read. What an engine does not have is left out, so that runs which
-    differ in nothing else are one run."""
-    others = {} if engine == "ddp" else dict.fromkeys(OF_DDP)
+def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage, device: str) -> dict[str, Any]:
+    """The part of a RunSpec that only some engines or devices read. What an engine does not have is left out, so that
+    runs which differ in nothing else are one run."""
+    others = dict.fromkeys(("fast",) if engine == "ddp" else ("fast", *OF_DDP))
+    others |= {} if device == "cpu" else dict.fromkeys(OF_CPUS)
     knobs = {"knobs": study.engine.model_copy(update=others).given}
-    if engine in _DEEPSPEED:
-        return {"zero_stage": zero_stage, "deepspeed": study.deepspeed, **knobs}
+    if engine in OF_DEEPSPEED:
+        return {"zero_stage": zero_stage, "deepspeed": offload.without_none(study.deepspeed), **knobs}
     return {"fsdp": study.fsdp, **knobs} if engine == "fsdp" else knobs
 
 
 def sharding(engine: EngineName, zero_stage: ZeroStage, *, smallest: int) -> str | None:
     """What shards at least as much as ZeRO's stage `smallest`, as a study says it; None where nothing does."""
-    if engine in _DEEPSPEED:
+    if engine in OF_DEEPSPEED:
         return f"zero_stage = {zero_stage}" if zero_stage >= smallest else None
     return "engine = fsdp" if engine == "fsdp" else None
 
@@ -45,10 +52,11 @@ def require_installed(engine: EngineName) -> None:
     Raises:
         Infeasible: with the pip command.
     """
-    package = _EXTRAS.get(engine)
-    if package is not None and find_spec(package) is None:
-        why = f"`engine = {engine}` needs `{package}`, not installed here"
-        raise Infeasible(why, f"pip install 'vitscale[{package}]'")
+    extra, packages = _EXTRAS.get(engine, ("", ()))
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        why = f"`engine = {engine}` needs `{missing[0]}`, not installed here"
+        raise Infeasible(why, f"pip install 'vitscale[{extra}]'")
 
 
 def require_possible(engine: EngineName, precision: Precision, world_size: int, tensor_parallel: int) -> None:
@@ -59,16 +67,17 @@ def require_possible(engine: EngineName, precision: Precision, world_size: int, 
     """
     if engine == "single" and world_size > 1:
         raise Infeasible(f"`engine = single` has one rank, and `world_size = {world_size}`", "engine=ddp")
-    if engine == "accelerate" and tensor_parallel > 1:
+    if engine in ("accelerate", "accelerate_deepspeed") and tensor_parallel > 1:
         raise Infeasible(
-            f"`tensor_parallel = {tensor_parallel}`: `engine = accelerate` takes every rank for one with other images",
+            f"`tensor_parallel = {tensor_parallel}`: `engine = {engine}` takes every rank for one with other images",
             "engine=ddp",
         )
-    if precision == "fp16" and engine not in _DEEPSPEED:
+    if precision == "fp16" and engine not in OF_DEEPSPEED:
         raise Infeasible(f"`precision = fp16` needs a loss scaler, which `engine = {engine}` has not", "precision=bf16")
     if engine == "accelerate" and precision == "bf16":
         raise Infeasible(
-            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast", "precision=fp32"
+            "`engine = accelerate` has no bf16 weights with an fp32 master copy: its bf16 is autocast",
+            "precision=bf16_autocast",
         )
 
 
@@ -98,7 +107,7 @@ def require_whole_weights(engine: EngineName, zero_stage: ZeroStage, tensor_para
         ways_out[f"tensor_parallel = {tensor_parallel}"] = "tensor_parallel=1"
     if engine == "fsdp":
         ways_out["engine = fsdp"] = "engine=ddp"
-    if engine in _DEEPSPEED and zero_stage == 3:
+    if engine in OF_DEEPSPEED and zero_stage == 3:
         ways_out["zero_stage = 3"] = "zero_stage=2"
     if ema and ways_out:
         sharding, way_out = next(iter(ways_out.items()))

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -167,8 +168,5 @@ class _Execution:
 
 def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:
     """Runs that one process start can serve, by rising world size."""
-
-    def key(run: RunSpec) -> tuple[int, int, str, int, str]:
-        return run.world_size, run.nodes, run.device, run.threads_per_rank or 0, run.link or ""
-
+    key = attrgetter("process_start")
     return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]

@@ -12,12 +12,7 @@ from typing import NamedTuple
 from vitscale.config.batch import data_parallel, solve
 from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
-from vitscale.config.study import (
-    DataSection,
-    ModelSection,
-    OptimizerSection,
-    Study,
-)
+from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Study
 from vitscale.config.training import Recipe, scaled_lr
 from vitscale.cost import models
 from vitscale.data.catalog import DatasetFacts
@@ -25,6 +20,8 @@ from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.topology import cpu_shares, oversubscribed
 from vitscale.records.writer import file_digest
+from vitscale.study import fast
+from vitscale.study.backends import resolve
 from vitscale.study.engines import (
     own_keys,
     require_installed,
@@ -34,6 +31,7 @@ from vitscale.study.engines import (
     require_whole_weights,
 )
 from vitscale.study.knobs import require_compiler, require_knobs
+from vitscale.study.offload import require_offload
 from vitscale.study.points import Point, label, points, variants
 from vitscale.study.where import Where
 
@@ -96,11 +94,14 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
         raise UsageError(f"`measure.baseline = {baseline}` is not one of the world sizes {sizes}", "name one of them")
     runs: dict[str, RunSpec] = {}
     skipped: dict[tuple[str, str], Skipped] = {}
+    notes = dict.fromkeys(_notes(study, where))
     for variant, varied in variants(study):
         images = images_of(variant.data)
-        for point in points(variant, where.device):
+        for open_point in points(variant, where.device):
+            taken, point, chosen = fast.choose(study, variant, open_point, where.machine, where.simulated)
+            notes |= dict.fromkeys(chosen)
             try:
-                run = _resolve(variant, point, where, images)
+                run = _resolve(taken, point, where, images)
             except Infeasible as error:
                 words = label(study, point, varied)
                 skipped.setdefault((words, error.message), Skipped(words, error.message, error.hint, point.world_size))
@@ -111,7 +112,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
             first = next(skip for skip in skipped.values() if skip.world_size == world_size)
             raise UsageError(f"no run of `world_size = {world_size}` is possible: {first.why}", first.hint)
     _require_lr_policy(study, tuple(runs.values()))
-    return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(_notes(study, where)))
+    return Grid(tuple(runs.values()), tuple(skipped.values()), tuple(notes))
 
 
 def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpec:
@@ -120,11 +121,11 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if point.device == "cpu" and point.precision == "fp16":
         raise Infeasible("`precision = fp16` needs CUDA: CPUs train in fp32 or bf16", "precision=bf16")
     require_possible(point.engine, point.precision, world_size, point.tensor_parallel)
+    require_offload(study.deepspeed, point, here=where.simulated is None)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
         require_installed(point.engine)
-        if study.engine.compile:
-            require_compiler()
+        require_compiler(study.engine)
     if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
@@ -162,12 +163,13 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         engine=point.engine,
         precision=point.precision,
         device=point.device,
+        backend=resolve(point.backend, point.device, here=where.simulated is None),
         **batch._asdict(),
         optimizer=_scaled(study.optimizer, batch.global_batch),
         train=_recipe(study, point),
         init=_init_digest(study.train.init),
-        **own_keys(study, point.engine, point.zero_stage),
-        measure=MeasureSpec(**{**measured, "seconds": seconds}),
+        **own_keys(study, point.engine, point.zero_stage, point.device),
+        measure=MeasureSpec(**{**measured, "seconds": seconds, "profile": measure.profile or None}),
         threads_per_rank=threads,
         oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
         link=study.launch.link if where.lab else None,

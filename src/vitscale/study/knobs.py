@@ -8,7 +8,7 @@ import shutil
 from vitscale.config.knobs import EngineSection
 from vitscale.config.study import OptimizerName, Precision
 from vitscale.errors import Infeasible
-from vitscale.study.engines import sharding
+from vitscale.study.engines import OF_DEEPSPEED, sharding
 from vitscale.study.points import Point
 
 _FUSED = ("adamw", "sgd")
@@ -24,23 +24,31 @@ def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, 
     if knobs.channels_last and (flat := sharding(point.engine, point.zero_stage, smallest=1)):
         raise Infeasible(f"`engine.channels_last` needs weights with strides of their own, and `{flat}` lays them flat")
     if knobs.compile:
-        _require_compilable(point)
+        require_compilable(point)
     if knobs.sdpa:
         _require_kernel(knobs.sdpa, point)
-    if knobs.optimizer_impl:
+    if knobs.optimizer_impl == "deepspeed":
+        _require_own_kernel(point, optimizer)
+    elif knobs.optimizer_impl:
         _require_implementation(knobs.optimizer_impl, optimizer)
     if point.engine == "ddp":
         _require_ddp(knobs, point.precision, grad_accum)
 
 
-def require_compiler() -> None:
-    """Look for what `torch.compile` builds its kernels with.
+def require_compiler(knobs: EngineSection) -> None:
+    """Look for what `torch.compile` and DeepSpeed build their kernels with.
 
     Raises:
-        Infeasible: no C++ compiler.
+        Infeasible: no C++ compiler, or no ninja.
     """
+    own = knobs.optimizer_impl == "deepspeed"
+    if not knobs.compile and not own:
+        return
+    knob = "engine.optimizer_impl = deepspeed" if own else "engine.compile"
     if not any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "c++", "clang++") if name):
-        raise Infeasible("`engine.compile` needs a C++ compiler, and none is found", "install g++, or set CXX")
+        raise Infeasible(f"`{knob}` needs a C++ compiler, and none is found", "install g++, or set CXX")
+    if own and not shutil.which("ninja"):
+        raise Infeasible(f"`{knob}` needs ninja, and none is found", "pip install ninja, and have it on PATH")
 
 
 def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) -> None:
@@ -50,7 +58,7 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
             f"`grad_accum = {grad_accum}`",
             "grad_accum=1",
         )
-    if knobs.ddp_hook and precision != "fp32":
+    if knobs.ddp_hook and precision in ("bf16", "fp16"):
         raise Infeasible(
             f"`engine.ddp_hook = {knobs.ddp_hook}` compresses fp32 gradients, and with `precision = {precision}` "
             "they are 16 bit already",
@@ -58,8 +66,13 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
         )
 
 
-def _require_compilable(point: Point) -> None:
-    if point.engine == "deepspeed" and point.zero_stage == 3:
+def require_compilable(point: Point) -> None:
+    """Refuse what `torch.compile` cannot trace.
+
+    Raises:
+        Infeasible: with what it is.
+    """
+    if point.engine in OF_DEEPSPEED and point.zero_stage == 3:
         raise Infeasible(
             "`engine.compile` traces a block once, and `zero_stage = 3` swaps its weights at every use", "zero_stage=2"
         )
@@ -89,3 +102,15 @@ def _require_implementation(impl: str, optimizer: OptimizerName) -> None:
             f"`engine.optimizer_impl = fused` is there for {' and '.join(_FUSED)}, not for `{optimizer}`",
             "engine.optimizer_impl=foreach",
         )
+
+
+def _require_own_kernel(point: Point, optimizer: OptimizerName) -> None:
+    asked, way_out = "`engine.optimizer_impl = deepspeed`", "engine.optimizer_impl=auto"
+    if point.engine not in OF_DEEPSPEED:
+        raise Infeasible(f"{asked} is of `engine = deepspeed`, not of `{point.engine}`", way_out)
+    if optimizer == "lamb":
+        raise Infeasible(f"{asked}: DeepSpeed's LAMB bounds its trust ratio to 0.01 … 10, another update", way_out)
+    if optimizer not in ("adamw", "lion"):
+        raise Infeasible(f"{asked}: DeepSpeed has no kernel for `{optimizer}`", way_out)
+    if optimizer == "lion" and point.device == "cpu":
+        raise Infeasible(f"{asked}: DeepSpeed's fused Lion is for CUDA", way_out)

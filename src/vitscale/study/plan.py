@@ -160,7 +160,7 @@ def _expected_s(loaded: Loaded, grid: Grid, estimates: dict[str, RunEstimate]) -
         if launch_s is None:
             return None
         total_s += launch_s
-    starts = {(run.world_size, run.nodes, run.device, run.threads_per_rank, run.link) for run in grid.runs}
+    starts = {run.process_start for run in grid.runs}
     simulated = any(run.simulated_device for run in grid.runs)
     return 0.0 if simulated else loaded.study.measure.launches * (total_s + START_S * len(starts))
 

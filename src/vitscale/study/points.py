@@ -10,7 +10,7 @@ from vitscale.config.batch import Given, given_to
 from vitscale.config.keys import set_path
 from vitscale.config.labels import ranks
 from vitscale.config.load import validate
-from vitscale.config.study import EngineName, Precision, Protocol, Study, ZeroStage
+from vitscale.config.study import Backend, EngineName, Precision, Protocol, Study, ZeroStage
 from vitscale.study.engines import own_keys
 
 
@@ -22,6 +22,7 @@ class Point(NamedTuple):
     zero_stage: ZeroStage
     precision: Precision
     device: Literal["cpu", "cuda"]
+    backend: Literal["auto"] | Backend
     nodes: int | None
     ranks_per_node: int | None
     sequence_parallel: int
@@ -57,17 +58,32 @@ def points(study: Study, device_of: Callable[[str], Literal["cpu", "cuda"]]) -> 
     engines = list(itertools.product(asked.engine, asked.zero_stage))
     hosts = itertools.product(asked.nodes or (None,), asked.ranks_per_node or (None,))
     shared = itertools.product(asked.sequence_parallel, asked.tensor_parallel)
-    outer = itertools.product(study.protocol, engines, asked.precision, devices, list(hosts), list(shared), given)
-    for protocol, (engine, stage), precision, device, (nodes, per_node), (tokens, weights), one in outer:
+    where = itertools.product(devices, asked.backend)
+    outer = itertools.product(study.protocol, engines, asked.precision, list(where), list(hosts), list(shared), given)
+    for protocol, (engine, stage), precision, (device, backend), (nodes, per_node), (tokens, weights), one in outer:
         read = given_to(protocol, study.protocol, one)
         for world_size in asked.world_size:
-            yield Point(protocol, engine, stage, precision, device, nodes, per_node, tokens, weights, read, world_size)
+            yield Point(
+                protocol=protocol,
+                engine=engine,
+                zero_stage=stage,
+                precision=precision,
+                device=device,
+                backend=backend,
+                nodes=nodes,
+                ranks_per_node=per_node,
+                sequence_parallel=tokens,
+                tensor_parallel=weights,
+                given=read,
+                world_size=world_size,
+            )
 
 
 def label(study: Study, point: Point, varied: dict[str, Any]) -> str:
     """A combination in words, by the keys it has."""
-    stage = own_keys(study, point.engine, point.zero_stage).get("zero_stage")
+    stage = own_keys(study, point.engine, point.zero_stage, point.device).get("zero_stage")
     own = {
+        "backend": None if point.backend == "auto" else point.backend,
         "nodes": point.nodes,
         "ranks_per_node": point.ranks_per_node,
         "sequence_parallel": point.sequence_parallel if point.sequence_parallel > 1 else None,

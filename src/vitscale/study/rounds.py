@@ -28,7 +28,7 @@ def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = N
 def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Machine) -> Round:
     """One process start for launches of `run`'s size and device, all of it on this machine."""
     cores: Sequence[tuple[int, ...]] | None = None
-    if run.device == "cpu" and run.threads_per_rank is not None:
+    if run.binds_cores and run.threads_per_rank is not None:
         allowed = machine.cores
         cores = core_sets(run.world_size, run.threads_per_rank, allowed, sibling_groups(allowed))
     return Round(
@@ -73,7 +73,7 @@ def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> 
             world_size=spec.world_size,
             nodes=spec.nodes,
             ranks_per_node=spec.ranks_per_node,
-            backend="nccl" if spec.device == "cuda" else "gloo",
+            backend=spec.torch_backend,
         ),
     )
     write_manifest(path, manifest)

@@ -53,7 +53,7 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
         torch.set_num_interop_threads(1)
     if round_.device == "cpu":
         keep_freed_memory()
-    ranks = connect(round_.device)
+    ranks = connect(round_.device, first.torch_backend)
     for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
         engines.prepare(engine, round_.device)
     machine = probe()

@@ -1,7 +1,8 @@
 """Stopping together without a wait in every step: what one rank saw, all ranks know a few steps later.
 
-After each step a rank adds two flags to a running maximum over ranks (asked to stop; loss not finite) and looks at the
-result of `DELAY` steps ago, which has long arrived. Every rank looks at the same result at the same step.
+After each step a rank adds three flags to a running maximum over ranks (asked to stop; loss not finite; records are
+due) and looks at the result of `DELAY` steps ago, which has long arrived. Every rank looks at the same result at the
+same step.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Verdict(NamedTuple):
     stop: bool
     not_finite_step: int | None
     """First step whose loss was not finite on some rank, where there is one."""
+    flush: bool = False
+    """Whether some rank wants to write its records now."""
 
 
 class Agreement:
@@ -55,9 +58,10 @@ class Agreement:
     def _hear(self, _signum: int, _frame: object) -> None:
         self._asked = True
 
-    def after_step(self, step: int, loss: Tensor) -> Verdict:
+    def after_step(self, step: int, loss: Tensor, *, flush: bool = False) -> Verdict:
         """Hand in this rank's flags of a step; the verdict is about step `step - DELAY` and those before."""
-        flags = torch.stack([torch.full_like(loss, float(self._asked)), (~torch.isfinite(loss)).to(loss.dtype)])
+        asked, due = (torch.full_like(loss, float(flag)) for flag in (self._asked, flush))
+        flags = torch.stack([asked, (~torch.isfinite(loss)).to(loss.dtype), due])
         self._open.append((step, flags, start_maximum(flags)))
         return self._resolve() if len(self._open) > DELAY else Verdict(False, None)
 
@@ -73,5 +77,5 @@ class Agreement:
     def _resolve(self) -> Verdict:
         step, flags, work = self._open.popleft()
         work.wait()  # type: ignore[attr-defined]
-        stop, bad = flags.tolist()
-        return Verdict(stop > 0, step if bad > 0 else None)
+        stop, bad, due = flags.tolist()
+        return Verdict(stop > 0, step if bad > 0 else None, due > 0)

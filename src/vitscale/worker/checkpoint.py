@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -13,65 +15,110 @@ from torch import Tensor
 from vitscale.errors import CheckpointError
 from vitscale.records import checkpoint as on_disk
 from vitscale.records.checkpoint import AVERAGE, CHECKPOINT, COMPLETE, ENGINE, Checkpoint
-from vitscale.records.writer import file_digest, make_folder, sync_folder, write_whole
-from vitscale.worker.distributed import Ranks, barrier, gathered
+from vitscale.records.writer import file_digest, make_folder, sync_folder, write_json, write_whole
+from vitscale.worker.distributed import Ranks, barrier
 from vitscale.worker.engines import Engine
 
+_POLL_S = 0.01
 
-def save(root: Path, checkpoint: Checkpoint, engine: Engine, average: dict[str, Tensor] | None, ranks: Ranks) -> None:
-    """Write a checkpoint: into a folder that does not count yet, all files on disk, the marker last.
+
+class Saver:
+    """The checkpoints of one training, one at a time.
+
+    Ranks write their files; the disk and the digests follow in a thread of each rank while training goes on, and only
+    then does the checkpoint count.
 
     Args:
         root: `checkpoints/`.
-        checkpoint: without `files`.
-        engine: every rank saves its part.
-        average: moving average of the weights, written by rank 0.
-        ranks: all of them take part.
+        keep: how many of the newest stay.
+        ranks: all of them take part in every call.
     """
-    folder = on_disk.folder_of(root, checkpoint.step)
-    building = on_disk.building_of(folder)
-    if ranks.rank == 0:
-        make_folder(root)
-        for leftover in (*on_disk.leftovers(root), folder):
-            _remove(leftover)
-        make_folder(building / ENGINE)
-    barrier()
-    engine.save(building / ENGINE)
-    if ranks.rank == 0 and average is not None:
-        save_file({name: value.contiguous() for name, value in average.items()}, building / AVERAGE)
-    barrier()
-    files = _secured(building, ranks)
-    if ranks.rank == 0:
-        _finish(building, folder, checkpoint.model_copy(update={"files": files}))
-    barrier()
+
+    def __init__(self, root: Path, keep: int, ranks: Ranks) -> None:
+        self._root, self._keep, self._ranks = root, keep, ranks
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: Future[None] | None = None
+
+    def save(
+        self, checkpoint: Checkpoint, engine: Engine, average: dict[str, Tensor] | None = None, best: int | None = None
+    ) -> None:
+        """Write the files, and let the rest follow.
+
+        Args:
+            checkpoint: without `files`.
+            engine: every rank saves its part.
+            average: moving average of the weights, written by rank 0.
+            best: step of the checkpoint that stays whatever its age.
+
+        Raises:
+            OSError: the checkpoint before this one could not be brought to the disk.
+        """
+        self.settle()
+        building = on_disk.building_of(on_disk.folder_of(self._root, checkpoint.step))
+        if self._ranks.rank == 0:
+            make_folder(self._root)
+            for leftover in (*on_disk.leftovers(self._root), on_disk.folder_of(self._root, checkpoint.step)):
+                _remove(leftover)
+            make_folder(building / ENGINE)
+        barrier()
+        engine.save(building / ENGINE)
+        if self._ranks.rank == 0 and average is not None:
+            save_file({name: value.contiguous() for name, value in average.items()}, building / AVERAGE)
+        barrier()
+        files = sorted(path for path in building.rglob("*") if not path.is_dir())
+        barrier()  # nobody's digests are among them
+        self._under_way = self._pool.submit(self._secure, building, files, checkpoint, best)
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint counts.
+
+        Raises:
+            OSError: it could not be brought to the disk.
+        """
+        if self._under_way is not None:
+            self._under_way.result()
+            self._under_way = None
+
+    def _secure(self, building: Path, files: list[Path], checkpoint: Checkpoint, best: int | None) -> None:
+        """Bring this rank's share of the files to the disk and leave their digests; rank 0 finishes when all did."""
+        rank, world_size = self._ranks.rank, self._ranks.world_size
+        own = {}
+        for path in files[rank::world_size]:
+            path.chmod(0o600)
+            own[str(path.relative_to(building))] = file_digest(path)
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        write_json(_digests_of(building, rank), own)
+        if rank == 0:
+            digests = {name: digest for one in range(world_size) for name, digest in _taken(building, one).items()}
+            _finish(building, checkpoint.model_copy(update={"files": dict(sorted(digests.items()))}))
+            _prune(self._root, self._keep, best)
 
 
-def _secured(building: Path, ranks: Ranks) -> dict[str, str]:
-    """Bring every file to the disk and take its sha256, each rank of its share of them; all digests, on every rank."""
-    paths = sorted(path for path in building.rglob("*") if not path.is_dir())[ranks.rank :: ranks.world_size]
-    with ThreadPoolExecutor(1) as pool:
-        synced = pool.map(_sync, paths)  # the disk works while the digests are computed
-        own = {str(path.relative_to(building)): file_digest(path) for path in paths}
-        list(synced)
-    return dict(sorted(item for part in gathered(own, ranks) for item in part.items()))
+def _digests_of(building: Path, rank: int) -> Path:
+    return building / f".digests.rank{rank:03d}.json"
 
 
-def _sync(path: Path) -> None:
-    path.chmod(0o600)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _taken(building: Path, rank: int) -> dict[str, str]:
+    """Digests of a rank, once it has left them. A rank that ended without them takes this one with it."""
+    path = _digests_of(building, rank)
+    while not path.exists():
+        time.sleep(_POLL_S)
+    digests: dict[str, str] = json.loads(path.read_bytes())
+    path.unlink()
+    return digests
 
 
-def _finish(building: Path, folder: Path, checkpoint: Checkpoint) -> None:
+def _finish(building: Path, checkpoint: Checkpoint) -> None:
     for path in (one for one in building.rglob("*") if one.is_dir()):
         sync_folder(path)
     write_whole(building / CHECKPOINT, on_disk.to_json(checkpoint))
-    building.rename(folder)
+    folder = building.rename(on_disk.folder_of(building.parent, checkpoint.step))
     sync_folder(folder.parent)
     write_whole(folder / COMPLETE, b"")
 
 
-def prune(root: Path, keep: int, best: int | None) -> None:
+def _prune(root: Path, keep: int, best: int | None) -> None:
     """Remove all but the newest `keep` checkpoints and that of step `best`. The marker goes first."""
     kept = {on_disk.folder_of(root, best)} if best is not None else set()
     for folder in on_disk.complete(root)[:-keep]:

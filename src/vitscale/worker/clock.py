@@ -1,21 +1,35 @@
-"""Two clocks with one face: where the time of a step goes, without a synchronisation per step.
+"""Where the time of a step goes: the loop marks the ends of its parts, collectives say when the rank stood still.
 
-The CPU works when it is told to, so a monotonic clock read at the end of each phase is exact. CUDA works later than it
-is told to, so events are recorded into the stream and read once, at a flush.
+Parts of a step and the time in collectives never overlap: a part's clock stands while the rank stands still. That time
+is cut at the moment the last rank arrives. What comes after is communication, what comes before is waiting.
 """
 
 from __future__ import annotations
 
-import time
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
-import torch
+from vitscale.worker.calls import Call
+from vitscale.worker.comms import Comms
+from vitscale.worker.distributed import Ranks
+from vitscale.worker.intervals import Interval, difference, intersection, lengths, union
+from vitscale.worker.timeline import CudaTimeline, HostTimeline, Stamp, Timeline
+from vitscale.worker.traffic import Kind, Traffic, by_step
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
 
 class StepTimes(dict[str, float]):
-    """Seconds by phase of one optimizer step, and `step`, from the end of the step before to the end of this one."""
+    """Seconds of one optimizer step.
+
+    By phase, and `step`, from the end of the step before to the end of this one. `comm`: some collective is on the
+    wire; `comm_exposed`: of that, the rank stands still; `comm_overlapped`: it does not. `wait`: the rank stands still
+    and nothing is on the wire. `late`: the others stand still for this rank. What cannot be told is left out.
+    """
+
+    traffic: Mapping[Kind, Traffic] = MappingProxyType({})
+    """What the step's collectives carried."""
 
 
 class Clock(Protocol):
@@ -30,89 +44,76 @@ class Clock(Protocol):
     def end_step(self) -> None:
         """The step is over, and the next one begins."""
 
+    def stop(self) -> None:
+        """No step follows for now."""
+
     def drain(self) -> list[StepTimes]:
-        """Times of the steps since the last drain; may wait for the device."""
+        """Times of the steps since the last drain; may wait for the device. All ranks at once, after the same step."""
 
 
-class HostClock:
-    """For devices that work synchronously: monotonic nanoseconds."""
+class Taken(NamedTuple):
+    """One step as it was timed."""
 
-    def __init__(self) -> None:
-        self._marks: list[tuple[str, int]] = []
-        self._steps: list[list[tuple[str, int]]] = []
-        self._begin = self._last = 0
+    begin: Stamp
+    marks: list[tuple[str, Stamp]]
+    end: Stamp
+
+
+class StepClock:
+    """A clock on a device's timeline.
+
+    Args:
+        timeline: of the device.
+        comms: times the collectives; None for a rank that is alone.
+    """
+
+    def __init__(self, timeline: Timeline, comms: Comms | None = None) -> None:
+        self._timeline, self._comms = timeline, comms
+        self._steps: list[Taken] = []
+        self._begin: Stamp = None
+        self._marks: list[tuple[str, Stamp]] = []
 
     def start(self) -> None:
         """The next step begins now."""
-        self._begin = self._last = time.perf_counter_ns()
+        if self._comms is not None:
+            self._comms.start()
+        self._marks = []
+        self._begin = self._timeline.now()
 
     def mark(self, phase: str) -> None:
         """The work since the last mark was `phase`."""
-        now = time.perf_counter_ns()
-        self._marks.append((phase, now - self._last))
-        self._last = now
+        self._marks.append((phase, self._timeline.now()))
 
     def end_step(self) -> None:
         """The step is over, and the next one begins."""
-        now = time.perf_counter_ns()
-        self._marks.append(("step", now - self._begin))
-        self._steps.append(self._marks)
+        now = self._timeline.now()
+        self._steps.append(Taken(self._begin, self._marks, now))
         self._marks = []
-        self._begin = self._last = now
+        self._begin = now
+
+    def stop(self) -> None:
+        """No step follows for now."""
+        if self._comms is not None:
+            self._comms.stop()
 
     def drain(self) -> list[StepTimes]:
-        """Times of the steps since the last drain."""
-        steps, self._steps = self._steps, []
-        return [_summed([(phase, nanoseconds / 1e9) for phase, nanoseconds in marks]) for marks in steps]
+        """Times of the steps since the last drain; waits for the device. What it takes itself is in no part."""
+        steps, self._steps = [self._read(step) for step in self._steps], []
+        backward = [one for step in steps for phase, one in _segments(step) if phase == "backward"]
+        calls, blocked = self._comms.drain(backward) if self._comms is not None else ([], [])
+        found = split(steps, calls, blocked, self.unread)
+        self._timeline.reuse(self._begin)
+        self.mark("drain")
+        return found
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Step fields that are not known -> why."""
+        return {**self._timeline.unread, **(self._comms.unread if self._comms is not None else {})}
 
-class CudaClock:
-    """CUDA events on the current stream, kept in a pool and read at a drain."""
-
-    def __init__(self) -> None:
-        self._pool: list[torch.cuda.Event] = []
-        self._marks: list[tuple[str, torch.cuda.Event]] = []
-        self._steps: list[tuple[torch.cuda.Event, list[tuple[str, torch.cuda.Event]]]] = []
-        self._begin: torch.cuda.Event | None = None
-
-    def start(self) -> None:
-        """The next step begins now."""
-        self._begin = self._event()
-
-    def mark(self, phase: str) -> None:
-        """The work since the last mark was `phase`."""
-        self._marks.append((phase, self._event()))
-
-    def end_step(self) -> None:
-        """The step is over, and the next one begins."""
-        assert self._begin is not None
-        self._steps.append((self._begin, self._marks))
-        self._begin = self._marks[-1][1]  # the step ends where its last phase ends: one event serves both
-        self._marks = []
-
-    def drain(self) -> list[StepTimes]:
-        """Times of the steps since the last drain; waits for the device."""
-        if not self._steps:
-            return []
-        torch.cuda.synchronize()
-        drained = []
-        for begin, marks in self._steps:
-            last, pairs = begin, []
-            for phase, event in marks:
-                pairs.append((phase, last.elapsed_time(event) / 1e3))
-                last = event
-            drained.append(_summed([*pairs, ("step", begin.elapsed_time(last) / 1e3)]))
-        # The last event still begins the next step.
-        used = {id(event): event for begin, marks in self._steps for event in (begin, *(event for _, event in marks))}
-        used.pop(id(self._begin), None)
-        self._pool += used.values()
-        self._steps = []
-        return drained
-
-    def _event(self) -> torch.cuda.Event:
-        event = self._pool.pop() if self._pool else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+    def _read(self, step: Taken) -> Taken:
+        begin, *at, end = self._timeline.read([step.begin, *(stamp for _, stamp in step.marks), step.end])
+        return Taken(begin, [(phase, stamp) for (phase, _), stamp in zip(step.marks, at, strict=True)], end)
 
 
 class NoClock:
@@ -131,19 +132,63 @@ class NoClock:
         """Count."""
         self._steps += 1
 
+    def stop(self) -> None:
+        """Nothing."""
+
     def drain(self) -> list[StepTimes]:
         """Empty times, one per step."""
         steps, self._steps = self._steps, 0
         return [StepTimes(step=float("nan")) for _ in range(steps)]
 
 
-def clock_for(device: torch.device) -> Clock:
-    """The clock that is right for a device."""
-    return CudaClock() if device.type == "cuda" else HostClock()
+def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
+    """The clock that is right for a rank's device; `offset_ns` as in `Comms`."""
+    timeline: Timeline = CudaTimeline() if ranks.device.type == "cuda" else HostTimeline()
+    if ranks.world_size == 1:
+        return StepClock(timeline)
+    return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))
 
 
-def _summed(pairs: list[tuple[str, float]]) -> StepTimes:
-    times = StepTimes()
-    for phase, seconds in pairs:
-        times[phase] = times.get(phase, 0.0) + seconds
-    return times
+def split(
+    steps: Sequence[Taken], calls: Sequence[Call], blocked: Sequence[Interval], unread: dict[str, str]
+) -> list[StepTimes]:
+    """Where the time of steps went.
+
+    Args:
+        steps: one after another, in nanoseconds.
+        calls: the collectives of this rank.
+        blocked: when it stood still in them.
+        unread: fields of a step's record that are not to be told.
+    """
+    if not steps:
+        return []
+    stood, wires = union(blocked), union(one.wire for one in calls if one.wire)
+    running = difference([(steps[0].begin, steps[-1].end)], stood)
+    segments = [one for step in steps for one in _segments(step)]
+    worked = iter(lengths(running, [one for _, one in segments]))
+    bounds = [(step.begin, step.end) for step in steps]
+    exposed = intersection(stood, wires)
+    of_steps = {
+        "step": [end - begin for begin, end in bounds],
+        "comm": lengths(wires, bounds),
+        "comm_exposed": lengths(exposed, bounds),
+        "comm_overlapped": lengths(difference(wires, exposed), bounds),
+        "wait": lengths(difference(stood, exposed), bounds),
+        "late": lengths(union(one.late for one in calls if one.late), bounds),
+        "launch_gap": [0] * len(steps),  # a host that is the device is never ahead of it
+    }
+    told = {name: values for name, values in of_steps.items() if f"{name}_s" not in unread}
+    found = []
+    for number, (step, traffic) in enumerate(zip(steps, by_step(bounds, calls), strict=True)):
+        times = StepTimes({name: values[number] / 1e9 for name, values in told.items()})
+        for phase, _ in step.marks:
+            times[phase] = times.get(phase, 0.0) + next(worked) / 1e9
+        times.traffic = traffic
+        found.append(times)
+    return found
+
+
+def _segments(step: Taken) -> list[tuple[str, Interval]]:
+    """The parts of a step in order, each from the mark before it to its own."""
+    begins = [step.begin, *(at for _, at in step.marks)]
+    return [(phase, (begin, at)) for begin, (phase, at) in zip(begins, step.marks, strict=False)]

@@ -16,7 +16,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.records.schema import Device
 from vitscale.worker.distributed import Ranks
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -25,10 +25,12 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large blocks that are freed: a CPU step frees and asks for the same ones again and again.
 
     By default each goes back to the kernel and comes again page by page: 4 to 9 % of a ViT-Ti step (docs/log.md).
+    All threads share one heap: `malloc_trim`, by which `return_memory` gives it back, leaves the ends of others alone.
     Elsewhere than glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from vitscale.config.study import Backend
+from vitscale.errors import SetupError
 
 
 @dataclass(frozen=True)
@@ -29,27 +34,38 @@ class Ranks:
         """Number of this host, from 0."""
         return self.rank // self.ranks_per_node
 
+    @property
+    def nodes(self) -> int:
+        """Number of hosts."""
+        return self.world_size // self.ranks_per_node
 
-def connect(kind: str) -> Ranks:
-    """Join the process group that the environment describes: NCCL for CUDA, gloo for CPU.
+
+def connect(kind: str, backend: Backend) -> Ranks:
+    """Join the process group that the environment describes.
 
     `VITSCALE_STORE` names a file to meet at (one host: no listening socket at all); without it, `MASTER_ADDR` and
-    `MASTER_PORT` as torchrun sets them.
+    `MASTER_PORT` as torchrun sets them. MPI meets by itself, among the ranks that `mpirun` started.
+
+    Raises:
+        SetupError: MPI does not see the ranks of the round.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, per_node = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
         torch.cuda.set_device(device)
-    path = os.environ.get("VITSCALE_STORE")
+    path = None if backend == "mpi" else os.environ.get("VITSCALE_STORE")
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        backend,
         store=dist.FileStore(path, world_size) if path else None,  # type: ignore[attr-defined]
         rank=rank if path else -1,
         world_size=world_size if path else -1,
         timeout=datetime.timedelta(minutes=30),  # the parent's time limits are shorter and save the stacks first
         device_id=device if kind == "cuda" else None,
     )
+    if dist.get_world_size() != world_size:
+        seen = f"`backend = mpi` sees {dist.get_world_size()} of {world_size} ranks"
+        raise SetupError(seen, "MPI's ranks are started by mpirun")
     return Ranks(rank, local_rank, world_size, per_node, device)
 
 
@@ -80,9 +96,9 @@ def total(values: Tensor) -> Tensor:
 
 def agreed_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
     """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3, FSDP) its shard is looked at."""
-    local = [shard_of(tensor).detach() for tensor in tensors]
-    bad = sum(float(not torch.isfinite(one).all()) for one in local)
-    return largest(bad, device) == 0
+    local = [shard for tensor in tensors if (shard := shard_of(tensor).detach()).numel()]
+    worst = torch.stack(torch._foreach_norm(local, math.inf)) if local else torch.zeros(1)
+    return largest(float(not torch.isfinite(worst).all()), device) == 0
 
 
 def shard_of(tensor: Tensor) -> Tensor:
@@ -99,3 +115,58 @@ def gathered(document: dict[str, Any], ranks: Ranks) -> list[dict[str, Any]]:
     rows = [torch.empty_like(own) for _ in range(ranks.world_size)]
     dist.all_gather(rows, own)
     return [json.loads(bytes(row.tolist())) for row in rows]
+
+
+_ROUND_TRIPS = 32
+
+
+class ClockOffset(NamedTuple):
+    """A host's monotonic clock against the first host's, in nanoseconds."""
+
+    ns: int
+    """What has to be added to it."""
+    error_ns: int
+    """How far that may be off: half of the fastest round trip."""
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Both, in seconds."""
+        return self.ns / 1e9, self.error_ns / 1e9
+
+
+def clock_offsets(ranks: Ranks) -> list[ClockOffset]:
+    """The clock of each host, on every rank. All ranks at once.
+
+    The first rank of a host sends to rank 0 and has an answer with the time there; of `_ROUND_TRIPS` the fastest says
+    most (Cristian 1989). Ranks of one host read the same clock.
+    """
+    table = torch.zeros(ranks.nodes, 2, dtype=torch.int64, device=ranks.device)
+    for node in range(1, ranks.nodes):
+        first = node * ranks.ranks_per_node
+        if ranks.rank == 0:
+            _answer(first, ranks.device)
+        elif ranks.rank == first:
+            table[node] = torch.tensor(_ask(ranks.device))
+    dist.all_reduce(table)
+    return [ClockOffset(*row) for row in table.tolist()]
+
+
+def _answer(asker: int, device: torch.device) -> None:
+    message = torch.zeros(1, dtype=torch.int64, device=device)
+    for _ in range(_ROUND_TRIPS):
+        dist.recv(message, asker)
+        message.fill_(time.perf_counter_ns())
+        dist.send(message, asker)
+
+
+def _ask(device: torch.device) -> tuple[int, int]:
+    message, found = torch.zeros(1, dtype=torch.int64, device=device), []
+    for _ in range(_ROUND_TRIPS):
+        began = time.perf_counter_ns()
+        dist.send(message, 0)
+        dist.recv(message, 0)
+        there = int(message)
+        ended = time.perf_counter_ns()
+        found.append((ended - began, there - (began + ended) // 2))
+    took, offset = min(found)
+    return offset, took // 2

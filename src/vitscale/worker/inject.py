@@ -2,7 +2,8 @@
 
 `VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `oom`, `hang`; optional
 `launch=<run_id part>` and `once=<file>`, which is made when the fault strikes and keeps it from striking again.
-Several are parted by `;`.
+`VITSCALE_INJECT="sleep rank=1 where=backward seconds=0.02"` slows a rank: a sleep in every step (or in `step=` only) as
+`data`, `forward`, `backward` or `optimizer` begins. Several are parted by `;`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,13 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from vitscale.worker.engines import Engine
+from vitscale.worker.pipeline import Batch, Batches
 
 
 class Injected(RuntimeError):
@@ -34,10 +40,83 @@ def fault(run_id: str, rank: int, environ: Mapping[str, str]) -> Callable[[int],
     return strike_all
 
 
-def _asked(text: str, run_id: str, rank: int) -> Callable[[int], None] | None:
+class Delay(NamedTuple):
+    """A sleep in one part of a step."""
+
+    where: str
+    seconds: float
+    step: int | None
+    """None: every step."""
+
+
+def delays(run_id: str, rank: int, environ: Mapping[str, str]) -> list[Delay]:
+    """The sleeps that were asked for of this rank."""
+    given = [_given(text, run_id, rank) for text in environ.get("VITSCALE_INJECT", "").split(";")]
+    return [
+        Delay(one["where"], float(one["seconds"]), int(one["step"]) if "step" in one else None)
+        for one in given
+        if one.get("kind") == "sleep"
+    ]
+
+
+def slowed(engine: Engine, batches: Batches, asked: list[Delay], first: int = 0) -> tuple[Engine, Batches]:
+    """The engine and the batches, with sleeps in them where any were asked for; `first`: number of the next step."""
+    if not asked:
+        return engine, batches
+    slow: Any = _Slowed(engine, batches, asked, first)
+    return slow, slow
+
+
+class _Slowed:
+    """An engine and its batches that sleep at the start of a part of a step."""
+
+    def __init__(self, engine: Engine, batches: Batches, asked: list[Delay], first: int) -> None:
+        self._engine, self._batches, self._asked = engine, batches, asked
+        self._step = first
+        self._done: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def _sleep(self, where: str) -> None:
+        for one in self._asked:
+            if one.where == where and where not in self._done and one.step in (None, self._step):
+                time.sleep(one.seconds)
+        self._done.add(where)
+
+    def __next__(self) -> Batch:
+        self._sleep("data")
+        return next(self._batches)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self._sleep("forward")
+        return self._engine(images)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Asleep, then the engine's."""
+        self._sleep("backward")
+        self._engine.backward(loss, last=last)
+
+    def step(self) -> None:
+        """Asleep, then the engine's."""
+        self._sleep("optimizer")
+        self._engine.step()
+        self._step, self._done = self._step + 1, set()
+
+
+def _given(text: str, run_id: str, rank: int) -> dict[str, str]:
+    """What one fault was given, and its kind; empty where it is not for this launch and rank."""
     kind, *pairs = text.split() or [""]
     given = dict(pair.partition("=")[::2] for pair in pairs)
     if not kind or rank != int(given.get("rank", 0)) or given.get("launch", "") not in run_id:
+        return {}
+    return {"kind": kind, **given}
+
+
+def _asked(text: str, run_id: str, rank: int) -> Callable[[int], None] | None:
+    given = _given(text, run_id, rank)
+    kind = given.get("kind", "sleep")
+    if kind == "sleep":
         return None
 
     def strike(step: int) -> None:

@@ -84,16 +84,19 @@ def run_steps(
         criterion: mean loss of logits [n, classes] and labels.
     """
     clock.start()
-    for step in steps:
-        for micro_step in range(grad_accum):
-            images, labels = next(batches)
-            clock.mark("data")
-            loss = criterion(engine(images).float(), labels)
-            clock.mark("forward")
-            engine.backward(loss, last=micro_step == grad_accum - 1)
-            clock.mark("backward")
-            losses.add(loss)
-        engine.step()
-        clock.mark("optimizer")
-        clock.end_step()
-        after_step(step)
+    try:
+        for step in steps:
+            for micro_step in range(grad_accum):
+                images, labels = next(batches)
+                clock.mark("data")
+                loss = criterion(engine(images).float(), labels)
+                clock.mark("forward")
+                engine.backward(loss, last=micro_step == grad_accum - 1)
+                clock.mark("backward")
+                losses.add(loss)
+            engine.step()
+            clock.mark("optimizer")
+            clock.end_step()
+            after_step(step)
+    finally:
+        clock.stop()

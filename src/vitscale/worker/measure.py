@@ -11,24 +11,36 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import load_state_dict
-from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import nn
 
+from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split, open_split
-from vitscale.errors import CheckpointError, DivergedError
+from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
+from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
-from vitscale.records.writer import RUN, StepWriter, file_digest, make_folder, write_json, write_manifest
-from vitscale.worker import devices, engines, inject, knobs, memory, optimizers, parity, sequence, tensor
+from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Silence, Status, StepRecord, Times
+from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
+from vitscale.worker import (
+    devices,
+    engines,
+    inject,
+    knobs,
+    memory,
+    optimizers,
+    parity,
+    profile,
+    sequence,
+    silence,
+    tensor,
+    traffic,
+)
 from vitscale.worker.clock import StepTimes, clock_for
-from vitscale.worker.distributed import Ranks, barrier, gathered, largest
+from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
+from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
 
@@ -48,13 +60,15 @@ class Launch:
         self.data_root = data_root
         self.started = _utc_now()
         self.losses = Losses(self.spec.grad_accum)
-        self.clock = clock_for(ranks.device)
+        offsets = clock_offsets(ranks) if ranks.nodes > 1 else []
+        self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0)
         self.warmup: list[StepTimes] = []
         self.steady: list[StepTimes] = []
-        self.notes: dict[str, object] = {}
+        self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
         self.pauses: dict[str, float] = {}
         self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
+        self.delays = inject.delays(entry.run_id, ranks.rank, os.environ)
 
     def serve(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
         """Run the launch and write its records.
@@ -79,7 +93,8 @@ class Launch:
             tensor.shard(self.model, self.spec.tensor_parallel)
         turned = self.spec.knobs or EngineSection()
         knobs.apply(turned, self.model)
-        self.optimizer = optimizers.build(self.model, self.spec.optimizer, self.ranks.device, turned.optimizer_impl)
+        updated_on = torch.device("cpu") if offload.asked(self.spec.deepspeed).optimizer else self.ranks.device
+        self.optimizer = optimizers.build(self.model, self.spec.optimizer, updated_on, turned.optimizer_impl)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
         self.writer = StepWriter(self.folder, self.ranks.rank)
@@ -89,9 +104,13 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before memory is counted
-        device = device.model_copy(update={"memory": self._count_memory() if status == "ok" else None})
-        seen = gathered({"device": device.model_dump(mode="json"), "unread": self.sampler.reasons()}, self.ranks)
+        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
+        if status == "ok":
+            with knobs.attention(turned):
+                more = {"silence": self._look_closer(), "memory": self._count_memory()}
+            device = device.model_copy(update=more)
+        unread = self.sampler.reasons() | self.clock.unread
+        seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
         self.engine.close()
         del self.model, self.optimizer
         devices.return_memory(self.ranks.device)
@@ -107,7 +126,8 @@ class Launch:
 
     def _take_steps(self) -> tuple[Status, str | None]:
         """The steps of a measurement; training overrides this."""
-        batches = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        engine, batches = inject.slowed(self.engine, opened, self.delays)
         barrier()
         try:
             for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
@@ -115,11 +135,28 @@ class Launch:
                 first = len(self.warmup)
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
-                run_steps(steps, self.engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
                 self.record(phase, steps)
         finally:
-            batches.close()
+            opened.close()
         return "ok", None
+
+    def _look_closer(self) -> Silence | None:
+        """More steps, when what the records tell is closed: they change no figure of the window."""
+        refused = silence.refusal(self.spec, len(self.steady))
+        self.notes |= {"silence": refused} if refused else {}
+        if refused and not self.spec.measure.profile:
+            return None
+        self.beat("silence", 0, 0)
+        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        engine, batches = inject.slowed(self.engine, opened, self.delays)
+        try:
+            if self.spec.measure.profile:
+                unwritten = profile.trace(self.folder, self.ranks, engine, batches, self.spec.grad_accum)
+                self.notes |= {"trace": unwritten} if unwritten else {}
+            return None if refused else silence.measure(engine, batches, self.spec, self.ranks)
+        finally:
+            opened.close()
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 0, 0)
@@ -169,8 +206,12 @@ class Launch:
             forward_s=times.get("forward"),
             backward_s=times.get("backward"),
             optimizer_s=times.get("optimizer"),
-            comm_exposed_s=None,
-            wait_s=None,
+            comm_exposed_s=times.get("comm_exposed"),
+            wait_s=times.get("wait"),
+            comm_s=times.get("comm"),
+            comm_overlapped_s=times.get("comm_overlapped"),
+            launch_gap_s=times.get("launch_gap"),
+            late_s=times.get("late"),
         )
 
     def _cores(self) -> tuple[int, ...]:
@@ -223,7 +264,6 @@ class Launch:
         versions: dict[str, str],
         parameters: int,
     ) -> None:
-        told = "the engine's communication is inside forward_s, backward_s and optimizer_s; not timed apart"
         unread = {field: reason for one in reversed(seen) for field, reason in one["unread"].items()}
         manifest = Manifest(
             run_id=self.entry.run_id,
@@ -235,56 +275,24 @@ class Launch:
             source="measured",
             versions=versions,
             devices=tuple(Device.model_validate(one["device"]) for one in seen),
-            layout=layout(self.round),
+            layout=layout(self.round, self.spec),
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
             parity=self.parity,
-            notes={**self.notes, **unread, "comm_exposed_s": told, "wait_s": told},
+            notes={**self.notes, **unread},
         )
+        write_collectives(self.folder, traffic.records([step.traffic for step in self.steady]))
         write_manifest(self.folder, manifest)
 
 
-def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
-    """The run's timm model in training mode, with the same initial weights on every rank and device."""
-    torch.manual_seed(spec.measure.seed)
-    model: nn.Module = timm.create_model(
-        spec.model.name, drop_path_rate=spec.train.drop_path if spec.train else 0.0, **spec.model.sizes
-    )
-    path = os.environ.get("VITSCALE_INIT")
-    if spec.init is not None and path:
-        load_initial(model, spec, Path(path))
-    return model.train().to(device)
-
-
-def load_initial(model: nn.Module, spec: RunSpec, path: Path) -> None:
-    """Start from a file's weights: position embeddings are resized by timm, a head of another size stays random.
-
-    Raises:
-        CheckpointError: the file is not the one that was planned, or does not fit the model.
-    """
-    if file_digest(path) != spec.init:
-        raise CheckpointError(f"`{path.name}` changed since it was planned", "start the command again")
-    try:
-        state = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), model)
-        own = model.state_dict()
-        odd = [name for name in state if name.startswith("head.") and state[name].shape != own[name].shape]
-        missing, unexpected = model.load_state_dict({k: v for k, v in state.items() if k not in odd}, strict=False)
-    except Exception as error:
-        # Damaged, foreign or refused bytes fail in many ways; the file is what is wrong.
-        raise CheckpointError(f"`{path.name}` cannot be loaded: {str(error).splitlines()[0][:300]}") from error
-    left = [name for name in missing if not name.startswith("head.")]
-    if left or unexpected:
-        raise CheckpointError(f"`{path.name}` does not fit `{spec.model.name}`: {(left or unexpected)[:3]}")
-
-
-def layout(round_: Round) -> Layout:
-    """Where the ranks of a round are."""
+def layout(round_: Round, spec: RunSpec) -> Layout:
+    """Where the ranks of a round are, and what they talk through."""
     return Layout(
         world_size=round_.world_size,
         nodes=round_.nodes,
         ranks_per_node=round_.ranks_per_node,
-        backend="nccl" if round_.device == "cuda" else "gloo",
+        backend=spec.torch_backend,
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitscale.config.knobs import OptimizerImpl
 from vitscale.config.study import OptimizerSection
 
-_LOOPS: dict[OptimizerImpl, dict[str, Any]] = {
+_LOOPS: dict[str, dict[str, Any]] = {
     "auto": {"foreach": None, "fused": None},
     "fused": {"foreach": None, "fused": True},
     "foreach": {"foreach": True, "fused": False},
@@ -33,9 +33,12 @@ def build(
     Args:
         model: its parameters that require a gradient are optimized.
         section: the run's `optimizer`.
-        device: CUDA uses torch's fused kernels where there are any.
+        device: where the update runs, the host where state is offloaded; CUDA uses torch's fused kernels where there
+            are any.
         impl: how it loops over weights, in place of that.
     """
+    if impl == "deepspeed":
+        return _of_deepspeed(_groups([*model.parameters()], section), section, device)
     loop = _LOOPS[impl or ("fused" if device.type == "cuda" else "auto")]
     over = {"foreach": loop["foreach"]}  # the others have no fused kernel
     groups = _groups([*model.parameters()], section)
@@ -55,6 +58,20 @@ def build(
         case "muon":
             hidden = _with_hidden_matrices(model, section)
             optimizer = timm.optim.Muon(hidden, lr=section.lr, adjust_lr_fn="match_rms_adamw")
+    return optimizer
+
+
+def _of_deepspeed(
+    groups: list[dict[str, Any]], section: OptimizerSection, device: torch.device
+) -> torch.optim.Optimizer:
+    """DeepSpeed's kernels, compiled at their first use: for the device of the weights, or for the host."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
+    from deepspeed.ops.lion import DeepSpeedCPULion, FusedLion
+
+    offloaded = groups[0]["params"][0].device.type != device.type
+    of_device, of_host = (FusedAdam, DeepSpeedCPUAdam) if section.name == "adamw" else (FusedLion, DeepSpeedCPULion)
+    kind = of_host if offloaded else of_device
+    optimizer: torch.optim.Optimizer = kind(groups, lr=section.lr)
     return optimizer
 
 

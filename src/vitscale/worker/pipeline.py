@@ -9,6 +9,8 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +51,9 @@ class Raw(NamedTuple):
     """int64 [micro_batch, 2], pixels down and right, or None where nothing is cropped."""
 
 
+Load = Callable[[], Raw]
+
+
 class Batches(Protocol):
     """This rank's micro-batches in order, without end."""
 
@@ -59,7 +64,8 @@ class Batches(Protocol):
 
 
 def open_batches(spec: RunSpec, split: Split, ranks: Ranks, dtype: torch.dtype, start: int = 0) -> Batches:
-    """Start reading a run's micro-batches: ahead of the device on CUDA, on demand on CPU, where cores are counted.
+    """Start reading a run's micro-batches: ahead of the device on CUDA, on demand on CPU, where cores are counted, or
+    with as many threads as the run's `loader_threads` says.
 
     Args:
         spec: the run; where it trains, its recipe's augmentation is applied.
@@ -68,8 +74,10 @@ def open_batches(spec: RunSpec, split: Split, ranks: Ranks, dtype: torch.dtype, 
         dtype: number format of the engine's inputs.
         start: first step.
     """
-    raw = read(spec, split, ranks.rank, start)
-    reader = Ahead(raw, ranks.device) if ranks.device.type == "cuda" else OnDemand(raw)
+    loads = plan(spec, split, ranks.rank, start)
+    asked = spec.knobs.loader_threads if spec.knobs else None
+    threads = int(ranks.device.type == "cuda") if asked is None else asked
+    reader = Ahead(loads, ranks.device, threads) if threads else OnDemand(loads, ranks.device)
     recipe = spec.train
     if recipe is None:
         return Prepared(reader, spec.model.img_size, dtype)
@@ -78,7 +86,12 @@ def open_batches(spec: RunSpec, split: Split, ranks: Ranks, dtype: torch.dtype, 
 
 
 def read(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Raw]:
-    """This rank's micro-batches from a step on.
+    """This rank's micro-batches from a step on, one after another."""
+    return (load() for load in plan(spec, split, rank, start))
+
+
+def plan(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Load]:
+    """What reads this rank's micro-batches from a step on, in their order; any thread may call it, at any time.
 
     Which images a step takes, which of them are flipped and how each is cropped, belongs to the global batch: it is the
     same at every world size.
@@ -92,10 +105,13 @@ def read(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Raw
         flips = rank_slice(_draw(_FLIPS, spec.global_batch, 0, 1, seed, step), *shape) if spec.data.flip else None
         moves = [rank_slice(_draw(stream, spec.global_batch, -reach, reach, seed, step), *shape) for stream in _CROPS]
         for micro in range(spec.grad_accum):
-            pixels, labels = split.take(indices[micro]), split.take_labels(indices[micro])
             flipped = None if flips is None else torch.from_numpy(flips[micro].astype(bool))
             shifts = torch.from_numpy(np.stack([axis[micro] for axis in moves], 1)) if reach else None
-            yield Raw(torch.from_numpy(pixels), torch.from_numpy(labels), flipped, shifts)
+            yield partial(_load, split, indices[micro], flipped, shifts)
+
+
+def _load(split: Split, indices: npt.NDArray[np.int64], flipped: Tensor | None, shifts: Tensor | None) -> Raw:
+    return Raw(torch.from_numpy(split.take(indices)), torch.from_numpy(split.take_labels(indices)), flipped, shifts)
 
 
 def population(split: Split, images: int, seed: int) -> int | npt.NDArray[np.int64]:
@@ -142,73 +158,83 @@ def _resize(images: Tensor, size: int) -> Tensor:
 
 
 class OnDemand:
-    """Reads a micro-batch when it is asked for."""
+    """Reads a micro-batch when it is asked for, and copies it to the device."""
 
-    def __init__(self, raw: Iterator[Raw]) -> None:
-        self._raw = raw
+    def __init__(self, loads: Iterator[Load], device: torch.device) -> None:
+        self._loads, self._device = loads, device
 
     def __next__(self) -> Raw:
-        return next(self._raw)
+        return _each(next(self._loads)(), lambda tensor: tensor.to(self._device))
 
     def close(self) -> None:
         """Nothing to end."""
 
 
 class Ahead:
-    """Reads `DEPTH` micro-batches ahead in a thread and copies them, from pinned memory, on a stream of its own."""
+    """Reads micro-batches ahead in threads, in order; to CUDA they go from pinned memory on a stream of their own.
+
+    Places in the queue are taken in the order of the micro-batches and filled in any: what fails is raised in its turn.
+    """
 
     DEPTH = 3
+    """Micro-batches that are ready or being read, and one more for every further thread."""
 
-    def __init__(self, raw: Iterator[Raw], device: torch.device) -> None:
-        self._queue: queue.Queue[tuple[Raw, torch.cuda.Event] | BaseException] = queue.Queue(self.DEPTH)
-        self._stop = threading.Event()
-        self._device = device
-        self._thread = threading.Thread(target=self._fill, args=(raw,), name="reader", daemon=True)
-        self._thread.start()
+    def __init__(self, loads: Iterator[Load], device: torch.device, threads: int) -> None:
+        self._queue: queue.Queue[Future[tuple[Raw, torch.cuda.Event | None]]] = queue.Queue(self.DEPTH + threads - 1)
+        self._loads, self._device = loads, device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._turn, self._stop = threading.Lock(), threading.Event()
+        self._threads = [threading.Thread(target=self._fill, name="reader", daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def __next__(self) -> Raw:
-        item = self._queue.get()
-        if isinstance(item, BaseException):
-            raise item
-        raw, copied = item
-        stream = torch.cuda.current_stream(self._device)
-        stream.wait_event(copied)
-        for tensor in raw:
-            if tensor is not None:
-                tensor.record_stream(stream)  # freed for reuse only when this stream is done with it
+        raw, copied = self._queue.get().result()
+        if copied is not None:
+            stream = torch.cuda.current_stream(self._device)
+            stream.wait_event(copied)
+            for tensor in raw:
+                if tensor is not None:
+                    tensor.record_stream(stream)  # freed for reuse only when this stream is done with it
         return raw
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stop.set()
-        while not self._queue.empty():
-            self._queue.get()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _fill(self, raw: Iterator[Raw]) -> None:
-        try:
-            torch.cuda.set_device(self._device)
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-            for item in raw:
-                with torch.cuda.stream(stream):
-                    moved = Raw(*(None if t is None else self._copy(t) for t in item))  # type: ignore[arg-type]
-                    copied = stream.record_event()
-                if not self._put((moved, copied)):
-                    return
-        except BaseException as error:  # noqa: BLE001 (handed to the loop, which raises it)
-            self._put(error)
+    def _fill(self) -> None:
+        while True:
+            place: Future[tuple[Raw, torch.cuda.Event | None]] = Future()
+            try:
+                with self._turn:
+                    if not self._put(place):
+                        return
+                    load = next(self._loads)
+                place.set_result(self._copied(load()))
+            except BaseException as error:  # noqa: BLE001 (handed to the loop, which raises it)
+                place.set_exception(error)
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+    def _copied(self, raw: Raw) -> tuple[Raw, torch.cuda.Event | None]:
+        if self._stream is None:
+            return raw, None
+        with torch.cuda.stream(self._stream):
+            moved = _each(raw, lambda tensor: tensor.pin_memory().to(self._device, non_blocking=True))
+            return moved, self._stream.record_event()
 
-    def _put(self, item: tuple[Raw, torch.cuda.Event] | BaseException) -> bool:
+    def _put(self, place: Future[tuple[Raw, torch.cuda.Event | None]]) -> bool:
         while not self._stop.is_set():
             try:
-                self._queue.put(item, timeout=0.1)
+                self._queue.put(place, timeout=0.1)
                 return True
             except queue.Full:
                 continue
         return False
+
+
+def _each(raw: Raw, change: Callable[[Tensor], Tensor]) -> Raw:
+    return Raw(*(None if tensor is None else change(tensor) for tensor in raw))  # type: ignore[arg-type]
 
 
 class Prepared:

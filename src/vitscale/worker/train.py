@@ -16,7 +16,7 @@ from vitscale.records.round import Checkpointing
 from vitscale.records.schema import Status
 from vitscale.records.writer import append_lines
 from vitscale.worker import augment, checkpoint, export, inject, schedule
-from vitscale.worker.agreement import Agreement, Verdict
+from vitscale.worker.agreement import DELAY, Agreement, Verdict
 from vitscale.worker.average import WeightAverage
 from vitscale.worker.distributed import agreed_finite, barrier
 from vitscale.worker.evaluate import evaluate
@@ -50,18 +50,26 @@ class Training(Launch):
         self.schedule = schedule.build(spec, self.optimizer)
         self.test = self.open("test")
         self.fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
-        self._go_on(self.entry.checkpoints)
+        plan = self.entry.checkpoints
+        self.saver = checkpoint.Saver(Path(plan.root), plan.keep, self.ranks) if plan else None
+        self._go_on(plan)
         self.skips = Skips(self.engine)
         self.batches: Batches = open_batches(spec, self.open("train"), self.ranks, self.engine.dtype, self.step)
         barrier()
         try:
-            with Agreement(self.ranks, hear=self.entry.checkpoints is not None) as self.agreement:
+            with Agreement(self.ranks, hear=plan is not None) as self.agreement:
                 return self._train()
         finally:
             self.batches.close()
+            self._settle()
 
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
+
+    def _look_closer(self) -> None:
+        told = "where a run measures, not where it trains"
+        self.notes["silence"] = f"taken {told}"
+        self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
 
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints
@@ -76,7 +84,7 @@ class Training(Launch):
             if stopped is None and (until % evaluating == 0 or until == self.total):
                 self._evaluate()
             if plan and (stopped is not None or until % plan.every == 0 or until == self.total):
-                self._save(plan)
+                self._save()
             if stopped is not None:
                 where = "a checkpoint holds it" if plan else "nothing of it is kept"
                 return "killed", f"asked to stop after step {self.step} of {self.total}; {where}"
@@ -90,11 +98,12 @@ class Training(Launch):
         self._before(steps.start)
         self.sampler.enter("steady")
         stopped = None
+        engine, batches = inject.slowed(self.engine, self.batches, self.delays, steps.start)
         try:
             run_steps(
                 steps,
-                self.engine,
-                self.batches,
+                engine,
+                batches,
                 self.clock,
                 self.losses,
                 self.spec.grad_accum,
@@ -127,10 +136,11 @@ class Training(Launch):
         self.skips.see(step)
         if self.fault is not None:
             self.fault(step)
-        verdict = self.agreement.after_step(step, self.losses.of_last_step())
+        due = time.monotonic() - self.flushed > FLUSH_S
+        verdict = self.agreement.after_step(step, self.losses.of_last_step(), flush=due)
         if verdict.stop or verdict.not_finite_step is not None:
             raise _Stopped(step, verdict)
-        if time.monotonic() - self.flushed > FLUSH_S:
+        if verdict.flush and step + 1 - self.first_unwritten > DELAY:  # else asked for before the last flush
             self._flush(step + 1)
         self._before(step + 1)
 
@@ -171,11 +181,11 @@ class Training(Launch):
             average=self.average is not None,
         )
         self.evaluations = (*self.evaluations, found)
-        self.pauses["evaluation_s"] = self.pauses.get("evaluation_s", 0.0) + time.monotonic() - began
+        self._paused("evaluation_s", began)
         if self.ranks.rank == 0:
             append_lines(self.folder / "eval.jsonl", [found.model_dump(mode="json")])
 
-    def _save(self, plan: Checkpointing) -> None:
+    def _save(self) -> None:
         """Write a checkpoint, never of weights that are not finite."""
         began = time.monotonic()
         self.sampler.enter("checkpoint")
@@ -189,12 +199,21 @@ class Training(Launch):
             seconds=self.seconds,
             evaluations=self.evaluations,
         )
-        root = Path(plan.root)
-        checkpoint.save(root, state, self.engine, self.average.state() if self.average else None, self.ranks)
-        if self.ranks.rank == 0:
-            best = max(self.evaluations, key=lambda one: (one.test_accuracy, -one.step), default=None)
-            checkpoint.prune(root, plan.keep, best.step if best else None)
-        self.pauses["checkpoint_s"] = self.pauses.get("checkpoint_s", 0.0) + time.monotonic() - began
+        best = max(self.evaluations, key=lambda one: (one.test_accuracy, -one.step), default=None)
+        average = self.average.state() if self.average else None
+        assert self.saver is not None
+        self.saver.save(state, self.engine, average, best.step if best else None)
+        self._paused("checkpoint_s", began)
+
+    def _settle(self) -> None:
+        """Wait for the last checkpoint to count."""
+        if self.saver is not None:
+            began = time.monotonic()
+            self.saver.settle()
+            self._paused("checkpoint_s", began)
+
+    def _paused(self, what: str, began: float) -> None:
+        self.pauses[what] = self.pauses.get(what, 0.0) + time.monotonic() - began
 
     def _go_on(self, plan: Checkpointing | None) -> None:
         if plan is None or plan.resume is None:

@@ -99,29 +99,35 @@ def test_shares_add_up_to_one_with_the_rest_in_other(make, root):
     assert sum(measured.values()) == pytest.approx(1, abs=1e-12)
 
 
-def test_across_launches_shares_are_medians_that_add_up_to_one(make, root):
-    # Medians: 0.2 of data, 0.2 of forward and 0.3 of the rest, 0.7 in all.
+def test_across_launches_shares_are_means_that_add_up_to_one(make, root):
     for launch, (data, forward) in enumerate([(0.6, 0.1), (0.1, 0.6), (0.2, 0.2)]):
         make.write_launch(root, make.make_spec(1), launch, parts={"data_s": data, "forward_s": forward})
     shares = only(analyse(root)).shares
-    assert (shares.data, shares.forward, shares.other) == pytest.approx((2 / 7, 2 / 7, 3 / 7), abs=1e-3)
+    assert (shares.data, shares.forward, shares.other) == pytest.approx((0.3, 0.3, 0.4), abs=1e-3)
 
 
-def test_shares_are_those_of_the_slowest_rank_of_each_step(make, root):
-    folder = make.write_launch(root, make.make_spec(2), 0, lambda rank, step: 0.2 if rank else 0.1)
-    for rank, forward in ((0, 0.09), (1, 0.05)):
-        path = folder / f"steps.rank00{rank}.jsonl"
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps({**one, "forward_s": forward}) + "\n" for one in records))
-    assert only(analyse(root)).shares.forward == pytest.approx(0.05 / 0.2)
+def test_shares_are_those_of_all_ranks(make, root):
+    # One computes for half of a step in which the other waits: neither rank's split is the run's.
+    make.write_launch(root, make.make_spec(2), parts=lambda rank: {"forward_s": 0.9 - 0.5 * rank, "wait_s": 0.5 * rank})
+    shares = only(analyse(root)).shares
+    assert (shares.forward, shares.wait, shares.other) == pytest.approx((0.65, 0.25, 0.1), abs=1e-3)
 
 
-def test_parts_longer_than_the_step_are_scaled_and_noted(make, root):
+def test_parts_longer_than_the_step_leave_less_than_nothing_and_are_noted(make, root):
     make.write_launch(root, make.make_spec(1), parts={"forward_s": 0.9, "backward_s": 0.3})
     result = analyse(root)
     shares = only(result).shares
-    assert (shares.forward, shares.backward, shares.other) == pytest.approx((0.75, 0.25, 0), abs=1e-3)
-    assert "120." in next(one for one in result.analysis.findings if one.kind == "split_overlaps").evidence
+    assert (shares.forward, shares.backward, shares.other) == pytest.approx((0.9, 0.3, -0.2), abs=1e-3)
+    assert "120.0 % of the step" in next(one for one in result.analysis.findings if one.kind == "split_open").evidence
+
+
+def test_time_that_no_part_accounts_for_flags_a_run_whose_parts_were_all_timed(make, root):
+    whole = {"data_s": 0.1, "forward_s": 0.3, "backward_s": 0.4, "optimizer_s": 0.1, "comm_exposed_s": 0, "wait_s": 0}
+    make.write_launch(root, make.make_spec(1), parts={**whole, "launch_gap_s": 0})
+    make.write_launch(root, make.make_spec(2), parts=whole)
+    flagged = [one for one in analyse(root).analysis.findings if one.kind == "split_open"]
+    assert [one.runs for one in flagged] == [(make.make_spec(1).run_id,)]
+    assert "add up to 90.0 % of the step, so 10.0 %" in flagged[0].evidence
 
 
 def test_a_part_that_one_launch_lacks_is_not_measured(make, root):

@@ -153,3 +153,16 @@ def test_an_accuracy_of_nothing_is_an_accuracy(make, tmp_path):
         make.write_launch(root, make.make_spec(size), 0, 0.1, accuracy=accuracy)
     answer = analyse(root).analysis.answer
     assert answer.endswith("; test accuracy from 0.0 % (strong, 1 process) to 50.0 % (strong, 2 processes).")
+
+
+def test_what_it_costs_to_spread_the_same_ranks_over_nodes_is_told(make, tmp_path):
+    placed = [(nodes, factor) for nodes, factor in ((1, 1.9), (2, 1.0))]
+    runs = [
+        (make.make_spec(1), ONE),
+        *((make.make_spec(2, nodes=nodes, ranks_per_node=2 // nodes), over(factor)) for nodes, factor in placed),
+    ]
+    answer = study(make, tmp_path, runs, "What does it cost to spread the processes over hosts?")
+    assert answer == (
+        "2 processes train 1.90x [1.90, 1.90] as fast as 1 (strong, efficiency 95.0 % [94.8, 95.2]); "
+        "2 processes train 0.526x [0.525, 0.528] as fast on 2 nodes as on 1 (strong)."
+    )

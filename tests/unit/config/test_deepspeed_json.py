@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from vitscale.config.load import load
@@ -42,10 +44,35 @@ def test_the_dialect_is_deepspeeds_own(given):
     assert loaded.study.deepspeed == {"zero_optimization": {"overlap_comm": False, "reduce_bucket_size": 1000000}}
 
 
-@pytest.mark.parametrize("key", ['"cpu_offload": true', '"offload_optimizer": {"device": "cpu"}'])
-def test_offloading_is_refused_before_anything_starts(given, key):
-    with pytest.raises(UsageError, match="no offloading yet"):
-        given(f'{{"zero_optimization": {{"stage": 1, {key}}}}}')
+@pytest.mark.parametrize(
+    ("name", "size", "wanted"),
+    [
+        ("reduce_bucket_size", "0", "is 0, not a whole number, 1 or more"),
+        ("reduce_bucket_size", "-5", "is -5, not"),
+        ("allgather_bucket_size", "0.5", "is 0.5, not"),
+        ("reduce_bucket_size", '"big"', "is big, not"),
+        ("reduce_bucket_size", "true", "is True, not"),
+        ("stage3_param_persistence_threshold", "-1", "is -1, not a whole number, 0 or more"),
+    ],
+)
+def test_a_bucket_of_nothing_is_refused(given, refused, name, size, wanted):
+    assert wanted in refused(f'{{"zero_optimization": {{"{name}": {size}}}}}').message
+    sizes = {"reduce_bucket_size": 5e8, "stage3_param_persistence_threshold": 0}
+    assert given(json.dumps({"zero_optimization": sizes})).study.deepspeed == {"zero_optimization": sizes}
+
+
+@pytest.mark.parametrize(
+    ("key", "complaint", "hint"),
+    [
+        ('"cpu_offload": true', "`zero_optimization.cpu_offload` in", "zero_optimization.offload_optimizer.device"),
+        ('"offload_optimizer": {"device": "gpu"}', "is 'gpu', not one of none, cpu, nvme", None),
+        ('"offload_param": {"device": 1}', "is 1, not one of none, cpu, nvme", None),
+    ],
+)
+def test_offloading_to_nowhere_is_refused(refused, key, complaint, hint):
+    error = refused(f'{{"zero_optimization": {{"stage": 1, {key}}}}}')
+    assert complaint in error.message
+    assert error.hint == hint
 
 
 def test_the_file_lies_beside_the_study_wherever_the_command_runs(given, tmp_path, monkeypatch):

@@ -57,9 +57,9 @@ def test_a_shipped_study_says_its_command_its_time_and_what_it_answers(name):
     assert words[0] == "vitscale"
     assert words[1] in ("run", "train")
     assert words[2] == name
-    for word in words[3:]:
-        if not word.startswith("--"):
-            full_path(word.partition("=")[0])
+    rest_of_command = words[3:] if "--launcher" not in words else words[words.index("--launcher") + 2 :]
+    for word in rest_of_command:
+        full_path(word.partition("=")[0])
     text = "\n".join(rest)
     assert re.search(r"^Expected: .*\d.*(second|minute|hour)", text, re.MULTILINE)
     assert re.search(r"^Answers: .+", text, re.MULTILINE)

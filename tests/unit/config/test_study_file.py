@@ -50,7 +50,7 @@ def test_the_text_of_a_study_is_kept_as_written_whatever_its_line_ends_and_mark(
         ("zero_stage", "7", "0, 1, 2 or 3"),
         ("zero_stage", "true", "not a boolean"),
         ("zero_stage", "[1, 1.0]", "the same value twice"),
-        ("precision", '"fp64"', "'fp32', 'bf16' or 'fp16'"),
+        ("precision", '"fp64"', "'fp32', 'bf16', 'fp16' or 'bf16_autocast'"),
         ("engine", '"horovod"', "'deepspeed'"),
         ("device", '"tpu"', "'auto', 'cpu' or 'cuda'"),
         ("nodes", "0", "greater than 0"),

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitscale.cost import models, recompute, vit
+from vitscale.worker.engines.update import DTYPES
 
 CASES = [
     ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 4, "depth": 2}),
@@ -47,22 +48,19 @@ def test_training_flop_of_vit_base_is_the_published_figure():
     assert vit.training_flop(shape) / 1e9 == pytest.approx(105.15, abs=0.01)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
 @pytest.mark.parametrize(("name", "changes"), CASES)
 def test_activation_bytes_are_what_autograd_saves(name, changes, precision):
     model, shape = built(name, **changes)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model.to(dtype)
-    saved = saved_bytes(model, torch.zeros(3, 3, shape.img_size, shape.img_size, dtype=dtype))
+    saved = saved_bytes(model, shape.img_size, precision)
     assert vit.activation_bytes(shape, 3, precision) == pytest.approx(saved, rel=0.03)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_autocast"])
 def test_checkpointing_keeps_one_block_and_the_inputs_of_all(precision):
     model, shape = built("vit_tiny_patch16_224", img_size=64, depth=4)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    model.to(dtype).set_grad_checkpointing()
-    saved = saved_bytes(model, torch.zeros(3, 3, 64, 64, dtype=dtype))
+    model.set_grad_checkpointing()
+    saved = saved_bytes(model, 64, precision)
     two, one = (vit.activation_bytes(replace(shape, depth=depth), 3, precision) for depth in (2, 1))
     block_input = 3 * shape.tokens * shape.width * vit.PRECISION_BYTES[precision]
     foreseen = recompute.activation_bytes(shape, 3, precision, 1)
@@ -76,8 +74,13 @@ def test_checkpointing_computes_the_blocks_of_forward_again():
     assert recompute.recomputed_flop(shape, 1) == vit.forward_flop(shape) - outside
 
 
-def saved_bytes(model, images):
-    """Bytes of the distinct storages that autograd keeps, weights not counted."""
+def saved_bytes(model, size, precision):
+    """Bytes of the distinct storages that autograd keeps of three images, weights not counted."""
+    dtype = DTYPES[precision]
+    images = torch.zeros(3, 3, size, size, dtype=dtype)
+    model.to(dtype)
+    if precision == "bf16_autocast":
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages = {}
 

@@ -84,9 +84,18 @@ def test_the_split_of_a_bar_ends_at_one_and_what_was_not_timed_is_said(result):
     for row in data.rows:
         ends[row["label"]] = row["end"]
     assert list(ends.values()) == pytest.approx([1.0] * len(ends))
-    assert "Not timed in any run: launch gap" in data.notes[0]
-    assert "Timed in some runs only: exposed communication, wait for slower ranks" in data.notes[1]
+    assert "Timed in some runs only: exposed communication, wait for slower ranks, launch gap" in data.notes[0]
     assert "n/a" in split_table(result).rows[0]
+
+
+def test_parts_that_exceed_the_step_are_drawn_as_they_are(make, tmp_path):
+    root = make.write_study(tmp_path)
+    make.write_launch(root, make.make_spec(1), parts={"forward_s": 0.9, "backward_s": 0.3})
+    data = split_data(analyse(root))
+    assert [row["part"] for row in data.rows] == ["forward", "backward"]
+    assert data.rows[-1]["end"] == pytest.approx(1.2, abs=1e-3)
+    assert "A bar beyond 100 %" in " ".join(data.notes)
+    assert "Not timed in any run: data, optimizer" in data.notes[0]
 
 
 def test_many_series_are_drawn_in_few_colours_and_the_rest_in_grey_below(many):

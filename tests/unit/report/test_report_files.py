@@ -13,8 +13,11 @@ from vitscale.analysis.analyse import analyse
 from vitscale.errors import ResultsError
 from vitscale.report.write import write_report
 
-FIGURES = ("efficiency", "loss", "speedup", "split", "throughput")
-TABLES = ("costs", "evaluations", "findings", "launches", "losses", "memory", "scaling", "shares", "skipped")
+FIGURES = ("efficiency", "loss", "speedup", "split", "throughput", "waterfall")
+TABLES = (
+    "causes", "costs", "evaluations", "findings", "launches", "losses", "memory", "scaling", "shares", "skipped",
+    "waterfall",
+)  # fmt: skip
 
 
 def files(folder):

@@ -43,7 +43,8 @@ def accumulated(make, tmp_path_factory):
     planned = []
     for accum in (1, 2, 4):
         spec = make.make_spec(2, grad_accum=accum, micro_batch=32 // accum)
-        estimate = {"collectives": [{"bytes": 2**20 * accum}, {"bytes": 2**20}]}
+        sent = ({"operation": "all_reduce", "bytes": 2**20 * accum}, {"operation": "all_gather", "bytes": 2**20})
+        estimate = {"collectives": list(sent)}
         planned.append({"run_id": spec.run_id, "series": spec.series, "spec": spec.model_dump(mode="json"),
                         "estimate": estimate})  # fmt: skip
         for launch in range(2):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
 from vitscale.errors import Interrupted
@@ -99,6 +100,14 @@ def test_cores_and_threads_are_equal_at_every_world_size(go):
     fake, _, _ = go(launches=1)
     sizes = {round_.world_size: [len(cores) for cores in round_.cores] for round_ in fake.rounds}
     assert sizes == {1: [1], 2: [1, 1]}
+
+
+def test_runs_whose_ranks_are_not_bound_have_a_process_start_of_their_own(go, make):
+    free = make.make_spec(2, knobs=EngineSection(bind_cores=False))
+    fake, _, _ = go(runs=[make.make_spec(2), free], launches=1)
+    assert [(len(round_.entries), [len(cores) for cores in round_.cores]) for round_ in fake.rounds] == [
+        (1, []), (1, [1, 1]),
+    ]  # fmt: skip
 
 
 def test_what_is_finished_is_not_measured_again(go, make, tmp_path):

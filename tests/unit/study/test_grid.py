@@ -1,6 +1,8 @@
 import pytest
 
 from vitscale.config.load import validate
+from vitscale.cost.collectives import Links
+from vitscale.cost.run import Machinery, estimate_run
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import SetupError, UsageError
 from vitscale.hardware.probe import Gpu, Machine
@@ -309,18 +311,24 @@ def test_an_engine_that_is_not_installed_is_skipped_with_the_command(monkeypatch
     ]
     with pytest.raises(UsageError, match="needs `accelerate`, not installed here"):
         grid(engine="accelerate")
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: None if name == "transformers" else name)
+    with pytest.raises(UsageError, match="needs `transformers`, not installed here") as refused:
+        grid(engine="accelerate_deepspeed")
+    assert refused.value.hint == "pip install 'vitscale[accelerate-deepspeed]'"
     assert len(grid(engine="accelerate", where=Where(machine(), "h100")).runs) == 2
 
 
 def test_accelerate_is_skipped_in_bf16(monkeypatch):
     monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
-    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16"], world_size=2)
+    made = grid(engine=["ddp", "accelerate"], precision=["fp32", "bf16", "bf16_autocast"], world_size=2)
     assert [(run.engine, run.precision) for run in made.runs] == [
         ("ddp", "fp32"),
         ("ddp", "bf16"),
+        ("ddp", "bf16_autocast"),
         ("accelerate", "fp32"),
+        ("accelerate", "bf16_autocast"),
     ]
-    assert "its bf16 is autocast" in made.skipped[0].reason
+    assert "its bf16 is autocast (precision=bf16_autocast)" in made.skipped[0].reason
 
 
 def test_ranks_that_share_tokens_take_part_in_the_batch_identity_as_one():
@@ -376,3 +384,17 @@ def test_each_optimizer_takes_its_own_learning_rate_and_is_named_without_it():
     }  # fmt: skip
     told = grid(optimizer={"name": "sgd", "lr": 0.1})
     assert [run.run_id for run in told.runs] == [run.run_id for run in made.runs if run.optimizer.name == "sgd"]
+
+
+def test_accelerate_over_deepspeed_has_its_stages_keys_and_rules(monkeypatch):
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
+    both, words = ["deepspeed", "accelerate_deepspeed"], {"zero_stage": [0, 3], "world_size": 2}
+    made = grid(engine=both, precision="bf16", swept={"deepspeed.steps_per_print": [7]}, **words)
+    assert engines(made) == [(engine, stage, 2) for engine in both for stage in (0, 3)]
+    assert all(run.deepspeed == {"steps_per_print": 7} for run in made.runs)
+    estimates = [estimate_run(run, Machinery(None, Links(None, None), None)).document() for run in made.runs]
+    assert estimates[:2] == estimates[2:]
+    with pytest.raises(UsageError, match="`engine = accelerate_deepspeed` takes every rank for one"):
+        grid(engine="accelerate_deepspeed", world_size=2, tensor_parallel=2, micro_batch=8)
+    with pytest.raises(UsageError, match="`zero_stage = 1` updates a part"):
+        grid(engine="accelerate_deepspeed", zero_stage=1, optimizer={"name": "lamb"})

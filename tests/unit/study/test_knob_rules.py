@@ -25,11 +25,25 @@ def test_knobs_of_ddp_make_no_other_run_of_another_engine():
     ]  # fmt: skip
 
 
+def test_cores_are_bound_on_a_cpu_only():
+    swept = {"engine.bind_cores": [True, False]}
+    cpu, cuda = grid(world_size=2, swept=swept).runs, grid(world_size=2, swept=swept, where=GPUS).runs
+    assert [(run.binds_cores, run.threads_per_rank) for run in cpu] == [(True, 2), (False, 2)]
+    assert [(run.device, run.binds_cores, run.knobs) for run in cuda] == [("cuda", False, None)]
+
+
 def test_labels_name_the_knob_that_differs():
     made = grid(engine="ddp", world_size=2, swept={"engine.activation_checkpointing": [False, True]})
     assert sorted(made.labels().values()) == [
         "activation_checkpointing True, 2 processes", "activation_checkpointing off, 2 processes",
     ]  # fmt: skip
+
+
+def test_labels_do_not_call_off_what_is_on():
+    made = grid(world_size=2, swept={"engine.bind_cores": [True, False]})
+    assert sorted(made.labels().values()) == ["bind_cores False, 2 processes", "bind_cores True, 2 processes"]
+    made = grid(world_size=2, swept={"engine.sdpa": ["auto", "math"]})
+    assert sorted(made.labels().values()) == ["sdpa auto, 2 processes", "sdpa math, 2 processes"]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +66,35 @@ def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rul
 
 
 @pytest.mark.parametrize(
+    ("name", "axes", "rule"),
+    [
+        ("adamw", {"engine": "ddp"}, "is of `engine = deepspeed`, not of `ddp`"),
+        ("lamb", {}, "bounds its trust ratio"),
+        ("sgd", {}, "DeepSpeed has no kernel for `sgd`"),
+        ("lion", {}, "DeepSpeed's fused Lion is for CUDA"),
+    ],
+)
+def test_deepspeeds_own_kernels_are_refused_where_it_has_none(name, axes, rule):
+    with pytest.raises(UsageError, match=rule):
+        grid(optimizer={"name": name}, swept={"engine.optimizer_impl": ["deepspeed"]}, **axes)
+
+
+def test_deepspeeds_own_kernels_are_planned_where_they_can_be_built(monkeypatch):
+    swept = {"engine.optimizer_impl": ["deepspeed"]}
+    assert {run.knobs.optimizer_impl for run in grid(swept=swept, zero_stage=[0, 1, 2, 3]).runs} == {"deepspeed"}
+    assert len(grid(optimizer={"name": "lion"}, swept=swept, world_size=2, where=GPUS).runs) == 1
+    monkeypatch.setattr(knobs.shutil, "which", lambda name: name != "ninja")
+    with pytest.raises(UsageError, match=r"`engine\.optimizer_impl = deepspeed` needs ninja"):
+        grid(swept=swept)
+
+
+@pytest.mark.parametrize("name", ["onebitadam", "zerooneadam", "onebitlamb", "OneBitAdam"])
+def test_optimizers_that_deepspeed_removed_are_refused_with_that_reason(name):
+    with pytest.raises(UsageError, match="a 1-bit optimizer, which DeepSpeed removed"):
+        grid(optimizer={"name": name})
+
+
+@pytest.mark.parametrize(
     ("name", "impl", "rule"),
     [
         ("muon", "foreach", "`optimizer.name = muon` has one implementation"),
@@ -61,6 +104,11 @@ def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rul
 def test_an_implementation_that_an_optimizer_has_not_is_refused(name, impl, rule):
     with pytest.raises(UsageError, match=rule):
         grid(optimizer={"name": name}, swept={"engine.optimizer_impl": [impl]})
+
+
+def test_gradients_of_autocast_are_fp32_and_a_hook_compresses_them():
+    swept = {"engine.ddp_hook": ["bf16"]}
+    assert len(grid(engine="ddp", precision="bf16_autocast", world_size=2, swept=swept).runs) == 1
 
 
 def test_a_bucket_of_nothing_is_refused():

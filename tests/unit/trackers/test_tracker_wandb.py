@@ -1,5 +1,6 @@
 import json
 import struct
+import time
 
 import pytest
 
@@ -26,6 +27,8 @@ def records(path):
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + _HEADER_BYTES])
         position += _HEADER_BYTES
+        if position + length > len(data):
+            return
         parts += data[position : position + length]
         position += length
         if kind in (_WHOLE, _LAST):
@@ -36,7 +39,18 @@ def records(path):
 def track(root, folder):
     with Follower(root, folder, open_trackers(["wandb"], root), pytest.fail):
         pass
-    return [list(records(path)) for path in sorted((root / "trackers" / "wandb").rglob("*.wandb"))]
+    return [ended(path) for path in sorted((root / "trackers" / "wandb").rglob("*.wandb"))]
+
+
+def ended(path):
+    """All records: on a busy machine the library's Go program is still writing when `finish` returns."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = list(records(path))
+        if any(record.HasField("exit") for record in found):
+            return found
+        assert time.monotonic() < deadline, "it never ended"
+        time.sleep(0.05)
 
 
 def rows(found):

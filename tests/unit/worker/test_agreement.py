@@ -43,4 +43,11 @@ def test_a_loss_that_is_not_finite_is_known_with_its_step():
         for step, loss in enumerate(losses):
             verdict = ranks.after_step(step, torch.tensor(loss))
         assert verdict.not_finite_step == 1
-        assert ranks.settle() == (False, 2)
+        assert ranks.settle() == (False, 2, False)
+
+
+def test_one_rank_that_is_due_makes_all_write_after_the_same_step():
+    with agreement.Agreement(ALONE, hear=True) as ranks:
+        flushes = [ranks.after_step(step, torch.tensor(1.0), flush=step == 3).flush for step in range(8)]
+    assert flushes.index(True) == 3 + agreement.DELAY
+    assert sum(flushes) == 1

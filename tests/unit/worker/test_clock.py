@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from vitscale.worker import clock as clocks
-from vitscale.worker.clock import HostClock, NoClock
+from vitscale.worker import timeline
+from vitscale.worker.clock import NoClock, StepClock
 from vitscale.worker.loop import Losses, run_steps
+from vitscale.worker.timeline import HostTimeline
+
+NOTHING_SENT = dict.fromkeys(("comm", "comm_exposed", "comm_overlapped", "wait", "late", "launch_gap"), 0.0)
 
 
 @pytest.fixture
@@ -22,12 +25,12 @@ def now(monkeypatch):
             self.at += int(seconds * 1e9)
 
     time = Time()
-    monkeypatch.setattr(clocks.time, "perf_counter_ns", time)
+    monkeypatch.setattr(timeline.time, "perf_counter_ns", time)
     return time
 
 
 def test_phases_of_several_micro_steps_add_up_and_steps_follow_one_another(now):
-    clock = HostClock()
+    clock = StepClock(HostTimeline())
     clock.start()
     for _ in range(2):
         for phase, seconds in (("data", 0.1), ("forward", 0.2), ("backward", 0.4)):
@@ -40,13 +43,15 @@ def test_phases_of_several_micro_steps_add_up_and_steps_follow_one_another(now):
     clock.mark("data")
     clock.end_step()
     first, second = clock.drain()
-    assert first == pytest.approx({"data": 0.2, "forward": 0.4, "backward": 0.8, "optimizer": 0.3, "step": 1.7})
-    assert second == pytest.approx({"data": 5, "step": 5})
+    assert first == pytest.approx(
+        {"data": 0.2, "forward": 0.4, "backward": 0.8, "optimizer": 0.3, "step": 1.7, **NOTHING_SENT}
+    )
+    assert second == pytest.approx({"data": 5, "step": 5, **NOTHING_SENT})
     assert clock.drain() == []
 
 
 def test_time_between_windows_belongs_to_no_step(now):
-    clock = HostClock()
+    clock = StepClock(HostTimeline())
     clock.start()
     now.passes(1)
     clock.mark("forward")
@@ -57,6 +62,21 @@ def test_time_between_windows_belongs_to_no_step(now):
     clock.mark("forward")
     clock.end_step()
     assert [step["step"] for step in clock.drain()] == pytest.approx([1, 2])
+
+
+def test_a_drain_between_two_steps_is_in_the_second_one_and_in_none_of_its_parts(now, monkeypatch):
+    clock = StepClock(HostTimeline())
+    clock.start()
+    now.passes(1)
+    clock.mark("data")
+    clock.end_step()
+    monkeypatch.setattr(clock, "_read", lambda step, read=clock._read: (now.passes(7), read(step))[1])
+    clock.drain()
+    now.passes(2)
+    clock.mark("data")
+    clock.end_step()
+    (step,) = clock.drain()
+    assert (step["data"], step["step"]) == pytest.approx((2, 9))
 
 
 class FakeEngine:
@@ -89,12 +109,13 @@ class FakeBatches:
 
 
 def test_the_loop_books_every_part_of_a_step_and_the_whole_is_their_sum(now):
-    calls, after, clock, losses = [], [], HostClock(), Losses(grad_accum=2)
+    calls, after, clock, losses = [], [], StepClock(HostTimeline()), Losses(grad_accum=2)
     run_steps(range(3, 5), FakeEngine(now, calls), FakeBatches(now), clock, losses, 2, after.append)
     steps = clock.drain()
     assert len(steps) == 2
     for step in steps:
-        assert step == pytest.approx({"data": 0.1, "forward": 0.4, "backward": 0.8, "optimizer": 0.1, "step": 1.4})
+        parts = {"data": 0.1, "forward": 0.4, "backward": 0.8, "optimizer": 0.1, "step": 1.4}
+        assert step == pytest.approx({**parts, **NOTHING_SENT})
     assert calls == [("backward", False), ("backward", True), ("step",)] * 2
     assert after == [3, 4]
     assert losses.drain() == pytest.approx([2.302585] * 2)

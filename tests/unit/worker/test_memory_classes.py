@@ -13,10 +13,9 @@ from vitscale.cost.run import Machinery, estimate_run
 from vitscale.data.catalog import describe
 from vitscale.hardware.probe import probe
 from vitscale.study.grid import Images, Where, build
-from vitscale.worker import memory, optimizers
+from vitscale.worker import engines, memory, optimizers
 from vitscale.worker.engines import Held
-from vitscale.worker.engines.single import SingleEngine
-from vitscale.worker.measure import build_model
+from vitscale.worker.model import build_model
 
 WORDS = (
     "protocol=strong", "engine=single", "world_size=1", "data.name=synthetic", "depth=2", "global_batch=8",
@@ -31,14 +30,22 @@ def spec_of(*words):
 
 def live(spec):
     model = build_model(spec, torch.device("cpu"))
-    engine = SingleEngine(spec, model, optimizers.build(model, spec.optimizer, torch.device("cpu")))
+    engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, torch.device("cpu")))
     images = torch.zeros(spec.micro_batch, 3, 16, 16, dtype=engine.dtype)
     engine.backward(engine(images).float().square().mean(), last=True)
     engine.step()
     return engine, model
 
 
-@pytest.mark.parametrize("words", [("precision=fp32",), ("precision=bf16", "grad_accum=2"), ("optimizer.name=sgd",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("precision=fp32",),
+        ("precision=bf16", "grad_accum=2"),
+        ("precision=bf16_autocast",),
+        ("optimizer.name=sgd",),
+    ],
+)
 def test_classes_of_a_single_rank_are_the_closed_forms(words):
     spec = spec_of(*words)
     engine, _ = live(spec)

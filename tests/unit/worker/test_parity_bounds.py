@@ -63,7 +63,7 @@ def checked(ranks):
     from vitscale.data.catalog import DatasetFacts
     from vitscale.hardware.probe import probe
     from vitscale.study.grid import Images, Where, build
-    from vitscale.worker.measure import build_model
+    from vitscale.worker.model import build_model
     from vitscale.worker.parity import check
 
     tiny = ("model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=1", "embed_dim=48")

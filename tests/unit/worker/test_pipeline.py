@@ -1,14 +1,17 @@
 """uint8 batches become what the model takes, in batch; which images a step takes does not depend on the world size."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from vitscale.config.knobs import EngineSection
 from vitscale.data.prepare import prepare as prepare_data
 from vitscale.data.reader import open_split
 from vitscale.worker.distributed import Ranks
-from vitscale.worker.pipeline import Raw, open_batches, prepare, read
+from vitscale.worker.pipeline import Ahead, Raw, open_batches, prepare, read
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,30 @@ def test_batches_come_in_the_engines_number_format(make, split):
     assert images.shape == (64, 3, 32, 32)
     assert labels.dtype == torch.int64
     assert labels.shape == (64,)
+
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_read_the_same_batches_in_the_same_order(make, split, threads):
+    data = make.make_spec(1).data.model_copy(update={"flip": True})
+    spec = make.make_spec(1, data=data, micro_batch=16, grad_accum=4)
+    ahead = spec.model_copy(update={"knobs": EngineSection(loader_threads=threads)})
+    one, other = (open_batches(run, split, Ranks(0, 0, 1, 1, CPU), torch.float32) for run in (spec, ahead))
+    for _ in range(100):  # beyond one epoch of 22 steps
+        assert all(torch.equal(a, b) for a, b in zip(next(one), next(other), strict=True))
+    other.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "reader"]
+
+
+def test_what_a_thread_cannot_read_fails_in_its_turn():
+    def broken():
+        raise OSError("no such page")
+
+    loads = [lambda: raw((1, 4, 4, 1))] * 2 + [broken] + [lambda: raw((1, 4, 4, 1))] * 20
+    batches = Ahead(iter(loads), CPU, 2)
+    assert [len(next(batches).pixels) for _ in range(2)] == [1, 1]
+    with pytest.raises(OSError, match="no such page"):
+        next(batches)
+    batches.close()

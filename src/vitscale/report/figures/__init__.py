@@ -12,15 +12,17 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import curves, devices, memory, scaling, split, sweeps
+from vitscale.report.figures import accumulation_map, curves, devices, memory, scaling, split, sweeps, waterfall
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
+from vitscale.report.rows.accumulation_map import map_data
 from vitscale.report.rows.curves import loss_data, test_data
 from vitscale.report.rows.devices import cost_data, sensor_data
 from vitscale.report.rows.memory import memory_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
+from vitscale.report.rows.waterfall import waterfall_data
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """Vega-Lite's version that the descriptions are written in, as vl-convert names it."""
@@ -70,6 +72,7 @@ class _Figure:
 
 
 _FIGURES: dict[str, _Figure] = {
+    "waterfall": _Figure(waterfall_data, waterfall.waterfall),
     "throughput": _Figure(lambda result: scaling_data(result, "images_per_s"), scaling.throughput),
     "speedup": _Figure(lambda result: scaling_data(result, "speedup"), scaling.speedup),
     "efficiency": _Figure(lambda result: scaling_data(result, "efficiency"), scaling.efficiency),
@@ -80,6 +83,7 @@ _FIGURES: dict[str, _Figure] = {
     "efficiency_split": _Figure(efficiency_data, sweeps.efficiency_split),
     "batch": _Figure(lambda result: sweep_data(result, BATCH), sweeps.sweep("micro_batch"), ("y",)),
     "accumulation": _Figure(lambda result: sweep_data(result, ACCUMULATION), sweeps.sweep("grad_accum"), ("y",)),
+    "accumulation_map": _Figure(map_data, accumulation_map.accumulation_map),
     "accuracy_batch": _Figure(lambda result: sweep_data(result, ACCURACY), sweeps.sweep("global_batch"), ("y",)),
     "costs": _Figure(cost_data, sweeps.costs, ("y",)),
     "sensors": _Figure(sensor_data, devices.sensors, ("y",)),

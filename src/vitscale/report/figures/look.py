@@ -24,6 +24,7 @@ PANEL_HEIGHT = 230
 _FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK = "currentColor"
 _LINE_BREAK = "\u241f"  # in no name; a plain newline would break Vega-Lite's order of the panels
+_HEADING_CHARACTERS = {2: 46, 3: 30}  # of bold 12.5 px text, in a panel's width
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "lineBreak": _LINE_BREAK,
@@ -59,7 +60,7 @@ def finished(chart: alt.LayerChart, data: ChartData, independent: Sequence[str] 
     `independent` names the axes (`x`, `y`) of which each panel has its own.
     """
     bars = not data.panels
-    columns = 1 if bars else min(len(data.panels), 3)
+    columns = 1 if bars else _columns(data.panels)
     # Named only: Altair would copy and check every row against its schema.
     values = alt.NamedData(name="rows")
     if bars:
@@ -91,9 +92,24 @@ def finished(chart: alt.LayerChart, data: ChartData, independent: Sequence[str] 
     return document
 
 
+def _columns(panels: Sequence[str]) -> int:
+    """As many panels side by side as their headings leave room for, 3 at most."""
+    most = min(len(panels), 3)
+    fitting = (
+        columns
+        for columns in range(most, 1, -1)
+        if all(len(line) <= _HEADING_CHARACTERS[columns] for one in panels for line in _lines(one, columns))
+    )
+    return next(fitting, 1)
+
+
+def _lines(panel: str, columns: int) -> list[str]:
+    return _heading(panel, columns).split(_LINE_BREAK)
+
+
 def _heading(panel: str, columns: int) -> str:
-    """A panel's heading; above narrow panels in two lines."""
-    return panel.replace(": ", f":{_LINE_BREAK}", 1) if columns > 2 else panel
+    """A panel's heading; above narrow panels, or where it is long, in two lines."""
+    return panel.replace(": ", f":{_LINE_BREAK}", 1) if columns > 2 or len(panel) > _HEADING_CHARACTERS[2] else panel
 
 
 def key_scale(data: ChartData) -> tuple[list[str], list[str]]:

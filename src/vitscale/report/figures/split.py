@@ -17,8 +17,9 @@ def split(data: ChartData) -> alt.LayerChart:
         y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(ticks=False, domain=False, grid=False))
     )
     axis = alt.Axis(format="%", tickCount=5)
+    longest = max(1.0, *(row["end"] for row in data.rows))
     bars = base.mark_bar(height={"band": 0.78}, invalid="show").encode(
-        x=alt.X("start:Q", title="Share of the step", axis=axis, scale=alt.Scale(domain=[0, 1])),
+        x=alt.X("start:Q", title="Share of the step", axis=axis, scale=alt.Scale(domain=[0, longest])),
         x2="end:Q",
         color=alt.Color("part:N", scale=alt.Scale(domain=list(data.keys), range=[colour_of[key] for key in data.keys])),
         tooltip=[

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitscale.analysis.result import RunResult, Shares, StudyResult
+from vitscale.analysis.split import OPEN_SHARE
 from vitscale.report.rows import ChartData, label, panel
 from vitscale.units import number, percent
 
@@ -38,7 +39,7 @@ def split_data(result: StudyResult) -> ChartData:
         start = 0.0
         for part, words in PARTS.items():
             share = getattr(run.shares, part)
-            if share:
+            if share and share > 0:
                 rows.append(_segment(result, run, words, start, share))
                 start += share
     notes = (
@@ -56,6 +57,8 @@ def split_data(result: StudyResult) -> ChartData:
     ]
     if partly:
         notes.append(f"Timed in some runs only: {', '.join(partly)}; n/a in the table where it was not.")
+    if any(run.shares.other is not None and run.shares.other < -OPEN_SHARE for run in drawn):
+        notes.append("A bar beyond 100 %: its parts overlap, and nothing is scaled.")
     seen = {row["part"] for row in rows}
     return ChartData(tuple(rows), tuple(words for words in PARTS.values() if words in seen), notes=tuple(notes))
 

@@ -74,8 +74,15 @@ class Engine(Protocol):
 
 
 def build(spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
-    """Wrap a model, already on its device, with the engine the run asks for."""
-    engine: Engine = _file(spec.engine).build(spec, model, optimizer)
+    """Wrap a model, already on its device, with the engine the run asks for.
+
+    With `precision = bf16_autocast` forward runs under `torch.autocast`, unless the engine's file says that it does so
+    itself (`AUTOCASTS = True`).
+    """
+    file = _file(spec.engine)
+    if spec.precision == "bf16_autocast" and not getattr(file, "AUTOCASTS", False):
+        model.forward = torch.autocast(spec.device, torch.bfloat16)(model.forward)
+    engine: Engine = file.build(spec, model, optimizer)
     return engine
 
 

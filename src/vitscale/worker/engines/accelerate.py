@@ -14,13 +14,15 @@ from vitscale.config.runspec import RunSpec
 from vitscale.worker.engines import Held, state
 from vitscale.worker.engines.single import SingleEngine
 
+AUTOCASTS = True
+
 
 def prepare(_device: str) -> None:
     """Nothing to do once per process."""
 
 
 class AccelerateEngine(SingleEngine):
-    """An `Accelerator` behind our protocol; fp32 only, as its bf16 is autocast over fp32 weights."""
+    """An `Accelerator` behind our protocol; its mixed precision is autocast over fp32 weights."""
 
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         from accelerate import Accelerator
@@ -28,7 +30,11 @@ class AccelerateEngine(SingleEngine):
         super().__init__(spec, model, optimizer)
         self._weights, self._clip = list(model.parameters()), spec.optimizer.clip
         threads = torch.get_num_threads()
-        self._accelerator = Accelerator(cpu=spec.device == "cpu", gradient_accumulation_steps=spec.grad_accum)
+        self._accelerator = Accelerator(
+            cpu=spec.device == "cpu",
+            mixed_precision="bf16" if spec.precision == "bf16_autocast" else "no",
+            gradient_accumulation_steps=spec.grad_accum,
+        )
         torch.set_num_threads(threads)  # on a CPU Accelerate takes all cores of the host where OMP_NUM_THREADS is unset
         self._optimizer: Any
         self._model, self._optimizer = self._accelerator.prepare(model, optimizer)

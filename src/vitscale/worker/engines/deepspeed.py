@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def prepare(device: str) -> None:
 
     # On CPU `init_distributed` compiles a shared-memory all-reduce (25 s of C++) that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
+    torch.serialization.set_crc32_options(False)  # a checkpoint's files have a sha256
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
 def config(spec: RunSpec) -> dict[str, Any]:
@@ -49,6 +52,8 @@ def config(spec: RunSpec) -> dict[str, Any]:
         "bf16": {**_section(user, "bf16"), "enabled": spec.precision == "bf16"},
         "fp16": {**_section(user, "fp16"), "enabled": spec.precision == "fp16"},
         "zero_allow_untested_optimizer": True,
+        # An optimizer of torch updates offloaded state as well as DeepSpeed's own.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": user.get("steps_per_print", 1_000_000_000),
     }
 
@@ -87,8 +92,6 @@ class DeepSpeedEngine:
     """A `deepspeed.DeepSpeedEngine` behind our protocol."""
 
     def __init__(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        import deepspeed
-
         self.dtype = DTYPES[spec.precision]
         self._elements = sum(weight.numel() for weight in model.parameters())
         self._engine: Any
@@ -96,8 +99,15 @@ class DeepSpeedEngine:
         parameters: dict[str, Any] = dict(model.named_parameters())
         for name in self._splits:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
+        self._engine = self._initialize(spec, model, optimizer)
+
+    def _initialize(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """A `deepspeed.DeepSpeedEngine`."""
+        import deepspeed
+
         groups = _Groups(tensor.mesh(spec.device, spec.tensor_parallel)) if spec.tensor_parallel else None
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
+        return engine
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, 3, height, width]."""
@@ -112,8 +122,13 @@ class DeepSpeedEngine:
 
     def step(self) -> None:
         """Clip, update, clear the gradients."""
-        try:
+        with self._overflow_told():
             self._engine.step()
+
+    @contextlib.contextmanager
+    def _overflow_told(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             if _SMALLEST_SCALE not in str(error):
                 raise
@@ -157,16 +172,16 @@ class DeepSpeedEngine:
     def held(self) -> Held:
         """What DeepSpeed's optimizer of the stage holds. From stage 2 on whole gradients are on their way only."""
         weights, optimizer = list(self._engine.module.parameters()), self._engine.optimizer
-        stage = self._engine.zero_optimization_stage()
+        stage, kind = self._engine.zero_optimization_stage(), self._engine.device.type
         shards = [weight.ds_tensor for weight in weights if stage == 3]
         persistent = [weight for weight in weights if getattr(weight, "ds_persist", False)]
         whole = [grad for weight in weights for grad in (weight.grad, getattr(weight, "grad_accum", None))]
         partitions = [grad for group in getattr(optimizer, "averaged_gradients", {}).values() for grad in group or ()]
         present = [grad for grad in whole if grad is not None]
         return Held(
-            parameters=[*shards, *persistent] or weights,
-            gradients=partitions if stage >= 2 else [*present, *partitions],
-            optimizer=state.tensors(self._engine.basic_optimizer),
+            parameters=_on(kind, shards) + persistent if stage == 3 else weights,
+            gradients=_on(kind, partitions if stage >= 2 else [*present, *partitions]),
+            optimizer=_on(kind, state.tensors(self._engine.basic_optimizer)),
             gathered=weights if stage == 3 else (),
             buckets=[*self._buckets(), *(present if stage >= 2 else ())],
         )
@@ -197,6 +212,11 @@ class DeepSpeedEngine:
         if optimizer is not None:
             vars(optimizer).clear()
         gc.collect()
+
+
+def _on(kind: str, tensors: list[Tensor]) -> list[Tensor]:
+    """Without what is offloaded."""
+    return [one for one in tensors if one.device.type == kind]
 
 
 build = DeepSpeedEngine

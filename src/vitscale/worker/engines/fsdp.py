@@ -39,7 +39,7 @@ class FSDPEngine:
         device = next(model.parameters()).device.type
         self._splits = tensor.splits(model)
         options: dict[str, Any] = {"mesh": tensor.mesh(device, spec.tensor_parallel or 1)["data"]}
-        if spec.precision != "fp32":
+        if self.dtype != torch.float32:
             options["mp_policy"] = MixedPrecisionPolicy(param_dtype=self.dtype, reduce_dtype=self.dtype)
         for block in model.blocks:  # type: ignore[union-attr]
             fully_shard(block, **options, reshard_after_forward=spec.fsdp.reshard_after_forward)

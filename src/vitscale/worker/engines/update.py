@@ -13,7 +13,13 @@ from vitscale.worker import tensor
 from vitscale.worker.engines import state
 from vitscale.worker.optimizers import exchange
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "bf16_autocast": torch.float32,
+}
+"""Of weights, gradients and inputs."""
 
 
 class Update:
@@ -22,7 +28,7 @@ class Update:
     As DeepSpeed does it, bf16 rounds the initial weights before the master copy is taken of them.
 
     Args:
-        spec: its precision is `fp32` or `bf16`.
+        spec: its precision is any but `fp16`.
         model: converted to the precision, its parameters stay the same objects.
         optimizer: over the model's parameters; exchanged for the master copy in bf16.
     """
@@ -34,7 +40,7 @@ class Update:
         part = f".tensor{tensor.rank(self._splits)}" if self._splits else ""
         self._file = f"state{part}.safetensors"
         self._masters: dict[str, nn.Parameter] = self._weights
-        if spec.precision != "fp32":
+        if DTYPES[spec.precision] != torch.float32:
             model.to(DTYPES[spec.precision])
             self._masters = {name: nn.Parameter(weight.detach().float()) for name, weight in self._weights.items()}
             exchange(optimizer, {weight: self._masters[name] for name, weight in self._weights.items()})

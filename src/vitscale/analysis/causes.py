@@ -1,0 +1,224 @@
+"""The rules of the verdict: what each cause costs of a step. Definitions are in `docs/concepts/verdict.md`.
+
+Costs of different causes do not overlap, but for those of `settings.py`, which are a part of communication's. What a
+cause costs is measured where it can be (blocked, waiting, idle), else taken beyond the baseline's ideal: the time that
+the baseline's typical rank would take for the same work per rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean, median, median_high, median_low
+
+from vitscale.analysis.case import Case, Found, calls
+from vitscale.analysis.device_findings import THROTTLED_SHARE, in_words
+from vitscale.units import decimal, number, percent, seconds, size
+
+INPUT_SHARE = 0.05
+"""`input`: from this share of the step on all waiting for images is the cost; below it, what exceeds the ideal. Small
+models on CPUs take 1 to 3 % for resizing and normalising."""
+
+OPTIMIZER_SHARE = 1 / 3
+"""`optimizer`: from this share of the step on all of the update is the cost; below it, what exceeds the ideal. Small
+models in micro-batches of 8 take a quarter."""
+
+LATENCY_SHARE = 0.5
+"""`communication` is bound by latency from this share of its time on the wire on, else by the link."""
+
+UNEVEN_IMAGES = 0.02
+"""`imbalance` instead of `straggler`: the late rank takes this much more images than the median rank."""
+
+SLOW_CLOCK = 0.03
+"""`throttled`: the median clock is this much below the best of the study on the same kind of device."""
+
+_PHASES = ("data", "forward", "backward", "optimizer")
+
+
+def communication(case: Case) -> Iterator[Found]:
+    """Blocked in transfers that nothing hides."""
+    values = case.mean_s("comm_exposed")
+    if case.ranks == 1 or not any(values):
+        return
+    link = case.link
+    told = ""
+    if link is not None:
+        idle = f", the idle link gives {decimal(link.idle_bytes_per_s, 'B/s')}" if link.idle_bytes_per_s else ""
+        rate = f" at {decimal(link.busbw_bytes_per_s, 'B/s')} bus bandwidth{idle}" if link.busbw_bytes_per_s else ""
+        told = f"; {size(link.bytes)} per step in {calls(link.calls)}{rate}"
+    hidden = case.result.overlapped_share
+    hides = f", {percent(hidden, 0)} of all communication is hidden" if hidden is not None else ""
+    yield Found(
+        "communication",
+        values,
+        f"ranks are blocked in transfers for {seconds(median(values))} of a step{hides}{told}",
+        detail=None if link is None else "latency" if link.latency_share >= LATENCY_SHARE else "link",
+    )
+
+
+def late_ranks(case: Case) -> tuple[int, ...]:
+    """The ranks that wait least, where the others wait twice as long for them; else none."""
+    waits = case.rank_s("wait")
+    if case.ranks == 1 or not waits:
+        return ()
+    means = [fmean(of_rank) for of_rank in zip(*waits, strict=True)]
+    border = (min(means) + median_high(means)) / 2
+    return tuple(rank for rank, wait in enumerate(means) if wait < border)
+
+
+def _lateness_s(case: Case, late: Sequence[int]) -> list[float]:
+    """Of each launch how much longer the typical rank waited than the late ones."""
+    return [median_high(waits) - fmean(waits[rank] for rank in late) for waits in case.rank_s("wait")]
+
+
+def straggler(case: Case) -> Iterator[Found]:
+    """Ranks for which the others wait, launch after launch."""
+    late = late_ranks(case)
+    if not late:
+        return
+    values = _lateness_s(case, late)
+    rank = min(late, key=lambda one: fmean(waits[one] for waits in case.rank_s("wait")))
+    images = [one.by_rank["images"] for one in case.figures if "images" in one.by_rank]
+    more = fmean(told[rank] / median_low(told) for told in images) - 1 if images else 0.0
+    node = _node(case, late)
+    who = f"rank {rank}" if len(late) == 1 else f"{len(late)} ranks (the slowest is {rank})"
+    where = "" if node is None else f" on node {node}"
+    phase, excess_s = _phase(case, rank)
+    by = f", {seconds(excess_s)} of it in {phase}" if excess_s > 0 else ""
+    uneven = f"; it takes {percent(more)} more images than the median rank" if more > UNEVEN_IMAGES else ""
+    yield Found(
+        "imbalance" if uneven else "straggler",
+        values,
+        f"the other ranks wait for {who}{where} for {seconds(median(values))} of a step{by}{uneven}",
+        detail=phase if excess_s > 0 else None,
+        rank=rank if len(late) == 1 else None,
+        node=node,
+    )
+
+
+def _node(case: Case, late: Sequence[int]) -> int | None:
+    """The host that all late ranks are on, as the first manifest tells it."""
+    manifest = next((one.record.manifest for one in case.run.counted if one.record.manifest), None)
+    nodes = {one.node for one in manifest.devices if one.rank in late} if manifest else set()
+    return nodes.pop() if len(nodes) == 1 else None
+
+
+def _phase(case: Case, rank: int) -> tuple[str, float]:
+    """The part of the step in which a rank is furthest behind the others' median, and by how much."""
+    excess = {
+        name: fmean(ranks[rank] - median_low(ranks) for ranks in by_launch)
+        for name in _PHASES
+        if (by_launch := case.rank_s(name))
+    }
+    return max(excess.items(), key=lambda one: one[1], default=("", 0.0))
+
+
+def noise(case: Case) -> Iterator[Found]:
+    """Waiting that no late rank explains: ranks take turns in being late."""
+    waits = case.mean_s("wait")
+    if case.ranks == 1 or not any(waits):
+        return
+    late = late_ranks(case)
+    explained = [0.0] * len(waits)
+    if late and any(case.stands(found.seconds) for found in straggler(case)):
+        waiting = (case.ranks - len(late)) / case.ranks
+        explained = [max(0.0, lateness) * waiting for lateness in _lateness_s(case, late)]
+    values = [max(0.0, wait - part) for wait, part in zip(waits, explained, strict=True)]
+    if any(values):
+        lates = case.rank_s("late")
+        means = [fmean(of_rank) for of_rank in zip(*lates, strict=True)] if lates else []
+        turns = f" (late by {', '.join(seconds(one) for one in means)} a step)" if 0 < len(means) <= 4 else ""
+        yield Found("noise", values, f"ranks wait {seconds(median(values))} of a step for each other, in turns{turns}")
+
+
+def input_bound(case: Case) -> Iterator[Found]:
+    """Waiting for images, as far as every rank does."""
+    values, ideal = case.typical_s("data"), case.ideal_s("data")
+    if not values:
+        return
+    share = median(values) / case.step_s
+    told = f"every rank waits for its images for {seconds(median(values))} of a step, {percent(share)}"
+    if share >= INPUT_SHARE:
+        yield Found("input", values, told)
+    elif ideal:
+        yield Found("input", values, f"{told}, where {seconds(median(ideal))} are the baseline's", ideal)
+
+
+def launch_bound(case: Case) -> Iterator[Found]:
+    """The device idle while the host prepares its work."""
+    values = case.mean_s("launch_gap")
+    if any(values):
+        yield Found(
+            "launch", values, f"the device is idle for {seconds(median(values))} of a step while the host works"
+        )
+
+
+def optimizer_bound(case: Case) -> Iterator[Found]:
+    """The update, beyond what the baseline takes for as much work per rank."""
+    values, ideal = case.typical_s("optimizer"), case.ideal_s("optimizer")
+    if not values or not case.communication_told:
+        return
+    share = median(values) / case.step_s
+    told = f"the update takes {seconds(median(values))}, {percent(share)} of a step"
+    if share >= OPTIMIZER_SHARE:
+        yield Found("optimizer", values, told)
+    elif ideal:
+        yield Found(
+            "optimizer", values, f"{told}, where {seconds(median(ideal))} would keep up with the baseline", ideal
+        )
+
+
+def throttled(case: Case) -> Iterator[Found]:
+    """Clocks that heat or the power limit hold below the best of the study."""
+    values = _throttled_s(case)
+    uses = case.uses
+    if not values or case.clock_hz is None:
+        return
+    shares = {reason: fmean(use.throttled.get(reason, 0.0) for use in uses) for use in uses for reason in use.throttled}
+    grave = {reason: share for reason, share in shares.items() if share >= THROTTLED_SHARE}
+    if grave:
+        why = ", ".join(f"{in_words(reason)} in {percent(share, 0)}" for reason, share in grave.items())
+        yield Found(
+            "throttled",
+            values,
+            f"GPUs ran at {decimal(case.clock_hz, 'Hz')}, {decimal(case.best.clock_hz, 'Hz')} is the study's best; "
+            f"held down by {why} of the samples",
+        )
+
+
+def _throttled_s(case: Case) -> list[float]:
+    """Computing at the clock there was, less what it would have taken at the best one."""
+    clock, best = case.clock_hz, case.best.clock_hz
+    if clock is None or not best or 1 - clock / best < SLOW_CLOCK:
+        return []
+    return [value * (1 - clock / best) for value in case.typical_s("forward", "backward")]
+
+
+def compute(case: Case) -> Iterator[Found]:
+    """Forward and backward per image slower than the baseline's, and what clocks do not explain of it."""
+    values, ideal = case.typical_s("forward", "backward"), case.ideal_s("forward", "backward")
+    if not values or not ideal or not case.communication_told or case.base is None:
+        return
+    slow = _throttled_s(case) if any(throttled(case)) else []
+    values = [value - part for value, part in zip(values, slow, strict=True)] if slow else values
+    micro, base_micro = case.spec.micro_batch, case.base.spec.micro_batch
+    told = f"computing takes {seconds(median(values))}, at the baseline's pace per image {seconds(median(ideal))}"
+    if case.run.facts.oversubscribed:
+        yield Found("oversubscribed", values, f"{told}; ranks share cores", ideal)
+    elif micro < base_micro:
+        yield Found("micro_batch", values, f"{told}; micro_batch is {micro}, the baseline's {base_micro}", ideal)
+    else:
+        load = [use.cpu_cores - use.rank_cores for use in case.uses if use.cpu_cores and use.rank_cores is not None]
+        others = f"; {number(median(load))} cores were at work for others" if load and median(load) > 0.1 else ""
+        yield Found("contention", values, f"{told}, with the same micro_batch of {micro}{others}", ideal)
+
+
+RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (
+    communication,
+    straggler,
+    noise,
+    input_bound,
+    launch_bound,
+    optimizer_bound,
+    throttled,
+    compute,
+)

@@ -1,0 +1,28 @@
+"""What each rank of a run spent per step: where the mean rank's split hides who is late."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from vitscale.analysis.load import Run
+from vitscale.analysis.result import RankStep
+from vitscale.analysis.split import MEASURED
+
+
+def rank_steps(run: Run) -> tuple[RankStep, ...]:
+    """One per rank, mean over the launches; none of a single rank, or where ranks have no lines of their own."""
+    launches = [one for one in run.figures if one.by_rank]
+    if run.facts.world_size == 1 or not launches or len(launches) < len(run.figures):
+        return ()
+    manifest = next((one.record.manifest for one in run.counted if one.record.manifest), None)
+    nodes = {device.rank: device.node for device in manifest.devices} if manifest else {}
+    told = [name for name in (*MEASURED, "late") if all(name in one.by_rank for one in launches)]
+    ranks = range(min(one.ranks or 0 for one in launches))
+    return tuple(
+        RankStep(
+            rank=rank,
+            node=nodes.get(rank),
+            seconds={name: fmean(one.by_rank[name][rank] * one.step_s for one in launches) for name in told},
+        )
+        for rank in ranks
+    )

@@ -1,0 +1,123 @@
+"""What to do about each cause, as data: the cause in words, a hint, and the study key that changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from vitscale.analysis.case import Case, Found
+from vitscale.analysis.cause import Kind
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Words about one kind of cause."""
+
+    name: str
+    """The cause, as it begins a sentence."""
+    hint: str
+    override: Callable[[Case], str | None] | str | None = None
+    """Study keys to paste, or what makes them of the run; None where no key helps."""
+
+
+def _less_traffic(case: Case) -> str | None:
+    """More work between reductions, or fewer bytes in them."""
+    spec = case.spec
+    if spec.engine == "ddp" and spec.precision == "fp32" and not (spec.knobs and spec.knobs.ddp_hook):
+        return "engine.ddp_hook=bf16"
+    if spec.precision == "fp32" and spec.device == "cuda":
+        return "precision=bf16"
+    if spec.zero_stage in (2, 3) or spec.engine == "fsdp":
+        return _larger_micro_batch(case)
+    return _larger_micro_batch(case) if spec.protocol == "strong" else f"grad_accum={2 * spec.grad_accum}"
+
+
+def _larger_micro_batch(case: Case) -> str:
+    """Twice the images per rank and micro-step; where micro-steps can be joined, for the same global batch."""
+    spec = case.spec
+    if spec.protocol != "strong":
+        return f"micro_batch={2 * spec.micro_batch}"
+    if spec.grad_accum % 2 == 0:
+        solves = spec.solved == "micro_batch"
+        return f"grad_accum={spec.grad_accum // 2}" if solves else f"micro_batch={2 * spec.micro_batch}"
+    return f"global_batch={2 * spec.global_batch}"
+
+
+def _cheaper_update(case: Case) -> str | None:
+    """Shared out over the ranks, or in one kernel."""
+    spec = case.spec
+    if spec.engine == "deepspeed" and spec.zero_stage == 0 and spec.data_parallel > 1:
+        return "zero_stage=1"
+    fused = spec.optimizer.name in ("adamw", "sgd") and not (spec.knobs and spec.knobs.optimizer_impl)
+    return "engine.optimizer_impl=fused" if fused and spec.device == "cpu" else None
+
+
+def _compile(case: Case) -> str | None:
+    return None if case.spec.knobs and case.spec.knobs.compile else "engine.compile=true"
+
+
+def _overlapping_engine(case: Case) -> str | None:
+    """DDP, as far as it is sure to do what this run does."""
+    return "engine=ddp" if case.spec.zero_stage == 0 else None
+
+
+def _default_buckets(case: Case) -> str:
+    if case.spec.engine == "ddp":
+        return "engine.bucket_mb=25"
+    return "deepspeed.zero_optimization.reduce_bucket_size=500000000"
+
+
+REMEDIES: Mapping[Kind, Remedy] = {
+    "communication": Remedy(
+        "Communication",
+        "more work between two reductions, fewer bytes in them, or a faster link",
+        _less_traffic,
+    ),
+    "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory"),
+    "imbalance": Remedy("Uneven work", "give every rank the same number of images"),
+    "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores"),
+    "input": Remedy("Waiting for images", "a faster disk, images in memory, less to decode, more threads per rank"),
+    "launch": Remedy(
+        "The device waits for the host",
+        "more work per kernel: compiled blocks, a larger micro-batch",
+        _compile,
+    ),
+    "micro_batch": Remedy(
+        "A small micro-batch",
+        "more images per rank and micro-step use the device better",
+        _larger_micro_batch,
+    ),
+    "contention": Remedy(
+        "Computing slower than the baseline's",
+        "ranks share memory bandwidth, caches or power, or communication runs beside it: fewer ranks per host",
+    ),
+    "oversubscribed": Remedy("More ranks than cores", "leave this world size out, or use a machine with more cores"),
+    "throttled": Remedy(
+        "Clocks held down",
+        "look at cooling and at the power limit (nvidia-smi -q -d PERFORMANCE,POWER)",
+    ),
+    "optimizer": Remedy(
+        "The optimizer",
+        "share the update out over the ranks (ZeRO 1 and up), or fuse it",
+        _cheaper_update,
+    ),
+    "no_overlap": Remedy(
+        "No overlap",
+        "an engine that sends gradients while the backward pass goes on",
+        _overlapping_engine,
+    ),
+    "accumulation": Remedy("Accumulation under ZeRO 2 or 3", "stage 1 communicates once a step", "zero_stage=1"),
+    "small_buckets": Remedy("Small buckets", "fewer and larger collectives", _default_buckets),
+    "clipping": Remedy("The norm for clipping", "training without clipping needs no norm", "optimizer.clip=0"),
+}
+
+
+def remedy(case: Case, found: Found) -> tuple[str, str | None]:
+    """Hint and override for a cause of this run."""
+    known = REMEDIES[found.kind]
+    override = known.override(case) if callable(known.override) else known.override
+    if found.kind == "straggler" and found.detail == "data":
+        return "look at that rank's storage, and at what it decodes", None
+    if found.kind == "communication" and found.detail == "latency":
+        return "fewer and larger collectives: larger buckets, more work between two reductions", override
+    return known.hint, override

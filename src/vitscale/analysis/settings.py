@@ -1,0 +1,117 @@
+"""Settings that make communication dearer than it has to be: each costs a part of what communication costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import median
+
+from vitscale.analysis.case import Case, Found, calls
+from vitscale.analysis.collectives import carried
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.collectives import Links, bus_factor
+from vitscale.cost.memory import BUCKET_ELEMENTS
+from vitscale.cost.run import Machinery, estimate_run
+from vitscale.units import number, percent, seconds, size
+
+HIDDEN_SHARE = 0.05
+"""`no_overlap`: less of communication than this runs beside computation."""
+
+NORM_BYTES = 64
+"""`clipping`: an all-reduce of so few bytes carries a norm or a flag."""
+
+DDP_BUCKET_MB = 25.0
+"""torch's default; `engine.bucket_mb`."""
+
+
+def no_overlap(case: Case) -> Iterator[Found]:
+    """DeepSpeed's collectives after the backward pass, which could run beside it.
+
+    Stage 0 reduces all gradients when the last backward is done (`allreduce_gradients`), and on a CPU no stage
+    overlaps. At best what is exposed now is hidden behind the backward pass of the last micro-step.
+    """
+    spec, exposed, backward = case.spec, case.mean_s("comm_exposed"), case.typical_s("backward")
+    hidden = case.result.overlapped_share
+    if spec.engine != "deepspeed" or not exposed or not backward or hidden is None or hidden > HIDDEN_SHARE:
+        return
+    if spec.zero_stage == 0 or spec.device == "cpu":
+        window = [value / spec.grad_accum for value in backward]
+        values = [min(pair) for pair in zip(exposed, window, strict=True)]
+        why = "of DeepSpeed's stage 0 start" if spec.zero_stage == 0 else "of DeepSpeed on a CPU start, at any stage,"
+        yield Found(
+            "no_overlap",
+            values,
+            f"{percent(hidden, 0)} of communication is hidden: the collectives {why} when the backward pass is done, "
+            f"which takes {seconds(median(window))} in the last micro-step",
+            within="communication",
+        )
+
+
+def accumulation(case: Case) -> Iterator[Found]:
+    """ZeRO-2 and 3 communicate in every micro-step, ZeRO-1 once in a step: by the closed forms."""
+    spec, exposed = case.spec, case.mean_s("comm_exposed")
+    if spec.engine != "deepspeed" or spec.zero_stage not in (2, 3) or spec.grad_accum == 1 or not exposed:
+        return
+    now, once = _sent_bytes(spec), _sent_bytes(spec.model_copy(update={"zero_stage": 1}))
+    if once < now:
+        yield Found(
+            "accumulation",
+            [value * (1 - once / now) for value in exposed],
+            f"ZeRO stage {spec.zero_stage} communicates in each of {spec.grad_accum} micro-steps: {size(now)} a rank "
+            f"and step by the closed form, with stage 1 {size(once)}",
+            within="communication",
+        )
+
+
+def small_buckets(case: Case) -> Iterator[Found]:
+    """Buckets below the default, where latency is what communication takes."""
+    link, exposed, given = case.link, case.mean_s("comm_exposed"), _small_bucket(case.spec)
+    if link is not None and given and exposed and link.latency_share > 0:
+        yield Found(
+            "small_buckets",
+            [value * link.latency_share for value in exposed],
+            f"{given}, below the default: {calls(link.calls)} per step of {size(link.bytes / link.calls)} each, "
+            f"and latency is {percent(link.latency_share, 0)} of their time",
+            within="communication",
+        )
+
+
+def clipping(case: Case) -> Iterator[Found]:
+    """Clipping by the global norm needs a collective of its own where ranks hold shards."""
+    exposed, link = case.mean_s("comm_exposed"), case.link
+    if not case.spec.optimizer.clip or link is None or not exposed:
+        return
+    norms = [
+        line
+        for line in carried(case.run)
+        if line.operation == "all_reduce"
+        and line.calls_per_step
+        and line.bytes_per_step / line.calls_per_step <= NORM_BYTES
+    ]
+    wire_s = sum(line.wire_s_per_step or 0.0 for line in norms)
+    if wire_s:
+        yield Found(
+            "clipping",
+            [value * wire_s / link.wire_s for value in exposed],
+            f"{calls(sum(line.calls_per_step for line in norms))} per step carry a norm or a flag, and take "
+            f"{seconds(wire_s)} on the wire",
+            within="communication",
+        )
+
+
+def _sent_bytes(spec: RunSpec) -> float:
+    collectives = estimate_run(spec, Machinery(None, Links(None, None), None)).collectives
+    return sum(one.bytes * bus_factor(one.operation, spec.data_parallel) for one in collectives)
+
+
+def _small_bucket(spec: RunSpec) -> str:
+    """The setting that makes buckets smaller than they are by default; empty where there is none."""
+    bucket_mb = spec.knobs.bucket_mb if spec.knobs else None
+    if spec.engine == "ddp" and bucket_mb is not None and bucket_mb < DDP_BUCKET_MB:
+        return f"engine.bucket_mb is {number(bucket_mb)}"
+    elements = spec.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
+    if spec.engine == "deepspeed" and isinstance(elements, int | float) and elements < BUCKET_ELEMENTS:
+        return f"reduce_bucket_size is {number(elements)}"
+    return ""
+
+
+RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (no_overlap, accumulation, small_buckets, clipping)

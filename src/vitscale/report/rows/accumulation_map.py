@@ -1,0 +1,87 @@
+"""Rows of the map of accumulation and ZeRO stage: what a step sends, takes and holds in each corner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vitscale.analysis.collectives import by_operation
+from vitscale.analysis.result import RunResult, StudyResult
+from vitscale.config.labels import ranks
+from vitscale.report.rows import ChartData
+from vitscale.report.rows.metrics import FORMS, Metric, value_of
+
+_FOLLOWS = ("zero_stage", "grad_accum", "micro_batch", "global_batch")
+
+
+def _sent(result: StudyResult, run: RunResult) -> float | None:
+    """Bytes that its collectives carried."""
+    lines = result.collectives.get(run.run_id, ())
+    return sum(by_operation(lines).values()) if lines else None
+
+
+def _sent_derived(result: StudyResult, run: RunResult) -> float | None:
+    return result.sent_bytes.get(run.run_id)
+
+
+def _held(_: StudyResult, run: RunResult) -> float | None:
+    """Bytes of a rank by class, all together."""
+    sizes = [getattr(run.memory, name).measured_bytes for name in type(run.memory).model_fields]
+    return None if None in sizes else float(sum(sizes))
+
+
+def _held_derived(_: StudyResult, run: RunResult) -> float | None:
+    sizes = [getattr(run.memory, name).derived_bytes for name in type(run.memory).model_fields]
+    return None if None in sizes else float(sum(sizes))
+
+
+METRICS = (
+    Metric("time of a step", "time", "step_s"),
+    Metric("sent per step: measured", "memory", _sent),
+    Metric("sent per step: closed form", "memory", _sent_derived),
+    Metric("memory of a rank: peak", "memory", "memory_peak_bytes"),
+    Metric("memory of a rank: by class", "memory", _held),
+    Metric("memory of a rank: closed form", "memory", _held_derived),
+)
+"""What is sent is the size of the collectives, as in the plan; the peak holds Python and its libraries too on a CPU."""
+
+
+def mapped(result: StudyResult) -> list[RunResult]:
+    """Valid runs that differ in stage and accumulation only: of such groups the fullest, of these the largest ranks.
+
+    None where there are fewer than two stages and two accumulations.
+    """
+    groups: dict[tuple[Any, ...], list[RunResult]] = {}
+    for run in result.analysis.runs:
+        if run.valid and run.zero_stage is not None and run.grad_accum and run.engine == "deepspeed":
+            others = tuple(item for item in run.axes.items() if item[0] not in _FOLLOWS)
+            groups.setdefault((run.protocol, run.world_size, run.nodes, run.source, others), []).append(run)
+    full = [runs for runs in groups.values() if all(len(values) > 1 for values in _sides(runs))]
+    return max(full, key=lambda runs: (len(runs), runs[0].world_size), default=[])
+
+
+def _sides(runs: Sequence[RunResult]) -> tuple[set[int | None], set[int | None]]:
+    return {run.zero_stage for run in runs}, {run.grad_accum for run in runs}
+
+
+def map_data(result: StudyResult) -> ChartData:
+    """A row per corner and metric, with how dark it is: 0 the least of its panel, 1 the most."""
+    runs = mapped(result)
+    rows: list[dict[str, Any]] = []
+    panels = []
+    for metric in METRICS:
+        values = [(run, value_of(metric, result, run)) for run in runs]
+        told = [(run, value.median) for run, value in values if value is not None]
+        if not told:
+            continue
+        panels.append(metric.title)
+        least, most = min(value for _, value in told), max(value for _, value in told)
+        for run, value in told:
+            level = (value - least) / (most - least) if most > least else 0.0
+            same = {"panel": metric.title, "stage": f"ZeRO {run.zero_stage}", "grad_accum": run.grad_accum}
+            rows.append({**same, "level": level, "figure": FORMS[metric.kind](value)})
+    if not rows:
+        return ChartData((), ())
+    first = runs[0]
+    notes = [f"{first.protocol}, {ranks(first.world_size, None)}."]
+    return ChartData(tuple(rows), ("",), tuple(panels), notes=tuple(notes))

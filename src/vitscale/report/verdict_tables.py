@@ -1,0 +1,106 @@
+"""Tables of what a step is spent on: the waterfall, the causes, the collectives, the map of accumulation."""
+
+from __future__ import annotations
+
+from vitscale.analysis.collectives import idle_busbw
+from vitscale.analysis.remedies import REMEDIES
+from vitscale.analysis.result import RankStep, RunResult, StudyResult
+from vitscale.analysis.split import MEASURED
+from vitscale.analysis.verdict import of_largest
+from vitscale.report.rows import label
+from vitscale.report.rows.accumulation_map import METRICS, mapped
+from vitscale.report.rows.metrics import FORMS, Metric, value_of
+from vitscale.report.rows.split import PARTS
+from vitscale.report.rows.waterfall import BARS, waterfalls
+from vitscale.report.tables import Table, interval_text
+from vitscale.units import NOT_AVAILABLE, decimal, number, percent, seconds, size
+
+
+def waterfall_table(result: StudyResult) -> Table:
+    """Ideal and measured throughput of every valid run, and each part's seconds beyond its ideal."""
+    rows = []
+    for run, bars in waterfalls(result):
+        rate = run.images_per_s.median if run.images_per_s else None
+        beyond = [_beyond(getattr(bars, name)) for name in BARS]
+        ends = (number(bars.ideal_images_per_s), number(rate), percent(bars.ideal_step_s / bars.step_s))
+        rows.append((label(result, run.run_id), *ends, seconds(bars.ideal_step_s), *beyond, seconds(bars.step_s)))
+    parts = [f"{words[0].upper()}{words[1:]}" for words in BARS.values()]
+    header = ("Run", "Ideal, images per s", "Measured", "Efficiency", "Ideal step", *parts, "Measured step")
+    return Table("From the ideal step to the measured one: what each part takes beyond its ideal", header, tuple(rows))
+
+
+def _beyond(value_s: float | None) -> str:
+    """A difference of measured times: below a microsecond it is rounding."""
+    return seconds(0.0 if value_s is not None and abs(value_s) < 1e-6 else value_s)
+
+
+def cause_table(result: StudyResult) -> Table:
+    """Every cause of every run that has a verdict."""
+    rows = []
+    for verdict in result.analysis.verdicts:
+        for cause in verdict.causes:
+            name = REMEDIES[cause.kind].name + (f" ({cause.detail})" if cause.detail else "")
+            whole = f"{name}, a part of {REMEDIES[cause.within].name.lower()}" if cause.within else name
+            cost = (interval_text(cause.seconds, seconds), percent(cause.share))
+            gain = interval_text(cause.gain, lambda value: f"{number(value)}x")
+            change = f"{cause.hint}{f': {cause.override}' if cause.override else ''}"
+            rows.append((label(result, verdict.run_id), whole, *cost, gain, cause.evidence, change))
+    header = ("Run", "Cause", "Of a step [95 %]", "Share", "Gain [95 %]", "Evidence", "Change")
+    return Table("Causes that are more than noise, by what they cost of a step", header, tuple(rows), words=7)
+
+
+def collective_table(result: StudyResult) -> Table:
+    """Every kind of collective of every run that recorded any, beside the same on the idle link."""
+    rows = []
+    for run_id, lines in result.collectives.items():
+        for one in lines:
+            idle = idle_busbw(result.links.get(run_id), one)
+            share = one.busbw_bytes_per_s / idle if one.busbw_bytes_per_s and idle else None
+            cells = (f"{one.calls_per_step:.3g}", size(one.bytes_per_step), seconds(one.wire_s_per_step))
+            rates = (decimal(one.algbw_bytes_per_s, "B/s"), decimal(one.busbw_bytes_per_s, "B/s"))
+            held = (decimal(idle, "B/s"), percent(share, 0))
+            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates, *held))
+    header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
+    return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
+
+
+def rank_table(result: StudyResult) -> Table:
+    """Seconds of a step by rank, of each series' largest world size."""
+    names = (*MEASURED, "late")
+    rows = [
+        (label(result, run.run_id), str(one.rank), _number(one.node), *(_part(one, name) for name in names))
+        for run, _ in of_largest(result.analysis)
+        for one in result.ranks.get(run.run_id, ())
+    ]
+    titles = [PARTS.get(name, "the others wait for it") for name in names]
+    header = ("Run", "Rank", "Host", *(f"{words[0].upper()}{words[1:]}" for words in titles))
+    return Table("What each rank spends of a step, mean over steps and launches", header, tuple(rows))
+
+
+def _number(value: int | None) -> str:
+    return NOT_AVAILABLE if value is None else str(value)
+
+
+def _part(one: RankStep, name: str) -> str:
+    return seconds(one.seconds.get(name))
+
+
+def map_table(result: StudyResult) -> Table:
+    """Every corner of the map."""
+    rows = [
+        (
+            label(result, run.run_id),
+            str(run.zero_stage),
+            str(run.grad_accum),
+            *(_told(one, result, run) for one in METRICS),
+        )
+        for run in mapped(result)
+    ]
+    titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in METRICS]
+    header = ("Run", "ZeRO stage", "Micro-steps", *titles)
+    return Table("By ZeRO stage and accumulation, medians", header, tuple(rows))
+
+
+def _told(metric: Metric, result: StudyResult, run: RunResult) -> str:
+    value = value_of(metric, result, run)
+    return NOT_AVAILABLE if value is None else FORMS[metric.kind](value.median)

@@ -1,0 +1,78 @@
+"""`[engine] fast`: what is known to make the device faster, for the keys that the study leaves open.
+
+What is chosen on a CPU was measured one by one (docs/log.md). What torch chooses well by itself is left to it: the
+kernel of attention, how the optimizer loops over weights.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from vitscale.config.knobs import EngineSection
+from vitscale.config.study import Study
+from vitscale.errors import Infeasible
+from vitscale.hardware import catalog
+from vitscale.hardware.probe import Machine
+from vitscale.study.engines import require_possible
+from vitscale.study.knobs import require_compilable, require_compiler
+from vitscale.study.points import Point
+
+
+class Choice(NamedTuple):
+    """A combination as it runs, and what of it was chosen here, in words."""
+
+    variant: Study
+    point: Point
+    notes: tuple[str, ...] = ()
+
+
+def choose(study: Study, variant: Study, point: Point, machine: Machine, simulated: str | None) -> Choice:
+    """Turn on what helps and can be combined with the rest of the run, where the study asks for it.
+
+    Args:
+        study: as written: a key that it gives stays as it is.
+        variant: with the values of the keys that vary.
+        point: the combination.
+        machine: what it runs on.
+        simulated: catalog name of the device in its place.
+    """
+    if not variant.engine.fast:
+        return Choice(variant, point)
+    notes = []
+    if "precision" in study.axes.model_fields_set:
+        notes.append(f"precision stays {', '.join(study.axes.precision)}, which the study gives")
+    elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point):
+        point = point._replace(precision="bf16")
+        notes.append("precision = bf16: weights, with an fp32 master copy")
+    given = study.engine.model_fields_set | {path.removeprefix("engine.") for path in study.axes.swept}
+    if point.device == "cuda" and "compile" not in given and _compiles(point, simulated):
+        variant = variant.model_copy(update={"engine": variant.engine.model_copy(update={"compile": True})})
+        notes.append("engine.compile = true")
+    where = f"{point.engine} on {point.device}"
+    return Choice(variant, point, tuple(f"fast, {where}: {note}" for note in notes or ["nothing to choose"]))
+
+
+def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> bool:
+    """Whether matrices are multiplied faster in bf16 than in fp32, by the CPU's flags or the GPU's data sheet."""
+    if point.device == "cpu":
+        return machine.cpu_bf16
+    device = catalog.device(simulated) if simulated else catalog.match(machine.gpus[0].name)
+    return device is not None and device.peak("bf16") is not None
+
+
+def _takes_bf16(point: Point) -> bool:
+    try:
+        require_possible(point.engine, "bf16", point.world_size, point.tensor_parallel)
+    except Infeasible:
+        return False
+    return True
+
+
+def _compiles(point: Point, simulated: str | None) -> bool:
+    try:
+        require_compilable(point)
+        if simulated is None:
+            require_compiler(EngineSection(compile=True))
+    except Infeasible:
+        return False
+    return True

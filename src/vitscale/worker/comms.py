@@ -1,0 +1,249 @@
+"""When this rank's collectives arrived and finished, and when the last rank of each arrived.
+
+Every collective, whoever starts it (torch.distributed's functions, DDP's reducer in C++, functional collectives of
+DTensor), passes torch's dispatcher as an operator `c10d::…`. While steps are taken, a kernel in front of the backend's
+notes when it was issued; `Work.wait` and `wait_tensor` note when the rank stood still for it, and its own future when
+it was done. Nothing is sent for that, and outside the steps nothing is in the way.
+
+At a drain the ranks of each group tell each other when they arrived at the collectives since the last one, in the
+order of issue, which is the same on all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vitscale.worker.calls import NEVER, Call, add_reducer_waits, compare_arrivals
+from vitscale.worker.intervals import Interval
+from vitscale.worker.timeline import Stamp, Timeline
+
+OPERATIONS = {
+    "allreduce_": ("all_reduce", 0),
+    "allreduce_coalesced_": ("all_reduce", 0),
+    "allgather_": ("all_gather", 0),
+    "allgather_coalesced_": ("all_gather", 0),
+    "allgather_into_tensor_coalesced_": ("all_gather", 0),
+    "_allgather_base_": ("all_gather", 0),
+    "reduce_scatter_": ("reduce_scatter", 1),
+    "reduce_scatter_tensor_coalesced_": ("reduce_scatter", 1),
+    "_reduce_scatter_base_": ("reduce_scatter", 1),
+    "alltoall_": ("all_to_all", 1),
+    "alltoall_base_": ("all_to_all", 1),
+    "broadcast_": ("broadcast", 0),
+    "reduce_": ("reduce", 0),
+    "barrier": ("barrier", None),
+}
+"""Operator -> what it is, and which argument has the bytes that nccl-tests calls the size."""
+_WAITS = ("wait_tensor", "wait_tensors")
+_BESIDE = "the engine sends from a stream of its own, and when the step's stream waits for that one is not seen"
+_UNMATCHED = "ranks of a group did not issue the same collectives: their arrivals cannot be compared"
+IN_FRONT = "BackendSelect"
+"""Key of the kernels that torch's dispatcher asks before those of the device."""
+BEHIND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
+_AT_ONCE = 1 << 16
+"""Collectives whose arrivals travel in one message."""
+
+
+@dataclass(eq=False, slots=True)
+class _Issued:
+    """A collective as it is noted while steps are taken."""
+
+    operation: str
+    bytes: int
+    group: str
+    arrived: Stamp
+    finished: Stamp | None = None
+    waited: tuple[Stamp, Stamp] | None = None
+
+
+class Comms:
+    """Times the collectives that are issued between `start` and `stop`.
+
+    Args:
+        timeline: of the device.
+        device: where arrivals lie while ranks exchange them.
+        offset_ns: what has to be added to this host's clock to make it the first host's.
+    """
+
+    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0) -> None:
+        self._timeline, self._device, self._offset_ns = timeline, device, offset_ns
+        self._libraries: list[Any] = []
+        self._listening = False
+        self._groups: dict[str, dist.ProcessGroup] = {}
+        self._issued: list[_Issued] = []
+        self._by_work: dict[int, _Issued] = {}
+        self._by_memory: dict[int, _Issued] = {}
+        self._latest: dist.Work | None = None
+        self._others: list[tuple[Stamp, Stamp]] = []
+        self.unread: dict[str, str] = {}
+        """Step fields that are not known -> why."""
+
+    def start(self) -> None:
+        """Time what is issued from now on."""
+        library: Any = torch.library.Library
+        c10d, functional = library("c10d", "IMPL"), library("_c10d_functional", "IMPL")
+        for name, (operation, sized) in OPERATIONS.items():
+            kernel = self._issue(getattr(torch.ops.c10d, name).default, operation, sized)
+            c10d.impl(name, kernel, IN_FRONT, with_keyset=True)
+        for name in (one for one in _WAITS if hasattr(torch.ops._c10d_functional, one)):
+            kernel = self._wait_for_tensors(getattr(torch.ops._c10d_functional, name).default)
+            functional.impl(name, kernel, IN_FRONT, with_keyset=True)
+        self._libraries = [c10d, functional]
+        self._wait = dist.Work.wait
+        dist.Work.wait = self._wait_for_work(self._wait)  # type: ignore[method-assign]
+        self._listening = True
+
+    def stop(self) -> None:
+        """Leave torch as it was."""
+        self._listening = False
+        for library in self._libraries:
+            library._destroy()
+        if self._libraries:
+            dist.Work.wait = self._wait  # type: ignore[method-assign]
+        self._libraries = []
+
+    def _issue(self, operator: Any, operation: str, sized: int | None) -> Callable[..., Any]:
+        """The kernel of an operator that starts a collective."""
+        names = [argument.name for argument in operator._schema.arguments]
+        group_at, asynchronous_at = names.index("process_group"), names.index("async_op")
+
+        def kernel(keys: Any, *arguments: Any) -> Any:
+            group = dist.ProcessGroup.unbox(arguments[group_at])
+            if not self._listening or group.size() == 1:
+                return operator.redispatch(keys & BEHIND, *arguments)
+            name = group.group_name
+            self._groups[name] = group
+            one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, self._timeline.now())
+            self._issued.append(one)
+            returned = operator.redispatch(keys & BEHIND, *arguments)
+            synchronous = len(arguments) > asynchronous_at and not arguments[asynchronous_at]
+            self._follow(one, returned[-1] if isinstance(returned, tuple) else returned, synchronous)
+            if not synchronous:
+                self._by_memory[_address(arguments[0])] = one
+            return returned
+
+        return kernel
+
+    def _follow(self, one: _Issued, work: Any, synchronous: bool) -> None:
+        """See to it that its end is noted."""
+        if synchronous and self._device.type == "cuda":  # NCCL has put the current stream behind it
+            one.finished = self._timeline.now()
+            self._stood_still(one, one.arrived, one.finished)
+            return
+        # Held until the caller has it, so that `wait` meets the same object; longer, it would hold the tensors too.
+        self._latest = dist.Work.unbox(work)
+        self._by_work[id(self._latest)] = one
+        if synchronous:  # `wait` follows at once, and its end is the collective's
+            one.waited = (one.arrived, one.arrived)
+            return
+
+        def done(_future: Any) -> None:
+            one.finished = self._timeline.now()
+
+        self._latest.get_future().add_done_callback(done)
+
+    def _stood_still(self, one: _Issued | None, begin: Stamp, end: Stamp) -> None:
+        if not self._timeline.foreground():
+            self.unread |= dict.fromkeys(("comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s"), _BESIDE)
+        elif one is None:
+            self._others.append((begin, end))
+        else:
+            one.waited = (one.arrived if one.waited else begin, end)
+
+    def _wait_for_work(self, wait: Callable[..., bool]) -> Callable[..., bool]:
+        """`Work.wait`, timed."""
+
+        def timed(work: dist.Work, *arguments: Any, **named: Any) -> bool:
+            if not self._listening:
+                return wait(work, *arguments, **named)
+            begin = self._timeline.now()
+            waited = wait(work, *arguments, **named)
+            self._stood_still(self._by_work.pop(id(work), None), begin, self._timeline.now())
+            return waited
+
+        return timed
+
+    def _wait_for_tensors(self, operator: Any) -> Callable[..., Any]:
+        """The kernel of an operator that waits for what functional collectives returned."""
+
+        def kernel(keys: Any, tensors: Any) -> Any:
+            if not self._listening:
+                return operator.redispatch(keys & BEHIND, tensors)
+            begin = self._timeline.now()
+            returned = operator.redispatch(keys & BEHIND, tensors)
+            self._stood_still(self._by_memory.pop(_address(tensors), None), begin, self._timeline.now())
+            return returned
+
+        return kernel
+
+    def drain(self, phases: Sequence[Interval]) -> tuple[list[Call], list[Interval]]:
+        """The collectives since the last drain, and when this rank stood still. All ranks at once.
+
+        Args:
+            phases: backward passes, at whose end DDP's reducer waits in C++ for what it issued in them.
+        """
+        issued, self._issued, others, self._others = self._issued, [], self._others, []
+        self._by_work.clear()
+        self._by_memory.clear()
+        self._latest = None
+        listening, self._listening = self._listening, False
+        calls = self._read(issued)
+        add_reducer_waits(calls, phases)
+        for name in sorted(self._groups):  # one order on all ranks, whichever groups they are in
+            if not self._meet(name, [one for one in calls if one.group == name]):
+                fields = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")
+                self.unread |= dict.fromkeys(fields, _UNMATCHED)
+        edges = self._timeline.read([stamp for pair in others for stamp in pair])
+        self._listening = listening
+        blocked = [one.blocked for one in calls if one.blocked is not None]
+        return calls, [*blocked, *zip(edges[::2], edges[1::2], strict=True)]
+
+    def _read(self, issued: Sequence[_Issued]) -> list[Call]:
+        stamps = [
+            stamp
+            for one in issued
+            for stamp in (one.arrived, one.finished or one.arrived, *(one.waited or (one.arrived, one.arrived)))
+        ]
+        at = self._timeline.read(stamps)
+        calls = []
+        for number, one in enumerate(issued):
+            arrived, finished, begin, end = at[4 * number : 4 * number + 4]
+            ends = [*([finished] if one.finished else []), *([end] if one.waited else [])]
+            blocked = (begin, end) if one.waited else None
+            size = self._groups[one.group].size()
+            calls.append(Call(one.operation, one.bytes, one.group, size, arrived, min(ends, default=None), blocked))
+        return calls
+
+    def _meet(self, group: str, calls: Sequence[Call]) -> bool:
+        """Learn from the others of a group when they arrived at these collectives; whether they have the same."""
+        handle = self._groups[group]
+        counts = torch.tensor([len(calls), -len(calls)], device=self._device)
+        dist.all_reduce(counts, dist.ReduceOp.MAX, group=handle)
+        most, fewest = counts.tolist()
+        if most != -fewest:
+            return False
+        for first in range(0, len(calls), _AT_ONCE):
+            some = calls[first : first + _AT_ONCE]
+            own = torch.tensor(
+                [[one.arrived for one in some], [one.blocked[0] if one.blocked else NEVER for one in some]]
+            )
+            own[own != NEVER] += self._offset_ns
+            rows = [torch.empty_like(own, device=self._device) for _ in range(handle.size())]
+            dist.all_gather(rows, own.to(self._device), group=handle)
+            compare_arrivals(some, torch.stack(rows).cpu(), dist.get_rank(handle), self._offset_ns)
+        return True
+
+
+def _bytes(tensors: Any) -> int:
+    return tensors.nbytes if isinstance(tensors, Tensor) else sum(_bytes(one) for one in tensors)
+
+
+def _address(tensors: Any) -> int:
+    """Where the first of them lies."""
+    return tensors.data_ptr() if isinstance(tensors, Tensor) else _address(tensors[0])

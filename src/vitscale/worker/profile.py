@@ -1,0 +1,78 @@
+"""`measure.profile`: a Chrome trace of a few more steps, taken after the steady window, so that no figure feels it."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from vitscale.worker.clock import NoClock
+from vitscale.worker.distributed import Ranks, largest
+from vitscale.worker.engines import Engine
+from vitscale.worker.loop import Losses, run_steps
+from vitscale.worker.pipeline import Batch, Batches
+
+STEPS = 3
+MOST_BYTES = 1 << 30
+"""A trace that would be larger before it is compressed is not written."""
+_EVENT_BYTES = 500
+
+
+def trace_name(rank: int) -> str:
+    """File name of a rank's trace."""
+    return f"trace.rank{rank:03d}.json.gz"
+
+
+def trace(folder: Path, ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int) -> str | None:
+    """Take `STEPS` steps and write this rank's trace into `folder`. All ranks at once.
+
+    The parts of a step are named ranges in it. Perfetto (ui.perfetto.dev) opens it as it is.
+
+    Returns:
+        Why there is no trace, on all ranks alike, or None.
+    """
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])]
+    named: Any = _Named(engine, batches)
+    with profile(activities=activities) as seen:
+        run_steps(range(STEPS), named, named, NoClock(), Losses(grad_accum), grad_accum, lambda _step: None)
+    size = largest(_EVENT_BYTES * len(seen.profiler.kineto_results.events()), ranks.device)
+    if size > MOST_BYTES:
+        return (
+            f"about {size / 2**30:.1f} GiB of events in {STEPS} steps; up to {MOST_BYTES / 2**30:.0f} GiB are written"
+        )
+    with tempfile.TemporaryDirectory() as temporary:  # a trace names the path it was first written to
+        plain = Path(temporary) / "trace.json"
+        seen.export_chrome_trace(str(plain))
+        with plain.open("rb") as source, gzip.open(folder / trace_name(ranks.rank), "wb", compresslevel=6) as target:
+            shutil.copyfileobj(source, target)
+    return None
+
+
+class _Named:
+    """An engine and its batches, each part of a step a named range."""
+
+    def __init__(self, engine: Engine, batches: Batches) -> None:
+        self._engine, self._batches = engine, batches
+
+    def __next__(self) -> Batch:
+        with record_function("data"):
+            return next(self._batches)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with record_function("forward"):
+            return self._engine(images)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """The engine's."""
+        with record_function("backward"):
+            self._engine.backward(loss, last=last)
+
+    def step(self) -> None:
+        """The engine's."""
+        with record_function("optimizer"):
+            self._engine.step()

@@ -1,0 +1,178 @@
+"""Where the time of a step goes on two ranks, one of which is slowed: every engine, in the worker's own launches."""
+
+import gzip
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+from ranks import on_ranks, runs, serve, steps
+
+from vitscale.cost.collectives import Links
+from vitscale.cost.run import Machinery, estimate_run
+
+pytest.importorskip("torch")
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+
+WORKER = Path(__file__).with_name("timed_ranks.py")
+MODEL = (
+    "model.name=vit_tiny_patch16_224", "depth=2", "img_size=16", "patch_size=8", "world_size=2", "global_batch=16",
+    "precision=fp32",
+)  # fmt: skip
+ENGINES = {
+    "ddp": ("engine=ddp",),
+    **{f"zero{stage}": (f"zero_stage={stage}",) for stage in range(4)},
+    "fsdp": ("engine=fsdp",),
+}
+PLACES = (None, "forward", "backward", "data")
+SLEEP_S = 0.15
+WARMUP, STEPS = 3, 16
+PARTS = ("data_s", "forward_s", "backward_s", "optimizer_s", "comm_exposed_s", "wait_s", "launch_gap_s")
+
+
+def place(step):
+    """Where rank 1 sleeps in a step: nowhere, and in one part after the other."""
+    return PLACES[step % len(PLACES)]
+
+
+@pytest.fixture(scope="module")
+def launched(store, tmp_path_factory):
+    """engine -> spec and launch folder; one process start for all. The last is not slowed, and looked at closer."""
+    window = (f"warmup_steps={WARMUP}", f"steps={STEPS}")
+    specs = {name: runs(store, *MODEL, *words, *window)[0] for name, words in ENGINES.items()}
+    sleeps = [
+        f"sleep rank=1 launch={spec.run_id} where={place(step)} seconds={SLEEP_S} step={step}"
+        for spec in specs.values()
+        for step in range(WARMUP, WARMUP + STEPS)
+        if place(step)
+    ]
+    (specs["closer"],) = runs(store, *MODEL, *ENGINES["ddp"], "steps=48", "measure.profile=true")
+    environ = {"VITSCALE_INJECT": ";".join(sleeps)}
+    end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ)
+    assert end.status == "ok", end.reason
+    return {name: (spec, folder) for (name, spec), folder in zip(specs.items(), folders, strict=True)}
+
+
+@pytest.mark.parametrize("where", PLACES[1:])
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_slow_rank_is_waiting_on_the_other_and_not_communication(launched, name, where):
+    of_ranks = steps(launched[name][1])
+
+    def added_s(rank, field):
+        steady = [line for line in of_ranks[rank] if line["window"] == "steady"]
+        slow, clean = ([line[field] for line in steady if place(line["step"]) == one] for one in (where, None))
+        return median(slow) - median(clean)
+
+    assert added_s(0, "wait_s") >= 0.9 * SLEEP_S
+    assert added_s(0, "comm_exposed_s") < 0.1 * SLEEP_S
+    assert added_s(0, "comm_s") < 0.1 * SLEEP_S
+    assert added_s(1, f"{where}_s") >= 0.9 * SLEEP_S
+    assert added_s(1, "late_s") >= 0.9 * SLEEP_S
+    assert added_s(1, "wait_s") < 0.1 * SLEEP_S
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "closer"])
+def test_the_parts_make_up_the_step_on_every_rank(launched, name):
+    for lines in steps(launched[name][1]).values():
+        for line in lines:
+            assert sum(line[part] for part in PARTS) == pytest.approx(line["step_s"], rel=0.02)
+            assert line["comm_overlapped_s"] == pytest.approx(line["comm_s"] - line["comm_exposed_s"], abs=1e-9)
+            assert min(line[part] for part in PARTS) >= 0
+            assert line["comm_s"] > 0
+
+
+def check_bytes(spec, sent):
+    """Sum of `(operation, bytes)` by operation against the closed form, which leaves norms and flags out."""
+    found, derived = {}, {}
+    for operation, size in sent:
+        found[operation] = found.get(operation, 0) + size
+    for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives:
+        derived[one.operation] = derived.get(one.operation, 0) + one.bytes
+    assert {name: found.pop(name) for name in derived} == pytest.approx(derived, rel=0.01)
+    assert sum(found.values()) < 100
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_bytes_that_were_sent_are_those_of_the_closed_form(launched, name):
+    spec, folder = launched[name]
+    lines = [json.loads(line) for line in (folder / "collectives.jsonl").read_text().splitlines()]
+    check_bytes(spec, [(line["operation"], line["bytes_per_step"]) for line in lines])
+    for line in lines:
+        assert line["group_size"] == 2
+        assert line["busbw_bytes_per_s"] > 0
+
+
+def test_a_closer_look_leaves_a_trace_of_each_rank_and_steps_without_collectives(launched):
+    _, folder = launched["closer"]
+    for rank in range(2):
+        with gzip.open(folder / f"trace.rank{rank:03d}.json.gz") as file:
+            events = json.load(file)["traceEvents"]
+        for phase in ("data", "forward", "backward", "optimizer"):
+            assert sum(event["name"] == phase and event.get("cat") == "user_annotation" for event in events) == 3
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"trace.rank000.json.gz", "trace.rank001.json.gz", "collectives.jsonl"} < manifest["files"].keys()
+    for device in manifest["devices"]:
+        assert 0 < device["silence"]["silent_step_s"] < 2 * device["silence"]["step_s"]
+    assert {"trace", "silence"}.isdisjoint(manifest["notes"])
+
+
+def test_a_short_window_is_not_lengthened_by_a_closer_look(launched):
+    manifest = json.loads((launched["ddp"][1] / "manifest.json").read_text())
+    assert manifest["notes"]["silence"] == "fewer than 48 steady steps"
+    assert all(device["silence"] is None for device in manifest["devices"])
+
+
+SHAPES = {
+    "ddp in half precision": ("engine=ddp", "engine.ddp_hook=fp16", "grad_accum=2"),
+    "accumulation": ("engine=ddp", "grad_accum=2"),
+    "zero1": ("zero_stage=1",),
+    "zero3": ("zero_stage=3", "grad_accum=2"),
+    "fsdp": ("engine=fsdp",),
+    "sequence": ("engine=ddp", "sequence_parallel=2"),
+    "tensor": ("engine=ddp", "tensor_parallel=2", "num_heads=4"),
+}
+
+
+@pytest.fixture(scope="module")
+def shifted(store, tmp_path_factory):
+    """shape -> spec and what each rank saw, with rank 1 on a host whose clock is 5 s ahead."""
+    out = tmp_path_factory.mktemp("shifted")
+    specs = {name: runs(store, *MODEL, *words)[0] for name, words in SHAPES.items()}
+    (out / "specs.json").write_text(json.dumps([spec.model_dump(mode="json") for spec in specs.values()]))
+    found = on_ranks(WORKER, out, 2, "5")
+    for rank in found:
+        (_, (offset_ns, error_ns)) = rank["offsets"]
+        assert offset_ns == pytest.approx(-5e9, abs=2 * error_ns + 1e6)
+    return {name: (spec, [rank["runs"][number] for rank in found]) for number, (name, spec) in enumerate(specs.items())}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_timing_changes_no_bit_of_the_losses(shifted, name):
+    for rank in shifted[name][1]:
+        assert rank["timed"] == rank["untimed"]
+        assert rank["unread"] == {}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_hosts_whose_clocks_differ_tell_waiting_from_communication_all_the_same(shifted, name):
+    waited = [median(step["wait"] for step in rank["times"][2:]) for rank in shifted[name][1]]
+    late = [median(step["late"] for step in rank["times"][2:]) for rank in shifted[name][1]]
+    assert waited[0] >= 0.9 * 0.03
+    assert late[1] >= 0.9 * 0.03
+    assert max(waited[1], late[0]) < 0.01
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_bytes_of_every_shape_are_those_of_its_closed_form(shifted, name):
+    spec, ranks = shifted[name]
+    for rank in ranks:
+        check_bytes(spec, [(operation, size) for operation, _, _, _, size, _ in rank["traffic"]])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_steps_without_collectives_agree_about_what_is_not_hidden(shifted, name):
+    (first, _) = shifted[name][1]
+    stood_s = median(step["wait"] + step["comm_exposed"] for step in first["times"][2:])
+    saved_s = first["silence"]["step_s"] - first["silence"]["silent_step_s"]
+    assert saved_s == pytest.approx(stood_s, rel=0.3)

@@ -1,0 +1,80 @@
+"""From ideal to measured: every bar worked out here, and their sum exact."""
+
+from itertools import pairwise
+
+import pytest
+
+from vitscale.analysis.analyse import analyse
+from vitscale.report.rows.waterfall import waterfall_data
+from vitscale.report.verdict_tables import waterfall_table
+
+ALONE = {"data_s": 0.05, "forward_s": 0.3, "backward_s": 0.5, "optimizer_s": 0.1, "comm_exposed_s": 0, "wait_s": 0}
+PAIR = {"data_s": 0.05, "forward_s": 0.2, "backward_s": 0.3, "optimizer_s": 0.1, "comm_exposed_s": 0.2, "wait_s": 0.1}
+
+
+@pytest.fixture
+def root(make, tmp_path):
+    return make.write_study(tmp_path / "study")
+
+
+def steady(make, root, spec, step_s, parts):
+    """Parts without the ripple that other tests want: a multiple of 5 steps has none on the mean."""
+    make.write_launch(root, spec, 0, step_s, parts=parts)
+
+
+def fall(root, size):
+    (run,) = [one for one in analyse(root).analysis.runs if one.world_size == size]
+    return run, run.waterfall
+
+
+@pytest.mark.parametrize(("protocol", "ideal_s"), [("strong", 0.05), ("weak", 0.1)])
+def test_bars_are_what_parts_take_beyond_the_ideal_of_the_same_work(make, root, protocol, ideal_s):
+    steady(make, root, make.make_spec(1, protocol), 0.1, ALONE)
+    steady(make, root, make.make_spec(2, protocol), 0.2, PAIR)
+    run, bars = fall(root, 2)
+    assert bars.ideal_step_s == pytest.approx(ideal_s)
+    assert bars.compute_s == pytest.approx(0.5 * 0.2 - 0.8 * ideal_s)
+    assert bars.optimizer_s == pytest.approx(0.1 * 0.2 - 0.1 * ideal_s)
+    assert bars.comm_exposed_s == pytest.approx(0.04)
+    assert bars.wait_s == pytest.approx(0.02)
+    assert bars.other_s == pytest.approx(0.05 * 0.2 - 0.05 * ideal_s)
+    assert bars.launch_gap_s is None
+    beyond = [value for name, value in bars if name.endswith("_s") and "step" not in name and "images" not in name]
+    assert bars.ideal_step_s + sum(value for value in beyond if value is not None) == pytest.approx(0.2, rel=1e-12)
+    assert bars.ideal_step_s / bars.step_s == pytest.approx(run.efficiency.median)
+
+
+def test_the_baseline_has_none_and_neither_has_a_run_without_a_split(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    make.write_launch(root, make.make_spec(2), parts={})
+    assert fall(root, 1)[1] is None
+    assert fall(root, 2)[1] is None
+
+
+def test_the_figure_goes_from_100_percent_to_the_efficiency(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.08, PAIR)
+    result = analyse(root)
+    rows = waterfall_data(result).rows
+    assert [row["bar"] for row in rows] == [
+        "ideal", "data", "computing", "optimizer", "communication", "wait for ranks", "other", "measured",
+    ]  # fmt: skip
+    for before, row in pairwise(rows[1:-1]):
+        assert row["start"] == pytest.approx(before["end"])
+    run = next(one for one in result.analysis.runs if one.world_size == 2)
+    assert rows[-2]["end"] == pytest.approx(rows[-1]["end"]) == pytest.approx(run.efficiency.median)
+    by_bar = {row["bar"]: row for row in rows}
+    assert by_bar["communication"]["figure"] == "−20.0 %"
+    assert by_bar["ideal"]["shown"] == "1,280 images/s"
+    assert by_bar["measured"]["shown"] == "800 images/s"
+    (cells,) = waterfall_table(result).rows
+    assert cells[1:5] == ("1,280", "800", "62.5 %", "50.0 ms")
+    assert (cells[8], cells[11]) == ("16.0 ms", "n/a")
+
+
+def test_a_part_that_takes_less_than_its_ideal_is_a_gain(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.04, {**ALONE, "forward_s": 0.1, "comm_exposed_s": 0.2})
+    computing = next(row for row in waterfall_data(analyse(root)).rows if row["bar"] == "computing")
+    assert (computing["kind"], computing["figure"]) == ("gained", "+40.0 %")
+    assert computing["end"] > 1
