@@ -1,12 +1,12 @@
 """Several hosts on this machine: links at the rate asked for, ranks that know their host, and no trace left."""
 
 import json
-import os
 import signal
 from pathlib import Path
 
 import pytest
-from ranks import finish, launches, start, wait_until, worker_processes
+from hosts import lab
+from ranks import finish, launches, wait_until, worker_processes
 
 from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
@@ -14,21 +14,10 @@ from vitscale.study.plan import PAYLOAD_SHARE
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(60)]
 
-HOSTS = ("world_size=2", "nodes=2", "model.name=vit_tiny_patch16_224", "depth=4", "embed_dim=48", "global_batch=8")
-
 
 def namespaces(process):
     """Those of a process's lab."""
     return [path.name for path in NAMESPACES.iterdir() if path.name.startswith(f"vitscale-{process.pid}-")]
-
-
-def lab(store, out, *words, **more):
-    return start(store, out, *HOSTS, *words, flags=("--launcher", "lab"), preexec_fn=ahead, **more)
-
-
-def ahead():
-    """Before whatever else this machine does: what is tested is the link, and its kernel work takes processor time."""
-    os.nice(-15)
 
 
 @pytest.fixture

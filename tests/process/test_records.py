@@ -52,6 +52,7 @@ def test_the_folders_hold_the_documented_files(results, finished):
     for folder in (results / "rounds").iterdir():
         ranks = range(int(folder.name[-1]))
         wanted = {"round.json", "stdout.log", "stderr.log", *(f"heartbeat.rank{rank:03d}" for rank in ranks)}
+        wanted |= {"links.json"} if len(ranks) > 1 else set()
         assert {path.name for path in folder.iterdir()} == wanted
     top = {path.name for path in results.iterdir()} - {"torch.py", "json.py", "timm.py"}
     assert top == {".lock", "study.toml", "resolved.json", "plan.json", "analysis.json", "rounds", "runs", "report"}

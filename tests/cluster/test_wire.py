@@ -1,0 +1,72 @@
+"""Time on the wire, held against a link of known rate: what the steps' clocks call communication is communication."""
+
+import json
+from statistics import median
+
+import pytest
+from hosts import lab
+from ranks import finish, launches, steps
+
+from vitscale.study.plan import PAYLOAD_SHARE
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(100)]
+
+LINK, RATE_BYTES_PER_S = "launch.link=100mbit", PAYLOAD_SHARE * 12.5e6
+
+
+@pytest.fixture
+def measured(store, tmp_path):
+    """Start a study over the link; its launches as (manifest, steady steps by rank, collectives), and the idle link."""
+
+    def measure(*words):
+        code, err = finish(lab(store, tmp_path, LINK, *words), 90)
+        assert code == 0, err
+        found = []
+        for (run_id, launch), manifest in launches(tmp_path).items():
+            folder = tmp_path / "runs" / run_id / launch
+            steady = [[one for one in of_rank if one["window"] == "steady"] for of_rank in steps(folder).values()]
+            sent = [json.loads(line) for line in (folder / "collectives.jsonl").read_text().splitlines()]
+            found.append((manifest, steady, sent))
+        (links,) = tmp_path.glob("rounds/*/links.json")
+        idle = {one["operation"]: one for one in json.loads(links.read_text())["timings"]}
+        return found, idle
+
+    return measure
+
+
+def fastest_s(steady, field="comm_s"):
+    """A busy machine adds to the time on the wire, and takes nothing away: the least of the steps, by the mean rank."""
+    return min(sum(one[field] for one in step) / len(step) for step in zip(*steady, strict=True))
+
+
+def sent_bytes(sent, operation):
+    return sum(one["bytes_per_step"] for one in sent if one["operation"] == operation)
+
+
+def test_communication_takes_what_the_link_takes_for_its_bytes(measured):
+    found, idle = measured("zero_stage=0,1", "embed_dim=96", "steps=8")
+    assert len(found) == 2
+    for _, steady, sent in found:
+        reduced, gathered = (sent_bytes(sent, operation) for operation in ("all_reduce", "all_gather"))
+        # ZeRO-1 gathers what it has updated. gloo's all-gather is slower than the link: what it does on the idle one.
+        gather_s = gathered / idle["all_gather"]["bytes"] * min(idle["all_gather"]["times_s"])
+        assert (gathered > 0) == (len(sent) > 2)
+        assert fastest_s(steady) == pytest.approx(reduced / RATE_BYTES_PER_S + gather_s, rel=0.1)
+        assert fastest_s(steady, "comm_overlapped_s") == 0  # DeepSpeed's stages do not overlap on a CPU
+
+
+def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
+    # Buckets of 0.1 MB, of which the first are on the wire while the backward pass goes on.
+    found, _ = measured("engine=ddp", "engine.bucket_mb=0.1", "embed_dim=48", "global_batch=128", "steps=48")
+    ((manifest, steady, sent),) = found
+    assert fastest_s(steady) >= 0.9 * sent_bytes(sent, "all_reduce") / RATE_BYTES_PER_S
+    for device, of_rank in zip(manifest["devices"], steady, strict=True):
+        hidden, exposed, waited, on_wire = (
+            median(one[f"{field}_s"] for one in of_rank)
+            for field in ("comm_overlapped", "comm_exposed", "wait", "comm")
+        )
+        assert hidden > 0.1 * on_wire
+        assert exposed + hidden == pytest.approx(on_wire, rel=0.1)
+        # The other way to the same figure: the steps without their collectives.
+        saved_s = device["silence"]["step_s"] - device["silence"]["silent_step_s"]
+        assert saved_s == pytest.approx(exposed + waited, rel=0.3)
