@@ -1,6 +1,7 @@
 """One rank of `test_step_split_of_ranks.py`: each run with its collectives timed and untimed, losses and times as JSON.
 
-`python timed_ranks.py OUT SHIFT`: rank 1 is on a host of its own, whose clock is SHIFT seconds ahead.
+`python timed_ranks.py OUT SHIFT SLEEP`: rank 1 is on a host of its own, whose clock is SHIFT seconds ahead, and sleeps
+SLEEP seconds in every step.
 """
 
 import dataclasses
@@ -19,26 +20,25 @@ from vitscale.worker.loop import Losses, run_steps
 from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batch
 
-STEPS = 6
-SLEEP_S = 0.03
+STEPS = 5
 
 
 class Random:
-    """Batches that are noise; on rank 1 every step's first comes late."""
+    """Batches that are noise; on rank 1 they come late."""
 
-    def __init__(self, spec, rank, dtype):
-        self.spec, self.rank, self.dtype = spec, rank, dtype
+    def __init__(self, spec, rank, dtype, sleep_s):
+        self.spec, self.rank, self.dtype, self.sleep_s = spec, rank, dtype, sleep_s
         self.generator = torch.Generator().manual_seed(spec.data_rank(rank))
 
     def __next__(self):
         if self.rank == 1:
-            time.sleep(SLEEP_S / self.spec.grad_accum)
+            time.sleep(self.sleep_s / self.spec.grad_accum)
         size = self.spec.model.img_size
         images = torch.randn(self.spec.micro_batch, 3, size, size, generator=self.generator).to(self.dtype)
         return Batch(images, torch.randint(0, 10, (self.spec.micro_batch,), generator=self.generator))
 
 
-def taken(spec, ranks, clock):
+def taken(spec, ranks, clock, sleep_s):
     """Losses and times of some steps, and what further ones take with and without collectives."""
     model = build_model(spec, ranks.device)
     if spec.sequence_parallel:
@@ -46,15 +46,16 @@ def taken(spec, ranks, clock):
     if spec.tensor_parallel:
         tensor.shard(model, spec.tensor_parallel)
     engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, ranks.device))
-    losses, batches = Losses(spec.grad_accum), Random(spec, ranks.rank, engine.dtype)
+    losses, batches = Losses(spec.grad_accum), Random(spec, ranks.rank, engine.dtype, sleep_s)
+    barrier()
     run_steps(range(STEPS), engine, batches, clock, losses, spec.grad_accum, lambda _step: None)
     times = clock.drain()
-    found = silence.measure(engine, batches, spec, ranks).model_dump()
+    found = silence.measure(engine, batches, spec, ranks).model_dump() if sleep_s else None
     engine.close()
     return losses.drain(), times, found
 
 
-def main(folder, shift_s):
+def main(folder, shift_s, sleep_s):
     torch.set_num_threads(1)
     ranks = dataclasses.replace(connect("cpu"), ranks_per_node=1)
     if ranks.rank == 1:
@@ -66,9 +67,9 @@ def main(folder, shift_s):
     offsets = clock_offsets(ranks)
     found = {"offsets": offsets, "runs": []}
     for spec in specs:
-        untimed, _, _ = taken(spec, ranks, NoClock())
+        untimed, _, _ = taken(spec, ranks, NoClock(), 0.0)
         clock = clock_for(ranks, offsets[ranks.node].ns)
-        timed, times, silent = taken(spec, ranks, clock)
+        timed, times, silent = taken(spec, ranks, clock, sleep_s)
         traffic = [[*kind, *one] for kind, one in times[-1].traffic.items()]
         run = {"untimed": untimed, "timed": timed, "times": times, "traffic": traffic, "unread": clock.unread}
         found["runs"].append({**run, "silence": silent})
@@ -77,4 +78,4 @@ def main(folder, shift_s):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))
