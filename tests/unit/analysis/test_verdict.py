@@ -5,7 +5,7 @@ import pytest
 from vitscale.analysis.analyse import analyse
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
-from vitscale.records.samples import GpuSample, Sample
+from vitscale.records.samples import GpuSample, HostSample, Sample
 from vitscale.records.writer import make_folder, write_json
 
 CLEAN = {
@@ -211,6 +211,17 @@ def test_slower_images_in_a_smaller_micro_batch(make, root):
     assert "micro_batch is 32, the baseline's 64" in cause.evidence
 
 
+def test_a_run_of_that_micro_batch_on_one_rank_parts_it_from_what_ranks_share(make, root):
+    """Strong: 64 images on 1 rank, 32 on 2. Weak has 32 on 1 rank, slower per image by 6 ms, and 12 with 2 ranks."""
+    write(make, root, make.make_spec(1))
+    write(make, root, make.make_spec(1, "weak"), {"forward_s": 0.006}, step_s=BASE_S / 2)
+    write(make, root, make.make_spec(2), {"forward_s": 0.012})
+    told = {cause.kind: cause.seconds.median for cause in verdict(root, world_size=2).causes}
+    assert told["micro_batch"] == pytest.approx(0.006, rel=0.05)
+    # A clean run on one rank computes 2 % of its step longer here: it has nobody to talk to.
+    assert told["contention"] == pytest.approx(0.006 - 0.02 * BASE_S / 2, rel=0.05)
+
+
 @pytest.mark.parametrize(("oversubscribed", "kind"), [(False, "contention"), (True, "oversubscribed")])
 def test_slower_images_in_the_same_micro_batch(make, root, oversubscribed, kind):
     write(make, root, make.make_spec(1, "weak"))
@@ -231,6 +242,15 @@ def test_clocks_held_down_by_heat_explain_slower_computing(make, root):
     assert cause.kind == "throttled"
     assert cause.seconds.median == pytest.approx(0.2 * 0.111, rel=0.05)
     assert "1.20 GHz, 1.50 GHz is the study's best; held down by heat in 100 %" in cause.evidence
+
+
+def test_work_of_others_on_the_machine_is_said_with_the_verdict(make, root):
+    def at(time_s):
+        host = HostSample(cpu_s=2.5 * time_s, rank_cpu_s=1.0 * time_s)
+        return Sample(time_s=time_s, window="steady", node=0, host=host)
+
+    write(make, root, make.make_spec(1), samples=[at(0.0), at(1.0)])
+    assert verdict(root).text.endswith("beyond noise; 1.50 cores were at work for others.")
 
 
 def test_two_causes_are_both_found_the_dearer_first(make, root):
@@ -286,6 +306,16 @@ def test_what_differs_between_launches_as_much_as_it_costs_is_no_cause(make, roo
     for launch, wait in enumerate((0.001, 0.1, 0.02)):
         make.write_launch(root, spec, launch, 0.1, parts={**CLEAN, "wait_s": wait, "forward_s": 0.31 - wait})
     assert verdict(root).causes == ()
+
+
+def test_what_may_cost_most_but_cannot_be_told_from_noise_is_said(make, root):
+    write(make, root, make.make_spec(1, "weak"))
+    for launch, step_s in enumerate((0.13, 0.2, 0.3)):
+        make.write_launch(root, make.make_spec(2, "weak"), launch, step_s, parts={**CLEAN, "comm_exposed_s": 0.1})
+    told = verdict(root, world_size=2)
+    assert kinds(told)[0] == "communication"
+    assert "; computing slower than the baseline's may cost 8" in told.text
+    assert told.text.endswith(" ms, which 3 launches cannot tell from noise.")
 
 
 def test_one_launch_has_no_interval_and_names_only_what_is_large(make, root):
