@@ -336,6 +336,15 @@ def test_without_communication_timed_apart_it_is_said_and_nothing_is_guessed(mak
     assert "not timed apart" in told.text
 
 
+def test_no_rank_is_named_where_the_records_of_one_are_missing(make, root):
+    spec = make.make_spec(4, "weak")
+    write(make, root, spec, lambda rank: {"forward_s": 0.02} if rank == 2 else {})
+    for launch in range(3):
+        (root / "runs" / spec.run_id / f"launch{launch}" / "steps.rank000.jsonl").unlink()
+    told = verdict(root)
+    assert {cause.rank for cause in told.causes} <= {None}
+
+
 def test_simulated_and_imported_runs_have_no_verdict(make, root):
     make.write_launch(root, make.make_spec(2, simulated_device="h100"), source="simulated", parts=CLEAN)
     assert analyse(root).analysis.verdicts == ()
