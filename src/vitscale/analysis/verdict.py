@@ -104,8 +104,10 @@ def _cause(case: Case, found: Found) -> Cause:
 
 
 def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
-    """A cause that a setting makes dearer is best met by changing that: hint and override are the dearest one's."""
-    setting = next((one for one in told if one.within == cause.kind and one.override), None)
+    """A cause that is mostly a setting's is best met by changing that: hint and override are the dearest one's."""
+    half_s = cause.seconds.median / 2
+    settings_of = (one for one in told if one.within == cause.kind and one.override and one.seconds.median >= half_s)
+    setting = next(settings_of, None)
     return cause if setting is None else cause.model_copy(update={"hint": setting.hint, "override": setting.override})
 
 

@@ -272,6 +272,13 @@ def test_stage_0_sends_after_the_backward_pass(make, root):
     assert part.seconds == whole.seconds
 
 
+def test_a_setting_that_is_the_lesser_part_is_not_what_to_change_first(make, root):
+    sent = {"comm_exposed_s": 0.3, "comm_s": 0.3, "comm_overlapped_s": -0.001}
+    write(make, root, make.make_spec(2, "weak"), sent)
+    whole, part = verdict(root).causes
+    assert (whole.override, part.override) == ("grad_accum=2", "engine=ddp")
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_accumulation_under_stages_that_communicate_in_every_micro_step(make, root, stage):
     spec = make.make_spec(2, "weak", zero_stage=stage, device="cuda", micro_batch=8, grad_accum=4)
