@@ -51,7 +51,9 @@ class Found:
     """What it costs of a step, one per launch."""
     evidence: str
     reference_s: Sequence[float] = ()
-    """What of it the baseline's ideal would take, one per launch of the baseline; empty is nothing."""
+    """What of it the run it is compared with would take, one per launch of that; empty is nothing."""
+    against: Case | None = None
+    """That run."""
     detail: str | None = None
     rank: int | None = None
     node: int | None = None
@@ -94,6 +96,8 @@ class Case:
     """The run's links on their own."""
     base: Case | None = None
     """The series' baseline; None of the baseline itself."""
+    twin: Case | None = None
+    """The same micro-batch on as few ranks as the baseline, where the run's is another one and the study has such."""
     ratio: float = 1.0
     """Work per rank over the baseline's."""
     figures: Sequence[StepFigures] = field(default_factory=tuple)
@@ -151,6 +155,13 @@ class Case:
     def uses(self) -> list[DeviceUse]:
         """Of the launches whose devices were sampled."""
         return [one.devices for one in self.run.counted if one.devices is not None]
+
+    @property
+    def others_cores(self) -> float | None:
+        """Cores at work for others than the ranks, median over the launches; None where the host does not tell."""
+        both = [(use.cpu_cores, use.rank_cores) for use in self.uses]
+        told = [every - ours for every, ours in both if every is not None and ours is not None]
+        return median(told) if told else None
 
     @property
     def clock_hz(self) -> float | None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median, median_high, median_low
 
 from vitscale.analysis.case import Case, Found, calls
+from vitscale.analysis.cause import Kind
 from vitscale.analysis.device_findings import THROTTLED_SHARE, in_words
-from vitscale.units import decimal, number, percent, seconds, size
+from vitscale.config.labels import ranks
+from vitscale.units import decimal, percent, seconds, size
 
 INPUT_SHARE = 0.05
 """`input`: from this share of the step on all waiting for images is the cost; below it, what exceeds the ideal. Small
@@ -140,7 +142,7 @@ def input_bound(case: Case) -> Iterator[Found]:
     if share >= INPUT_SHARE:
         yield Found("input", values, told)
     elif ideal:
-        yield Found("input", values, f"{told}, where {seconds(median(ideal))} are the baseline's", ideal)
+        yield Found("input", values, f"{told}, where {seconds(median(ideal))} are the baseline's", ideal, case.base)
 
 
 def launch_bound(case: Case) -> Iterator[Found]:
@@ -162,9 +164,8 @@ def optimizer_bound(case: Case) -> Iterator[Found]:
     if share >= OPTIMIZER_SHARE:
         yield Found("optimizer", values, told)
     elif ideal:
-        yield Found(
-            "optimizer", values, f"{told}, where {seconds(median(ideal))} would keep up with the baseline", ideal
-        )
+        told = f"{told}, where {seconds(median(ideal))} would keep up with the baseline"
+        yield Found("optimizer", values, told, ideal, case.base)
 
 
 def throttled(case: Case) -> Iterator[Found]:
@@ -202,14 +203,17 @@ def compute(case: Case) -> Iterator[Found]:
     values = [value - part for value, part in zip(values, slow, strict=True)] if slow else values
     micro, base_micro = case.spec.micro_batch, case.base.spec.micro_batch
     told = f"computing takes {seconds(median(values))}, at the baseline's pace per image {seconds(median(ideal))}"
-    if case.run.facts.oversubscribed:
-        yield Found("oversubscribed", values, f"{told}; ranks share cores", ideal)
-    elif micro < base_micro:
-        yield Found("micro_batch", values, f"{told}; micro_batch is {micro}, the baseline's {base_micro}", ideal)
-    else:
-        load = [use.cpu_cores - use.rank_cores for use in case.uses if use.cpu_cores and use.rank_cores is not None]
-        others = f"; {number(median(load))} cores were at work for others" if load and median(load) > 0.1 else ""
-        yield Found("contention", values, f"{told}, with the same micro_batch of {micro}{others}", ideal)
+    batches = f"micro_batch is {micro}, the baseline's {base_micro}"
+    kind: Kind = "oversubscribed" if case.run.facts.oversubscribed else "contention"
+    kind = "micro_batch" if kind == "contention" and micro < base_micro else kind
+    whole = Found(kind, values, f"{told}; {batches}", ideal, case.base)
+    twin = case.twin.typical_s("forward", "backward") if case.twin else []
+    if kind != "micro_batch" or not twin or not case.stands(whole.seconds):
+        yield whole
+        return
+    alone = f"with this micro_batch {ranks(case.base.ranks, case.spec.device)} took {seconds(median(twin))}"
+    yield Found("micro_batch", twin, f"{told}; {batches}, and {alone}", ideal, case.base)
+    yield Found("contention", values, f"computing takes {seconds(median(values))}; {alone}", twin, case.twin)
 
 
 RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (

@@ -17,7 +17,7 @@ def rank_steps(run: Run) -> tuple[RankStep, ...]:
     manifest = next((one.record.manifest for one in run.counted if one.record.manifest), None)
     nodes = {device.rank: device.node for device in manifest.devices} if manifest else {}
     told = [name for name in (*MEASURED, "late") if all(name in one.by_rank for one in launches)]
-    ranks = range(min(one.ranks or 0 for one in launches))
+    ranks = range(min((len(one.by_rank[name]) for one in launches for name in told), default=0))
     return tuple(
         RankStep(
             rank=rank,

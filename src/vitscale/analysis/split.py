@@ -58,7 +58,7 @@ class StepFigures:
     beside: dict[str, float] = field(default_factory=dict)
     """The same of `BESIDE`."""
     by_rank: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    """The same of both, in the order of the ranks; and `images` per step."""
+    """The same of both by rank, from 0, and `images` per step; empty where a rank below another left no records."""
 
     @property
     def other(self) -> float:
@@ -154,8 +154,9 @@ def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFig
     total_s = sum(rank["step_s"] for rank in ranks)
     told = [name for name in (*PARTS, *BESIDE) if all(rank[name] is not None for rank in ranks)]
     means = {name: sum(rank[name] for rank in ranks) / total_s for name in told}
-    by_rank = {name: tuple(rank[name] / rank["step_s"] for rank in ranks) for name in told}
-    if all(rank["images"] is not None for rank in ranks):
+    whole = [rank["rank"] for rank in ranks] == list(range(len(ranks)))
+    by_rank = {name: tuple(rank[name] / rank["step_s"] for rank in ranks) for name in told if whole}
+    if whole and all(rank["images"] is not None for rank in ranks):
         by_rank["images"] = tuple(rank["images"] for rank in ranks)
     return StepFigures(
         step_s=window["step_s"],

@@ -7,22 +7,29 @@ no parts that could be told apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vitscale.analysis import causes, settings, text
 from vitscale.analysis.case import NOTICEABLE, Case, Found, best_of
 from vitscale.analysis.cause import Cause, Verdict
 from vitscale.analysis.collectives import idle_links
+from vitscale.analysis.device_findings import OTHER_LOAD_CORES
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.remedies import REMEDIES, remedy
 from vitscale.analysis.result import Analysis, RunResult
 from vitscale.analysis.waterfall import work_ratio
 from vitscale.config.runspec import RunSpec
-from vitscale.units import percent, seconds
+from vitscale.units import number, percent, seconds
 
 UNTOLD = "communication and waiting are not timed apart here, and are inside backward and optimizer"
+
+_COMPUTING = {
+    "model", "engine", "zero_stage", "fsdp", "knobs", "precision", "device", "deepspeed", "threads_per_rank",
+    "sequence_parallel", "tensor_parallel", "micro_batch", "grad_accum",
+}  # fmt: skip
 
 
 def verdicts(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str, str]) -> tuple[Verdict, ...]:
@@ -38,11 +45,24 @@ def _cases(study: StudyData, results: Mapping[str, RunResult], baselines: Mappin
     for run_id, case in alone.items():
         base = alone.get(baselines.get(case.run.series, run_id))
         ratio = None if base is None else work_ratio(case.result, base.result)
-        compared = base is not None and ratio is not None and base.run.run_id != run_id
-        found[run_id] = replace(
-            case, best=best, idle=idle_links(study, case.run), base=base if compared else None, ratio=ratio or 1.0
-        )
+        known = replace(case, best=best, idle=idle_links(study, case.run))
+        if base is not None and ratio is not None and base.run.run_id != run_id:
+            known = replace(known, base=base, ratio=ratio, twin=_twin(case, base, alone.values()))
+        found[run_id] = known
     return found
+
+
+def _twin(case: Case, base: Case, cases: Iterable[Case]) -> Case | None:
+    """A run that computes the same on a rank, on as few ranks as the baseline: of another protocol."""
+    if case.spec.micro_batch == base.spec.micro_batch:
+        return None
+    alike = (one for one in cases if one.ranks == base.ranks and _computing(one.spec) == _computing(case.spec))
+    return next(alike, None)
+
+
+def _computing(spec: RunSpec) -> Mapping[str, Any]:
+    """What decides how long a rank computes, other ranks aside."""
+    return spec.model_dump(include=_COMPUTING) | {"data": spec.data.name}
 
 
 def _case(run: Run, result: RunResult) -> Case | None:
@@ -52,21 +72,21 @@ def _case(run: Run, result: RunResult) -> Case | None:
 
 
 def _verdict(case: Case) -> Verdict:
-    rules = (*causes.RULES, *settings.RULES)
-    named = [found for rule in rules for found in rule(case) if case.stands(found.seconds)]
-    kinds = {found.kind for found in named}
+    found = [one for rule in (*causes.RULES, *settings.RULES) for one in rule(case)]
+    named = [one for one in found if case.stands(one.seconds)]
+    kinds = {one.kind for one in named}
     # A setting is a part of a cause: without that it explains nothing.
-    told = [_cause(case, found) for found in named if found.within is None or found.within in kinds]
+    told = [_cause(case, one) for one in named if one.within is None or one.within in kinds]
     # The sort is stable: of equals the whole comes before its part.
     told.sort(key=lambda cause: -cause.seconds.median)
     told = [_with_setting(cause, told) for cause in told]
-    return Verdict(run_id=case.run.run_id, text=_text(case, told), causes=tuple(told))
+    text = f"{_told(case, told)}{_doubtful(case, found, told)}{_around(case)}."
+    return Verdict(run_id=case.run.run_id, text=text, causes=tuple(told))
 
 
 def _cause(case: Case, found: Found) -> Cause:
     cost = found.seconds
     hint, override = remedy(case, found)
-    compared = case.base is not None and bool(found.reference_s)
     return Cause(
         kind=found.kind,
         detail=found.detail,
@@ -79,13 +99,15 @@ def _cause(case: Case, found: Found) -> Cause:
         evidence=f"{found.evidence[0].upper()}{found.evidence[1:]}.",
         hint=hint,
         override=override,
-        runs=(case.run.run_id, case.base.run.run_id) if compared and case.base else (case.run.run_id,),
+        runs=(case.run.run_id, *([found.against.run.run_id] if found.against else [])),
     )
 
 
 def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
-    """A cause that a setting makes dearer is best met by changing that: hint and override are the dearest one's."""
-    setting = next((one for one in told if one.within == cause.kind and one.override), None)
+    """A cause that is mostly a setting's is best met by changing that: hint and override are the dearest one's."""
+    half_s = cause.seconds.median / 2
+    settings_of = (one for one in told if one.within == cause.kind and one.override and one.seconds.median >= half_s)
+    setting = next(settings_of, None)
     return cause if setting is None else cause.model_copy(update={"hint": setting.hint, "override": setting.override})
 
 
@@ -112,16 +134,38 @@ def _top_share(verdict: Verdict) -> float:
     return verdict.causes[0].share if verdict.causes else 0.0
 
 
-def _text(case: Case, told: Sequence[Cause]) -> str:
-    untold = "" if case.communication_told else f"; {UNTOLD}"
+def _told(case: Case, told: Sequence[Cause]) -> str:
+    """The dearest cause."""
     if not told:
-        return f"Nothing found: no cause takes {percent(NOTICEABLE, 0)} of the step beyond noise{untold}."
+        return f"Nothing found: no cause takes {percent(NOTICEABLE, 0)} of the step beyond noise"
     top = told[0]
     more = f", and {text.count(len(told) - 1, 'further cause')}" if len(told) > 1 else ""
     return (
         f"{REMEDIES[top.kind].name}{_where(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
-        f"({percent(top.share)}); without it {text.ratio(top.gain)} the throughput{more}{untold}."
+        f"({percent(top.share)}); without it {text.ratio(top.gain)} the throughput{more}"
     )
+
+
+def _doubtful(case: Case, found: Sequence[Found], told: Sequence[Cause]) -> str:
+    """What would be dearer than any cause that is named, were it more than noise."""
+    least_s = max([NOTICEABLE * case.step_s, *(cause.seconds.median for cause in told)])
+    larger = [one for one in found if one.within is None and one.seconds.median > least_s]
+    if not larger:
+        return ""
+    most = max(larger, key=lambda one: one.seconds.median)
+    launches = text.count(len(case.figures), "launch")
+    name = REMEDIES[most.kind].name
+    cost = seconds(most.seconds.median)
+    return f"; {name[0].lower()}{name[1:]} may cost {cost}, which {launches} cannot tell from noise"
+
+
+def _around(case: Case) -> str:
+    """What could not be told apart, and that others were at work: then what is found is of a shared machine."""
+    untold = "" if case.communication_told else f"; {UNTOLD}"
+    others = case.others_cores
+    if others is None or others <= OTHER_LOAD_CORES:
+        return untold
+    return f"{untold}; {number(others)} cores were at work for others"
 
 
 def _where(cause: Cause) -> str:

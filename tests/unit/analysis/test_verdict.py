@@ -5,7 +5,7 @@ import pytest
 from vitscale.analysis.analyse import analyse
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
-from vitscale.records.samples import GpuSample, Sample
+from vitscale.records.samples import GpuSample, HostSample, Sample
 from vitscale.records.writer import make_folder, write_json
 
 CLEAN = {
@@ -211,6 +211,17 @@ def test_slower_images_in_a_smaller_micro_batch(make, root):
     assert "micro_batch is 32, the baseline's 64" in cause.evidence
 
 
+def test_a_run_of_that_micro_batch_on_one_rank_parts_it_from_what_ranks_share(make, root):
+    """Strong: 64 images on 1 rank, 32 on 2. Weak has 32 on 1 rank, slower per image by 6 ms, and 12 with 2 ranks."""
+    write(make, root, make.make_spec(1))
+    write(make, root, make.make_spec(1, "weak"), {"forward_s": 0.006}, step_s=BASE_S / 2)
+    write(make, root, make.make_spec(2), {"forward_s": 0.012})
+    told = {cause.kind: cause.seconds.median for cause in verdict(root, world_size=2).causes}
+    assert told["micro_batch"] == pytest.approx(0.006, rel=0.05)
+    # A clean run on one rank computes 2 % of its step longer here: it has nobody to talk to.
+    assert told["contention"] == pytest.approx(0.006 - 0.02 * BASE_S / 2, rel=0.05)
+
+
 @pytest.mark.parametrize(("oversubscribed", "kind"), [(False, "contention"), (True, "oversubscribed")])
 def test_slower_images_in_the_same_micro_batch(make, root, oversubscribed, kind):
     write(make, root, make.make_spec(1, "weak"))
@@ -233,6 +244,15 @@ def test_clocks_held_down_by_heat_explain_slower_computing(make, root):
     assert "1.20 GHz, 1.50 GHz is the study's best; held down by heat in 100 %" in cause.evidence
 
 
+def test_work_of_others_on_the_machine_is_said_with_the_verdict(make, root):
+    def at(time_s):
+        host = HostSample(cpu_s=2.5 * time_s, rank_cpu_s=1.0 * time_s)
+        return Sample(time_s=time_s, window="steady", node=0, host=host)
+
+    write(make, root, make.make_spec(1), samples=[at(0.0), at(1.0)])
+    assert verdict(root).text.endswith("beyond noise; 1.50 cores were at work for others.")
+
+
 def test_two_causes_are_both_found_the_dearer_first(make, root):
     def late_and_slow(rank):
         return {"data_s": 0.01, "forward_s": 0.03 * rank}
@@ -250,6 +270,13 @@ def test_stage_0_sends_after_the_backward_pass(make, root):
     assert (whole.kind, part.kind, part.within) == ("communication", "no_overlap", "communication")
     assert part.override == "engine=ddp"
     assert part.seconds == whole.seconds
+
+
+def test_a_setting_that_is_the_lesser_part_is_not_what_to_change_first(make, root):
+    sent = {"comm_exposed_s": 0.3, "comm_s": 0.3, "comm_overlapped_s": -0.001}
+    write(make, root, make.make_spec(2, "weak"), sent)
+    whole, part = verdict(root).causes
+    assert (whole.override, part.override) == ("grad_accum=2", "engine=ddp")
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -288,6 +315,16 @@ def test_what_differs_between_launches_as_much_as_it_costs_is_no_cause(make, roo
     assert verdict(root).causes == ()
 
 
+def test_what_may_cost_most_but_cannot_be_told_from_noise_is_said(make, root):
+    write(make, root, make.make_spec(1, "weak"))
+    for launch, step_s in enumerate((0.13, 0.2, 0.3)):
+        make.write_launch(root, make.make_spec(2, "weak"), launch, step_s, parts={**CLEAN, "comm_exposed_s": 0.1})
+    told = verdict(root, world_size=2)
+    assert kinds(told)[0] == "communication"
+    assert "; computing slower than the baseline's may cost 8" in told.text
+    assert told.text.endswith(" ms, which 3 launches cannot tell from noise.")
+
+
 def test_one_launch_has_no_interval_and_names_only_what_is_large(make, root):
     make.write_launch(root, make.make_spec(2, "weak"), parts={**CLEAN, "data_s": 0.08})
     assert verdict(root).causes == ()
@@ -304,6 +341,15 @@ def test_without_communication_timed_apart_it_is_said_and_nothing_is_guessed(mak
     told = verdict(root, world_size=2)
     assert told.causes == ()
     assert "not timed apart" in told.text
+
+
+def test_no_rank_is_named_where_the_records_of_one_are_missing(make, root):
+    spec = make.make_spec(4, "weak")
+    write(make, root, spec, lambda rank: {"forward_s": 0.02} if rank == 2 else {})
+    for launch in range(3):
+        (root / "runs" / spec.run_id / f"launch{launch}" / "steps.rank000.jsonl").unlink()
+    told = verdict(root)
+    assert {cause.rank for cause in told.causes} <= {None}
 
 
 def test_simulated_and_imported_runs_have_no_verdict(make, root):
