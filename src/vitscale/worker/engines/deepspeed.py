@@ -34,7 +34,6 @@ def prepare(device: str) -> None:
 
     # On CPU `init_distributed` compiles a shared-memory all-reduce (25 s of C++) that only inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    torch.serialization.set_crc32_options(False)  # a checkpoint's files have a sha256
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
 
 
