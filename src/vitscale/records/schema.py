@@ -90,6 +90,20 @@ class Memory(Frozen):
     """The most at once of what gradients travel in and of weights gathered beside shards."""
 
 
+class Silence(Frozen):
+    """The same steps with and without their collectives, in blocks that alternate after the steady window.
+
+    What `silent_step_s` lacks is communication that nothing hides and waiting, by another way than the step lines'.
+    """
+
+    blocks: int
+    """Blocks of each way."""
+    step_s: float
+    """Time of a step with collectives: median over the blocks."""
+    silent_step_s: float
+    """Time of a step without."""
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -113,6 +127,8 @@ class Device(Frozen):
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None
     """By class, counted in a step after the steady window; null where it was not."""
+    silence: Silence | None = None
+    """Steps without collectives; null where they were not taken, and `notes` say why."""
     gemm_peak_flop_per_s: float | None = None
     """The fastest matrix product of this very device in the run's precision; null where none was timed."""
 
