@@ -8,7 +8,7 @@ pytestmark = pytest.mark.browser
 
 FIGURES = ["waterfall", "throughput", "speedup", "efficiency", "split", "loss"]
 LEARNT = [
-    "throughput", "speedup", "efficiency", "split", "accuracy", "test_loss", "efficiency_split", "batch",
+    "waterfall", "throughput", "speedup", "efficiency", "split", "accuracy", "test_loss", "efficiency_split", "batch",
     "accumulation", "accuracy_batch", "costs", "sensors", "loss",
 ]  # fmt: skip
 INK = "getComputedStyle(document.querySelector('.chart .role-axis-label text')).fill"

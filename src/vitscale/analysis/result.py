@@ -135,6 +135,8 @@ class RunResult(Frozen):
     shares: Shares
     overlapped_share: float | None = None
     """Communication that something hides over all communication; null where it was not timed."""
+    silent_share: Interval | None = None
+    """Share of the step that goes where collectives are taken out: `comm_exposed` and `wait` by a second method."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

@@ -73,11 +73,14 @@ def gain_table(result: StudyResult, field: str) -> Table:
 def split_table(result: StudyResult) -> Table:
     """Shares of the step of every run that has any."""
     runs = [run for run in result.analysis.runs if any(getattr(run.shares, part) is not None for part in PARTS)]
-    rows = [
-        (label(result, run.run_id), *(percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS))
-        for run in runs
-    ]
+    second = any(run.silent_share for run in runs)
+    rows = []
+    for run in runs:
+        parts = [percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS]
+        goes = [interval_text(run.silent_share, percent)] if second else []
+        rows.append((label(result, run.run_id), *parts, *goes))
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
+    header += ("Goes without collectives [95 %]",) if second else ()
     return Table(
         "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart", header, tuple(rows)
     )
