@@ -9,7 +9,7 @@ from ranks import finish, launches, steps
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(150)]
 
 LINK, RATE_BYTES_PER_S = "launch.link=100mbit", PAYLOAD_SHARE * 12.5e6
 
@@ -19,7 +19,7 @@ def measured(store, tmp_path):
     """Run a study over the link; its launches as (manifest, steady steps by rank, collectives)."""
 
     def measure(*words):
-        code, err = finish(lab(store, tmp_path, LINK, *words), 90)
+        code, err = finish(lab(store, tmp_path, LINK, *words), 140)
         assert code == 0, err
         found = []
         for (run_id, launch), manifest in launches(tmp_path).items():
