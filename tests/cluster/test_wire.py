@@ -9,17 +9,17 @@ from ranks import finish, launches, steps
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(150)]
 
 LINK, RATE_BYTES_PER_S = "launch.link=100mbit", PAYLOAD_SHARE * 12.5e6
 
 
 @pytest.fixture
 def measured(store, tmp_path):
-    """Start a study over the link; its launches as (manifest, steady steps by rank, collectives), and the idle link."""
+    """Run a study over the link; its launches as (manifest, steady steps by rank, collectives)."""
 
     def measure(*words):
-        code, err = finish(lab(store, tmp_path, LINK, *words), 90)
+        code, err = finish(lab(store, tmp_path, LINK, *words), 140)
         assert code == 0, err
         found = []
         for (run_id, launch), manifest in launches(tmp_path).items():
@@ -27,9 +27,7 @@ def measured(store, tmp_path):
             steady = [[one for one in of_rank if one["window"] == "steady"] for of_rank in steps(folder).values()]
             sent = [json.loads(line) for line in (folder / "collectives.jsonl").read_text().splitlines()]
             found.append((manifest, steady, sent))
-        (links,) = tmp_path.glob("rounds/*/links.json")
-        idle = {one["operation"]: one for one in json.loads(links.read_text())["timings"]}
-        return found, idle
+        return found
 
     return measure
 
@@ -44,20 +42,20 @@ def sent_bytes(sent, operation):
 
 
 def test_communication_takes_what_the_link_takes_for_its_bytes(measured):
-    found, idle = measured("zero_stage=0,1", "embed_dim=96", "steps=8")
+    found = measured("zero_stage=0,1", "embed_dim=96", "steps=8")
     assert len(found) == 2
     for _, steady, sent in found:
         reduced, gathered = (sent_bytes(sent, operation) for operation in ("all_reduce", "all_gather"))
-        # ZeRO-1 gathers what it has updated. gloo's all-gather is slower than the link: what it does on the idle one.
-        gather_s = gathered / idle["all_gather"]["bytes"] * min(idle["all_gather"]["times_s"])
-        assert (gathered > 0) == (len(sent) > 2)
-        assert fastest_s(steady) == pytest.approx(reduced / RATE_BYTES_PER_S + gather_s, rel=0.1)
+        assert (gathered > 0) == (len(sent) > 2)  # by ZeRO-1
+        # gloo's all-gather needs between once and one and a half times as long as the link needs for half its size.
+        least, most = ((reduced + share * gathered) / RATE_BYTES_PER_S for share in (0.5, 0.77))
+        assert 0.9 * least < fastest_s(steady) < 1.1 * most
         assert fastest_s(steady, "comm_overlapped_s") == 0  # DeepSpeed's stages do not overlap on a CPU
 
 
 def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
     # Buckets of 0.1 MB, of which the first are on the wire while the backward pass goes on.
-    found, _ = measured("engine=ddp", "engine.bucket_mb=0.1", "embed_dim=48", "global_batch=128", "steps=48")
+    found = measured("engine=ddp", "engine.bucket_mb=0.1", "embed_dim=48", "global_batch=128", "steps=48")
     ((manifest, steady, sent),) = found
     assert fastest_s(steady) >= 0.9 * sent_bytes(sent, "all_reduce") / RATE_BYTES_PER_S
     for device, of_rank in zip(manifest["devices"], steady, strict=True):
@@ -67,6 +65,7 @@ def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
         )
         assert hidden > 0.1 * on_wire
         assert exposed + hidden == pytest.approx(on_wire, rel=0.1)
-        # The other way to the same figure: the steps without their collectives.
+        # The other way to it, the steps without their collectives, saves that much, and what gloo's threads take from
+        # the one core of the rank while they hide; it does not save all that is on the wire.
         saved_s = device["silence"]["step_s"] - device["silence"]["silent_step_s"]
-        assert saved_s == pytest.approx(exposed + waited, rel=0.3)
+        assert 0.6 * (exposed + waited) < saved_s < on_wire + waited
