@@ -3,7 +3,6 @@
 import gzip
 import json
 from pathlib import Path
-from statistics import median
 
 import pytest
 from ranks import on_ranks, runs, serve, steps
