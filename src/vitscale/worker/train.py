@@ -154,6 +154,7 @@ class Training(Launch):
         self.write("steady", range(self.first_unwritten, until)[warm:], times[warm:], losses[warm:])
         self.first_unwritten, self.flushed = until, time.monotonic()
         self.writer.sync()
+        self.clock.mark("records")
 
     def _evaluate(self) -> None:
         began = time.monotonic()
