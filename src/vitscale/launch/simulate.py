@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
@@ -48,11 +49,10 @@ def _simulate(folder: Path, entry: Entry, round_: Round) -> None:
     steps = spec.measure.warmup_steps + (spec.measure.steps or STEPS)
     if reason is None:
         for node in range(spec.nodes):
-            writer = StepWriter(folder, node=node)
             first = node * spec.ranks_per_node
-            for rank in range(first, first + spec.ranks_per_node):
-                writer.write(_records(spec, estimate, rank, steps))
-            writer.close()
+            with closing(StepWriter(folder, node=node)) as writer:
+                for rank in range(first, first + spec.ranks_per_node):
+                    writer.write(_records(spec, estimate, rank, steps))
     status: Status = "ok" if reason is None else "oom" if estimate.fits is False else "skipped"
     write_manifest(folder, _manifest(entry, round_, spec, estimate, status, reason, steps if status == "ok" else 0))
 
