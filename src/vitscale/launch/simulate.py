@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
@@ -49,7 +50,7 @@ def _simulate(folder: Path, entry: Entry, round_: Round) -> None:
     if reason is None:
         for node in range(spec.nodes):
             first = node * spec.ranks_per_node
-            with StepWriter(folder, node=node) as writer:
+            with closing(StepWriter(folder, node=node)) as writer:
                 for rank in range(first, first + spec.ranks_per_node):
                     writer.write(_records(spec, estimate, rank, steps))
     status: Status = "ok" if reason is None else "oom" if estimate.fits is False else "skipped"

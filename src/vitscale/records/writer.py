@@ -5,11 +5,11 @@ Step lines are buffered and written at flushes; `manifest.json` comes last, by `
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,42 +78,41 @@ def file_digest(path: Path) -> str:
 
 
 class StepWriter:
-    """Appends step lines of one rank, or of one node. Nothing reaches the disk between flushes: no step is slowed."""
+    """Appends step lines of one rank, or of one node. Nothing reaches the disk between flushes: no step is slowed.
+
+    Raises:
+        ResultsError: from any of its methods, the disk is full or the folder is gone.
+    """
 
     def __init__(self, folder: Path, rank: int = 0, *, node: int | None = None) -> None:
         name = steps_name(rank) if node is None else f"steps.node{node:03d}.jsonl"
         self._file: BinaryIO = (folder / name).open("ab")
 
-    def __enter__(self) -> StepWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:  # a full disk is told once
-            with contextlib.suppress(OSError):
-                self._file.close()
-
     def write(self, records: Iterable[StepRecord]) -> None:
-        """Append lines and hand them to the kernel.
-
-        Raises:
-            ResultsError: the disk is full, or the folder is gone.
-        """
-        try:
+        """Append lines and hand them to the kernel."""
+        with self._told():
             self._file.write("".join(_line(record) for record in records).encode())
             self._file.flush()
-        except OSError as error:
-            raise ResultsError(f"cannot write `{self._file.name}`: {error.strerror}", _hint(error)) from None
 
     def sync(self) -> None:
         """fsync."""
-        os.fsync(self._file.fileno())
+        with self._told():
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """fsync and close."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """fsync and close; closed also where the disk is full."""
+        with self._told():
+            try:
+                os.fsync(self._file.fileno())
+            finally:
+                self._file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ResultsError(f"cannot write `{self._file.name}`: {error.strerror}", _hint(error)) from None
 
 
 def append_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
