@@ -11,6 +11,7 @@ order of issue, which is the same on all of them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ _UNMATCHED = "ranks of a group did not issue the same collectives: their arrival
 IN_FRONT = "BackendSelect"
 """Key of the kernels that torch's dispatcher asks before those of the device."""
 BEHIND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
+_LONGEST_S = 1.0
 _AT_ONCE = 1 << 16
 """Collectives whose arrivals travel in one message."""
 
@@ -193,6 +195,7 @@ class Comms:
         self._by_memory.clear()
         self._latest = None
         listening, self._listening = self._listening, False
+        _let_finish(issued)
         calls = self._read(issued)
         add_reducer_waits(calls, phases)
         for name in sorted(self._groups):  # one order on all ranks, whichever groups they are in
@@ -238,6 +241,14 @@ class Comms:
             dist.all_gather(rows, own.to(self._device), group=handle)
             compare_arrivals(some, torch.stack(rows).cpu(), dist.get_rank(handle), self._offset_ns)
         return True
+
+
+def _let_finish(issued: Sequence[_Issued]) -> None:
+    """Wait for the ends of asynchronous collectives: the threads that note them need Python's lock, which we hold."""
+    deadline = time.monotonic() + _LONGEST_S
+    for one in issued:
+        while one.finished is None and one.waited is None and time.monotonic() < deadline:
+            time.sleep(1e-4)
 
 
 def _bytes(tensors: Any) -> int:
