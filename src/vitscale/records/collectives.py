@@ -38,5 +38,7 @@ class CollectiveRecord(Frozen):
 
 
 def write_collectives(folder: Path, records: Iterable[CollectiveRecord]) -> None:
-    """Write the lines of a launch, on disk when this returns."""
-    append_lines(folder / COLLECTIVES, (one.model_dump(mode="json") for one in records))
+    """Write the lines of a launch, on disk when this returns; no file where there are none."""
+    lines = [one.model_dump(mode="json") for one in records]
+    if lines:
+        append_lines(folder / COLLECTIVES, lines)
