@@ -77,11 +77,18 @@ class Waterfall(Frozen):
     step_s: float
     """Median, as in `step_s` of the run."""
     data_s: float | None = None
+    """Waiting for images."""
     compute_s: float | None = None
     """Forward and backward."""
     optimizer_s: float | None = None
+    """The update."""
     comm_exposed_s: float | None = None
+    """Blocked in transfers."""
     wait_s: float | None = None
+    """Waiting for slower ranks."""
     comm_and_wait_s: float | None = None
+    """Both in one figure, of imported sources."""
     launch_gap_s: float | None = None
+    """The device idle while the host works."""
     other_s: float | None = None
+    """What no part accounts for."""

@@ -123,14 +123,14 @@ class Device(Frozen):
     """CPU cores this rank was bound to; empty is not bound."""
     threads: int | None = None
     """CPU threads of torch's operators."""
+    gemm_peak_flop_per_s: float | None = None
+    """The fastest matrix product of this very device in the run's precision; null where none was timed."""
     memory_peak_bytes: int | None = None
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None
     """By class, counted in a step after the steady window; null where it was not."""
     silence: Silence | None = None
     """Steps without collectives; null where they were not taken, and `notes` say why."""
-    gemm_peak_flop_per_s: float | None = None
-    """The fastest matrix product of this very device in the run's precision; null where none was timed."""
 
 
 class Layout(Frozen):

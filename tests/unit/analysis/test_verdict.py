@@ -1,8 +1,13 @@
 """Each cause is found where it was put, with its size, and not where nothing was put."""
 
+from pathlib import Path
+from typing import get_args
+
 import pytest
 
 from vitscale.analysis.analyse import analyse
+from vitscale.analysis.cause import Kind
+from vitscale.analysis.remedies import REMEDIES
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
 from vitscale.records.samples import GpuSample, HostSample, Sample
@@ -350,6 +355,13 @@ def test_no_rank_is_named_where_the_records_of_one_are_missing(make, root):
         (root / "runs" / spec.run_id / f"launch{launch}" / "steps.rank000.jsonl").unlink()
     told = verdict(root)
     assert {cause.rank for cause in told.causes} <= {None}
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_of_cause_is_defined_and_has_a_remedy(kind):
+    page = (Path(__file__).parents[3] / "docs" / "concepts" / "verdict.md").read_text()
+    assert f"\n| `{kind}` |" in page
+    assert REMEDIES[kind].hint
 
 
 def test_simulated_and_imported_runs_have_no_verdict(make, root):
