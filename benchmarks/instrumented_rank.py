@@ -126,7 +126,7 @@ def main(folder: Path, kind: str, pairs: int, steps: int) -> None:
     if spec.threads_per_rank is not None:
         torch.set_num_threads(spec.threads_per_rank)
         torch.set_num_interop_threads(1)
-    ranks = connect(round_.device)
+    ranks = connect(round_.device, spec.torch_backend)
     engines.prepare(spec.engine, round_.device)
     model = build_model(spec, ranks.device)
     engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, ranks.device))

@@ -78,7 +78,7 @@ def timed(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 def main(out: Path, img_size: int, turns: int) -> None:
     """Measure each way and write what rank 0 saw."""
     torch.set_num_threads(1)
-    ranks = connect("cpu")
+    ranks = connect("cpu", "gloo")
     prepare("deepspeed", "cpu")
     models = {way: build(way, img_size, ranks.world_size) for way in WAYS}
     torch.manual_seed(1)

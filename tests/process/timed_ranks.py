@@ -57,7 +57,7 @@ def taken(spec, ranks, clock, sleep_s):
 
 def main(folder, shift_s, sleep_s):
     torch.set_num_threads(1)
-    ranks = dataclasses.replace(connect("cpu"), ranks_per_node=1)
+    ranks = dataclasses.replace(connect("cpu", "gloo"), ranks_per_node=1)
     if ranks.rank == 1:
         here = time.perf_counter_ns
         time.perf_counter_ns = lambda: here() + round(shift_s * 1e9)
