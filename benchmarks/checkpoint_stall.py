@@ -67,7 +67,7 @@ def _save_s(results: Path) -> float:
     """Mean cost of a checkpoint: the stall by the manifest, and the excess of the step after it over the others."""
     (folder,) = results.glob("runs/*/launch0")
     stall_s = float(json.loads((folder / "manifest.json").read_text())["times"]["checkpoint_s"])
-    steps_s = [json.loads(line)["step_s"] for line in (folder / "steps.rank000.jsonl").read_text().splitlines()]
+    steps_s = [float(json.loads(line)["step_s"]) for line in (folder / "steps.rank000.jsonl").read_text().splitlines()]
     usual_s = median_of([step_s for step, step_s in enumerate(steps_s) if step % STEPS])
     excess_s = sum(steps_s[step] - usual_s for step in range(STEPS, SAVES * STEPS, STEPS))
     return (stall_s + excess_s) / SAVES

@@ -29,7 +29,7 @@ from vitscale.records.round import ROUND, Entry, Round
 from vitscale.records.writer import make_folder, write_whole
 from vitscale.statistics import interval, median_of
 from vitscale.study import plan
-from vitscale.study.grid import Where
+from vitscale.study.where import Where
 
 TARGET_SHARE = 0.01
 GLOBAL_BATCH = 16

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ class Blocks:
     def sampled(self, steps: range, engine: Engine, batches: Batches) -> float:
         """As `on`, with samples of the devices `FASTER` times as often as by default."""
         launch = self.launch
-        launch.sampler = sampler(self.folder, DEFAULT_S / FASTER, launch.ranks, launch.round.cores)
+        launch.sampler = sampler(self.folder, DEFAULT_S / FASTER, launch.ranks, launch.round)
         launch.sampler.enter("steady")
         took_s = self.on(steps, engine, batches)
         launch.sampler.close()
@@ -99,7 +100,7 @@ class Blocks:
 
     def one_sample_s(self) -> float:
         """Time of a sample where this rank takes them, else 0."""
-        asked = sampler(self.folder, 3600.0, self.launch.ranks, self.launch.round.cores)
+        asked = sampler(self.folder, 3600.0, self.launch.ranks, self.launch.round)
         asked.enter("steady")
         began = time.perf_counter()
         for _ in range(ALONE_STEPS):
@@ -141,7 +142,8 @@ def main(folder: Path, kind: str, pairs: int, steps: int) -> None:
         for name, way in ways if pair % 2 else ways[::-1]:
             barrier()
             seen[name].append(largest(way(range(steps), engine, batches), ranks.device))
-    stub, alone = NoModel(), range(ALONE_STEPS)
+    stub: Any = NoModel()
+    alone = range(ALONE_STEPS)
     for _ in range(5):
         if kind == "sampling":
             seen["alone_s"].append(blocks.one_sample_s())

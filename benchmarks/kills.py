@@ -28,7 +28,8 @@ LATEST_S = 15.0
 
 def measure(short: bool) -> list[Figure]:
     """Ten kills, and their table."""
-    short_of, agreements = 0, []
+    short_of = 0
+    agreements: list[agreement.Agreement] = []
     with tempfile.TemporaryDirectory() as name:
         killer = Killer(COMMAND, Path(name), 3 if short else 10, LATEST_S)
         while not killer.done:

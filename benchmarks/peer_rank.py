@@ -111,7 +111,7 @@ def ddp_loop(setting: dict[str, Any], timed: Timed) -> None:
         optimizer.zero_grad()
         output = net(source)
         loss = functional.cross_entropy(output, targets)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if timed.step_ended():
             return
@@ -162,7 +162,7 @@ def timm_loop(setting: dict[str, Any], timed: Timed) -> None:
     optimizer.zero_grad()
     for updates, (images, target) in enumerate(epochs(made), start=1):
         loss = functional.cross_entropy(net(images), target)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         if updates % 50 == 0:
@@ -200,7 +200,7 @@ def loader(setting: dict[str, Any], num_workers: int) -> DataLoader[Any]:
     size = (setting["img_size"],) * 2
     steps = [transforms.Resize(size), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     images = Images(transforms.Compose(steps))
-    sampler = DistributedSampler(images, WORLD_SIZE, RANK)
+    sampler: DistributedSampler[Any] = DistributedSampler(images, WORLD_SIZE, RANK)
     return DataLoader(images, setting["micro_batch"], sampler=sampler, num_workers=num_workers, drop_last=True)
 
 

@@ -187,7 +187,7 @@ def _peer(who: str, setting: dict[str, Any], size: int, folder: Path) -> float:
             rank.kill()
     if any(codes):
         raise Failed(f"{who}'s loop failed:\n{(folder / 'log').read_text()[-2000:]}")
-    return max(median(json.loads((folder / f"{who}.rank{rank}.json").read_text())) for rank in range(size))
+    return max(float(median(json.loads((folder / f"{who}.rank{rank}.json").read_text()))) for rank in range(size))
 
 
 def _start(who: str, path: Path, rank: int, size: int, threads: int) -> subprocess.Popen[bytes]:
