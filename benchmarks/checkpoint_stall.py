@@ -1,9 +1,9 @@
 """How long training stands still for a checkpoint, against writing the same bytes raw.
 
-A ViT-S on one rank. A checkpoint costs the time training stands still for it, and what it makes the step after it
-longer: the disk and the digests follow while training goes on. After each training, its newest checkpoint's files are
-written again in the same folder, from memory and with one fsync each: what no way of saving can avoid. The two
-alternate: the disk's moods fall on both.
+A ViT-S on one rank. A checkpoint costs the time training stands still for it, which is the target's, and what it makes
+the step after it longer, told beside: the disk and the digests follow while training goes on, on the rank's own core.
+After each training, its newest checkpoint's files are written again in the same folder, from memory and with one fsync
+each: what no way of saving can avoid. The two alternate: the disk's moods fall on both.
 """
 
 from __future__ import annotations
@@ -32,20 +32,25 @@ SMALL = ["depth=2", "embed_dim=192"]
 def measure(short: bool) -> list[Figure]:
     """Five trainings of four checkpoints each, and after each the raw writes."""
     command = [*COMMAND, *(SMALL if short else [])]
-    saves_s, raws_s = [], []
+    saves_s, raws_s, excess_s = list[float](), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(2 if short else 5):
             out = folder / f"train{number}"
             run([VITSCALE, *command[1:], "--out", str(out)], folder)
-            saves_s.append(_save_s(out))
+            for kept, figure_s in zip((saves_s, excess_s), _save_s(out), strict=True):
+                kept.append(figure_s)
             parts = _bytes_of(out)
             raws_s.append(median_of([_raw_s(out, parts) for _ in range(SAVES)]))
-            say(f"  save {units.seconds(saves_s[-1])}, raw {units.seconds(raws_s[-1])}")
+            say(
+                f"  save {units.seconds(saves_s[-1])}, next step {units.seconds(excess_s[-1])} longer, "
+                f"raw {units.seconds(raws_s[-1])}"
+            )
         size = sum(map(len, parts))
     times = [save / raw for save, raw in zip(saves_s, raws_s, strict=True)]
     note = (
         f"{units.size(size)}: {units.seconds(median_of(saves_s))} ({spread(saves_s, units.seconds)}) for a checkpoint, "
+        f"the next step {units.seconds(median_of(excess_s))} ({spread(excess_s, units.seconds)}) longer, "
         f"{units.seconds(median_of(raws_s))} ({spread(raws_s, units.seconds)}) for its bytes"
     )
     median = median_of(times)
@@ -63,14 +68,14 @@ def measure(short: bool) -> list[Figure]:
     ]
 
 
-def _save_s(results: Path) -> float:
-    """Mean cost of a checkpoint: the stall by the manifest, and the excess of the step after it over the others."""
+def _save_s(results: Path) -> tuple[float, float]:
+    """Mean stall of a checkpoint, by the manifest, and the excess of a step after one over the others."""
     (folder,) = results.glob("runs/*/launch0")
     stall_s = float(json.loads((folder / "manifest.json").read_text())["times"]["checkpoint_s"])
     steps_s = [float(json.loads(line)["step_s"]) for line in (folder / "steps.rank000.jsonl").read_text().splitlines()]
     usual_s = median_of([step_s for step, step_s in enumerate(steps_s) if step % STEPS])
     excess_s = sum(steps_s[step] - usual_s for step in range(STEPS, SAVES * STEPS, STEPS))
-    return (stall_s + excess_s) / SAVES
+    return stall_s / SAVES, excess_s / (SAVES - 1)
 
 
 def _bytes_of(results: Path) -> list[bytes]:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from vitscale.analysis.case import Case, Found
 from vitscale.analysis.cause import Kind
 
+_ELEMENTWISE = ("adamw", "sgd", "lion")
+"""Optimizers that ZeRO can share out: the others look at whole weights."""
+
 
 @dataclass(frozen=True)
 class Remedy:
@@ -25,7 +28,7 @@ def _less_traffic(case: Case) -> str | None:
     spec = case.spec
     if spec.engine == "ddp" and spec.precision == "fp32" and not (spec.knobs and spec.knobs.ddp_hook):
         return "engine.ddp_hook=bf16"
-    if spec.precision == "fp32" and spec.device == "cuda":
+    if spec.precision == "fp32" and spec.device == "cuda" and spec.engine in ("deepspeed", "ddp", "fsdp"):
         return "precision=bf16"
     if spec.zero_stage in (2, 3) or spec.engine == "fsdp":
         return _larger_micro_batch(case)
@@ -46,7 +49,8 @@ def _larger_micro_batch(case: Case) -> str:
 def _cheaper_update(case: Case) -> str | None:
     """Shared out over the ranks, or in one kernel."""
     spec = case.spec
-    if spec.engine == "deepspeed" and spec.zero_stage == 0 and spec.data_parallel > 1:
+    elementwise = spec.optimizer.name in _ELEMENTWISE and not (spec.knobs and spec.knobs.channels_last)
+    if spec.engine == "deepspeed" and spec.zero_stage == 0 and spec.data_parallel > 1 and elementwise:
         return "zero_stage=1"
     fused = spec.optimizer.name in ("adamw", "sgd") and not (spec.knobs and spec.knobs.optimizer_impl)
     return "engine.optimizer_impl=fused" if fused and spec.device == "cpu" else None
@@ -58,7 +62,9 @@ def _compile(case: Case) -> str | None:
 
 def _overlapping_engine(case: Case) -> str | None:
     """DDP, as far as it is sure to do what this run does."""
-    return "engine=ddp" if case.spec.zero_stage == 0 else None
+    spec = case.spec
+    own_kernel = spec.knobs is not None and spec.knobs.optimizer_impl == "deepspeed"
+    return "engine=ddp" if spec.zero_stage == 0 and spec.precision != "fp16" and not own_kernel else None
 
 
 def _default_buckets(case: Case) -> str:

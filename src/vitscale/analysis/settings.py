@@ -78,7 +78,10 @@ def small_buckets(case: Case) -> Iterator[Found]:
 def clipping(case: Case) -> Iterator[Found]:
     """Clipping by the global norm needs a collective of its own where ranks hold shards."""
     exposed, link = case.mean_s("comm_exposed"), case.link
-    if not case.spec.optimizer.clip or link is None or not exposed:
+    spec = case.spec
+    sharded = bool(spec.zero_stage or spec.engine == "fsdp" or spec.tensor_parallel)
+    # Where it trains, ranks agree on stopping by such a collective too.
+    if not spec.optimizer.clip or not sharded or spec.train is not None or link is None or not exposed:
         return
     norms = [
         line

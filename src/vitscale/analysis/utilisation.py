@@ -2,7 +2,8 @@
 
 The FLOP are the exact matrix products of forward and backward (`cost/vit.py`), of the model and not of the machine:
 accumulation, parallelism and what is computed again do not change them. The peak is the dense one that the device's
-maker states for the precision, else that of a matrix product timed on this very device.
+maker states for the precision; else that of a matrix product timed on the very device, where a record has one (no
+worker times one yet).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def utilisation(run: Run, images_per_s: Estimate | None) -> tuple[Interval | Non
 def peak_of(run: Run, precision: str) -> Peak:
     """Dense peak of the run's devices, which are of one kind where a run is valid."""
     names = run.device_names
+    precision = "bf16" if precision == "bf16_autocast" else precision  # products are in bf16
     found = catalog.match(names[0]) if len(names) == 1 else None
     stated = found.peak(precision) if found else None
     if found is not None and stated is not None:

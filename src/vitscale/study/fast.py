@@ -14,7 +14,7 @@ from vitscale.errors import Infeasible
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.study.engines import require_possible
-from vitscale.study.knobs import require_compilable, require_compiler
+from vitscale.study.knobs import require_compilable, require_compiler, require_knobs
 from vitscale.study.points import Point
 
 
@@ -41,7 +41,7 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
     notes = []
     if "precision" in study.axes.model_fields_set:
         notes.append(f"precision stays {', '.join(study.axes.precision)}, which the study gives")
-    elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point):
+    elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant):
         point = point._replace(precision="bf16")
         notes.append("precision = bf16: weights, with an fp32 master copy")
     given = study.engine.model_fields_set | {path.removeprefix("engine.") for path in study.axes.swept}
@@ -60,9 +60,10 @@ def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> b
     return device is not None and device.peak("bf16") is not None
 
 
-def _takes_bf16(point: Point) -> bool:
+def _takes_bf16(point: Point, variant: Study) -> bool:
     try:
         require_possible(point.engine, "bf16", point.world_size, point.tensor_parallel)
+        require_knobs(variant.engine, point._replace(precision="bf16"), variant.optimizer.name, grad_accum=1)
     except Infeasible:
         return False
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from torch import Tensor
 from vitscale.errors import CheckpointError
 from vitscale.records import checkpoint as on_disk
 from vitscale.records.checkpoint import AVERAGE, CHECKPOINT, COMPLETE, ENGINE, Checkpoint
-from vitscale.records.writer import file_digest, make_folder, sync_folder, write_json, write_whole
+from vitscale.records.writer import make_folder, sync_folder, write_whole
 from vitscale.worker.distributed import Ranks, barrier
 from vitscale.worker.engines import Engine
 
@@ -82,17 +83,27 @@ class Saver:
     def _secure(self, building: Path, files: list[Path], checkpoint: Checkpoint, best: int | None) -> None:
         """Bring this rank's share of the files to the disk and leave their digests; rank 0 finishes when all did."""
         rank, world_size = self._ranks.rank, self._ranks.world_size
-        own = {}
-        for path in files[rank::world_size]:
-            path.chmod(0o600)
-            own[str(path.relative_to(building))] = file_digest(path)
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        write_json(_digests_of(building, rank), own)
+        left = _digests_of(building, rank)
+        try:
+            own = {str(path.relative_to(building)): _on_disk(path) for path in files[rank::world_size]}
+            left.with_suffix(".tmp").write_text(json.dumps(own))
+            left.with_suffix(".tmp").replace(left)  # the last touch: rank 0 may rename the folder now
+        except OSError:
+            left.touch()  # empty: rank 0 shall not wait for it
+            raise
         if rank == 0:
             digests = {name: digest for one in range(world_size) for name, digest in _taken(building, one).items()}
             _finish(building, checkpoint.model_copy(update={"files": dict(sorted(digests.items()))}))
             _prune(self._root, self._keep, best)
+
+
+def _on_disk(path: Path) -> str:
+    """Bring a file to the disk; its sha256."""
+    path.chmod(0o600)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return digest
 
 
 def _digests_of(building: Path, rank: int) -> Path:
@@ -100,12 +111,19 @@ def _digests_of(building: Path, rank: int) -> Path:
 
 
 def _taken(building: Path, rank: int) -> dict[str, str]:
-    """Digests of a rank, once it has left them. A rank that ended without them takes this one with it."""
+    """Digests of a rank, once it has left them. A rank that ended without a word takes this one with it.
+
+    Raises:
+        OSError: it could not bring its files to the disk.
+    """
     path = _digests_of(building, rank)
     while not path.exists():
         time.sleep(_POLL_S)
-    digests: dict[str, str] = json.loads(path.read_bytes())
+    told = path.read_bytes()
     path.unlink()
+    if not told:
+        raise OSError(f"rank {rank} could not bring its part of the checkpoint to the disk")
+    digests: dict[str, str] = json.loads(told)
     return digests
 
 

@@ -97,7 +97,8 @@ def total(values: Tensor) -> Tensor:
 def agreed_finite(tensors: Iterable[Tensor], device: torch.device) -> bool:
     """Whether every element on every rank is finite; of a sharded parameter (ZeRO-3, FSDP) its shard is looked at."""
     local = [shard for tensor in tensors if (shard := shard_of(tensor).detach()).numel()]
-    worst = torch.stack(torch._foreach_norm(local, math.inf)) if local else torch.zeros(1)
+    norms = [norm.to(device) for norm in torch._foreach_norm(local, math.inf)]  # ZeRO-Offload's lie on two devices
+    worst = torch.stack(norms) if norms else torch.zeros(1)
     return largest(float(not torch.isfinite(worst).all()), device) == 0
 
 

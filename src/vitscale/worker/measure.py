@@ -1,8 +1,12 @@
-"""One launch of one run: build, take its steps, and leave its records."""
+"""One launch of one run: build, take its steps, and leave its records.
+
+Longer than 300 lines: a launch reads from its start to its manifest in one place.
+"""
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import os
 import statistics
@@ -147,19 +151,24 @@ class Launch:
         self.notes |= {"silence": refused} if refused else {}
         if refused and not self.spec.measure.profile:
             return None
-        self.beat("silence", 0, 0)
+        taken = itertools.count(1)  # not 0: the steps have begun, and each has its time limit
+
+        def beat() -> None:
+            self.beat("silence", next(taken), 0)
+
+        beat()
         opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
         engine, batches = inject.slowed(self.engine, opened, self.delays)
         try:
             if self.spec.measure.profile:
-                unwritten = profile.trace(self.folder, self.ranks, engine, batches, self.spec.grad_accum)
+                unwritten = profile.trace(self.folder, self.ranks, engine, batches, self.spec.grad_accum, beat)
                 self.notes |= {"trace": unwritten} if unwritten else {}
-            return None if refused else silence.measure(engine, batches, self.spec, self.ranks)
+            return None if refused else silence.measure(engine, batches, self.spec, self.ranks, beat)
         finally:
             opened.close()
 
     def _count_memory(self) -> Memory | None:
-        self.beat("memory", 0, 0)
+        self.beat("memory", 1, 0)
         return memory.measure(self.engine, self.spec, self.ranks.device)
 
     def open(self, split: str) -> Split:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def trace_name(rank: int) -> str:
     return f"trace.rank{rank:03d}.json.gz"
 
 
-def trace(folder: Path, ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int) -> str | None:
+def trace(
+    folder: Path, ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int, beat: Callable[[], None]
+) -> str | None:
     """Take `STEPS` steps and write this rank's trace into `folder`. All ranks at once.
 
     The parts of a step are named ranges in it. Perfetto (ui.perfetto.dev) opens it as it is.
@@ -39,7 +42,7 @@ def trace(folder: Path, ranks: Ranks, engine: Engine, batches: Batches, grad_acc
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])]
     named: Any = _Named(engine, batches)
     with profile(activities=activities) as seen:
-        run_steps(range(STEPS), named, named, NoClock(), Losses(grad_accum), grad_accum, lambda _step: None)
+        run_steps(range(STEPS), named, named, NoClock(), Losses(grad_accum), grad_accum, lambda _step: beat())
     size = largest(_EVENT_BYTES * len(seen.profiler.kineto_results.events()), ranks.device)
     if size > MOST_BYTES:
         return (

@@ -43,8 +43,10 @@ def refusal(spec: RunSpec, steady_steps: int) -> str | None:
     return f"fewer than {fewest} steady steps" if steady_steps < fewest else None
 
 
-def measure(engine: Engine, batches: Batches, spec: RunSpec, ranks: Ranks) -> Silence:
-    """Time blocks of steps with and without collectives. All ranks at once."""
+def measure(
+    engine: Engine, batches: Batches, spec: RunSpec, ranks: Ranks, beat: Callable[[], None] = lambda: None
+) -> Silence:
+    """Time blocks of steps with and without collectives. All ranks at once; `beat` is called after each step."""
     times: dict[bool, list[float]] = {False: [], True: []}
     for pair in range(PAIRS):
         for silent in (False, True) if pair % 2 else (True, False):
@@ -52,7 +54,7 @@ def measure(engine: Engine, batches: Batches, spec: RunSpec, ranks: Ranks) -> Si
             with taken_out() if silent else nullcontext():
                 began = time.perf_counter()
                 losses = Losses(spec.grad_accum)
-                run_steps(range(STEPS), engine, batches, NoClock(), losses, spec.grad_accum, lambda _step: None)
+                run_steps(range(STEPS), engine, batches, NoClock(), losses, spec.grad_accum, lambda _step: beat())
                 if ranks.device.type == "cuda":
                     torch.cuda.synchronize()
                 times[silent].append((time.perf_counter() - began) / STEPS)

@@ -6,6 +6,7 @@ holds weights, optimizer and counters, and going on is as if nothing had been.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -58,10 +59,15 @@ class Training(Launch):
         barrier()
         try:
             with Agreement(self.ranks, hear=plan is not None) as self.agreement:
-                return self._train()
+                ended = self._train()
+                self._settle()  # while signals are still heard, and end nothing
+                return ended
+        except BaseException:
+            with contextlib.suppress(Exception):  # what ended the training is told
+                self._settle()
+            raise
         finally:
             self.batches.close()
-            self._settle()
 
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
