@@ -54,8 +54,9 @@ def test_communication_takes_what_the_link_takes_for_its_bytes(measured):
 
 
 def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
-    # Buckets of 0.1 MB, of which the first are on the wire while the backward pass goes on.
-    found = measured("engine=ddp", "engine.bucket_mb=0.1", "embed_dim=48", "global_batch=128", "steps=48")
+    # Buckets of 0.1 MB, of which all but the last ones are on the wire while the backward pass goes on.
+    words = "depth=6", "embed_dim=48", "global_batch=512", "steps=48"
+    found = measured("engine=ddp", "engine.bucket_mb=0.1", *words)
     ((manifest, steady, sent),) = found
     assert fastest_s(steady) >= 0.9 * sent_bytes(sent, "all_reduce") / RATE_BYTES_PER_S
     for device, of_rank in zip(manifest["devices"], steady, strict=True):
@@ -63,7 +64,7 @@ def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
             median(one[f"{field}_s"] for one in of_rank)
             for field in ("comm_overlapped", "comm_exposed", "wait", "comm")
         )
-        assert hidden > 0.1 * on_wire
+        assert hidden > 0.3 * on_wire
         assert exposed + hidden == pytest.approx(on_wire, rel=0.1)
         # The other way to it, the steps without their collectives, saves that much, and what gloo's threads take from
         # the one core of the rank while they hide; it does not save all that is on the wire.
