@@ -1,9 +1,9 @@
 """vitscale's loop against the loops users would otherwise write: same model, images, batch, precision, threads.
 
 Fresh process starts alternate: of each repetition every peer runs once and vitscale once per world size, with its
-engines one after the other in that start. A ratio is a peer's median step over vitscale's in the same repetition, of
-the slowest rank each; above 1 vitscale is faster. fp32 is against fp32; bf16 (weights, fp32 master copy), which
-`engine.fast` chooses where the CPU multiplies it, stands beside.
+engines one after the other in that start: one more launch of each run of the same study. A ratio is a peer's median
+step over vitscale's in the same repetition, of the slowest rank each; above 1 vitscale is faster. fp32 is against
+fp32; bf16 (weights, fp32 master copy), which `engine.fast` chooses where the CPU multiplies it, stands beside.
 
 The same steps tell what bf16 gains, how near fp32 comes to the peak of matrix products (1,024 x 1,024, the same
 threads, in the same repetition), what a second rank gains, and what ZeRO-1 costs over ZeRO-0.
@@ -66,15 +66,14 @@ def _of_setting(
 ) -> list[Figure]:
     """All repetitions, then the ratios."""
     seen: Seen = {}
-    flop = 0
-    for repeat in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(repeats):
             whose = [*peers, MATRIX, "vitscale"]
             for who in whose if repeat % 2 else whose[::-1]:
                 say(f"  {name}, repetition {repeat + 1} of {repeats}: {who}")
-                for key, step_s in _taken(who, setting, sizes, Path(folder)).items():
+                for key, step_s in _taken(who, setting, sizes, Path(folder), repeat).items():
                     seen.setdefault(key, []).append(step_s)
-            flop = _flop_per_step(Path(folder))
+        flop = _flop_per_step(Path(folder))
     figures = []
     for size in sizes:
         fp32, bf16 = (_fastest(seen, size, precision) for precision in ("fp32", "bf16"))
@@ -135,28 +134,32 @@ def _ranks(size: int) -> str:
     return "1 rank" if size == 1 else f"{size} ranks"
 
 
-def _taken(who: str, setting: dict[str, Any], sizes: list[int], folder: Path) -> dict[tuple[str, int], float]:
+def _taken(
+    who: str, setting: dict[str, Any], sizes: list[int], folder: Path, repeat: int
+) -> dict[tuple[str, int], float]:
     if who == "vitscale":
-        return _vitscale(setting, sizes, folder)
+        return _vitscale(setting, sizes, folder, repeat)
     return {(who, size): _peer(who, setting, size, folder) for size in sizes}
 
 
-def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path) -> dict[tuple[str, int], float]:
-    """One `vitscale run` of all its engines and both precisions."""
+def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: int) -> dict[tuple[str, int], float]:
+    """One more launch of all its engines and both precisions."""
     words = {
         "model.name": setting["model"], "img_size": setting["img_size"], "patch_size": setting["patch_size"],
         "data.name": "synthetic", "data.images": 2048, "data.flip": "false", "global_batch": setting["global_batch"],
         "engine": "deepspeed,ddp", "zero_stage": "0,1", "precision": "fp32,bf16",
         "world_size": ",".join(map(str, sizes)),
-        "protocol": "strong", "optimizer.clip": 0, "measure.launches": 1, "warmup_steps": setting["warmup"],
+        "protocol": "strong", "optimizer.clip": 0, "measure.launches": repeat + 1, "warmup_steps": setting["warmup"],
         "steps": setting["steps"],
     }  # fmt: skip
     run([VITSCALE, "run", "quick", *(f"{key}={value}" for key, value in words.items()), "--out", "ours"], folder)
-    runs = json.loads((folder / "ours" / "analysis.json").read_text())["runs"]
-    missing = [one["run_id"] for one in runs if one["step_s"] is None]
+    found = json.loads((folder / "ours" / "analysis.json").read_text())
+    whose = {one["run_id"]: (_who(one), one["world_size"]) for one in found["runs"]}
+    taken = {whose[one["run_id"]]: one["step_s"] for one in found["launches"] if one["launch"] == repeat}
+    missing = [who for who in whose.values() if taken.get(who) is None]
     if missing:
-        raise Failed(f"vitscale left runs without a step time: {', '.join(missing)}")
-    return {(_who(one), one["world_size"]): one["step_s"]["median"] for one in runs}
+        raise Failed(f"vitscale left runs without a step time: {missing}")
+    return taken
 
 
 def _who(run: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     from vitscale.worker.devices import keep_freed_memory
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
+    from vitscale.worker.parity import Proofs
     from vitscale.worker.train import Training
 
     first = RunSpec.model_validate(round_.entries[0].spec)
@@ -61,9 +62,10 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     process_start_s: float | None = _process_age_s()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
+    proofs = Proofs()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
-        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]))
+        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), proofs)
         launch.serve(heartbeat, machine, process_start_s)
         process_start_s = None
     barrier()

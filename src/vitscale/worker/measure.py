@@ -54,8 +54,17 @@ FEWEST_STEPS, MOST_STEPS = 5, 1000
 class Launch:
     """One launch on one rank. The launch folder is rank 0's to make and to finish."""
 
-    def __init__(self, entry: Entry, number: int, round_: Round, ranks: Ranks, data_root: Path) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        number: int,
+        round_: Round,
+        ranks: Ranks,
+        data_root: Path,
+        proofs: parity.Proofs | None = None,
+    ) -> None:
         self.entry = entry
+        self.proofs = proofs or parity.Proofs()
         self.spec = RunSpec.model_validate(entry.spec)
         self.number = number
         self.round = round_
@@ -124,7 +133,7 @@ class Launch:
         barrier()
 
     def _parity(self) -> Parity | None:
-        found = parity.check(self.spec, self.ranks, build_model, lambda step: self.beat("parity", step, parity.STEPS))
+        found = self.proofs.of(self.spec, self.ranks, build_model, lambda step: self.beat("parity", step, parity.STEPS))
         devices.return_memory(self.ranks.device)
         return found
 

@@ -32,6 +32,21 @@ Build = Callable[[RunSpec, torch.device], nn.Module]
 Trace = tuple[list[float], dict[str, Tensor]]
 
 
+class Proofs:
+    """Parity as far as it was checked in this process. Runs that differ in what it leaves out share one check."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Parity | None] = {}
+
+    def of(self, spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Parity | None:
+        """As `check`, at most once for each engine with its settings and model. All ranks at once."""
+        small = _small(spec, spec.optimizer)
+        key = small.model_dump_json(exclude={"protocol", "data", "optimizer", "measure"})
+        if key not in self._known:
+            self._known[key] = check(spec, ranks, build, beat)
+        return self._known[key]
+
+
 def check(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Parity | None:
     """Follow the engine of a run and plain torch on rank 0; None on the other ranks. All ranks at once.
 

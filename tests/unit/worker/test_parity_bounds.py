@@ -58,19 +58,25 @@ def one_rank(tmp_path):
     torch.set_num_threads(threads)
 
 
-def checked(ranks):
+def spec_of(*words):
     from vitscale.config.load import load
     from vitscale.data.catalog import DatasetFacts
     from vitscale.hardware.probe import probe
     from vitscale.study.grid import Images, Where, build
+
+    tiny = ("model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=1", "embed_dim=48")
+    given = (*tiny, "engine=ddp", "world_size=1", "protocol=strong", "grad_accum=2", "precision=bf16", "device=cpu")
+    merged = {word.partition("=")[0]: word for word in (*given, *words)}.values()
+    images = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
+    (spec,) = build(load("quick", tuple(merged)).study, Where(probe()), lambda section: images).runs
+    return spec
+
+
+def checked(ranks):
     from vitscale.worker.model import build_model
     from vitscale.worker.parity import check
 
-    tiny = ("model.name=vit_tiny_patch16_224", "img_size=16", "patch_size=8", "depth=1", "embed_dim=48")
-    words = (*tiny, "engine=ddp", "world_size=1", "protocol=strong", "grad_accum=2", "precision=bf16", "device=cpu")
-    images = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
-    (spec,) = build(load("quick", words).study, Where(probe()), lambda section: images).runs
-    return check(spec, ranks, build_model, lambda step: None)
+    return check(spec_of(), ranks, build_model, lambda step: None)
 
 
 def test_an_engine_follows_plain_torch(one_rank):
@@ -87,3 +93,16 @@ def test_an_engine_whose_gradients_are_one_per_cent_off_is_found_out(one_rank, m
     found = checked(one_rank)
     assert not found.ok
     assert found.first_step == 1
+
+
+def test_runs_that_differ_in_what_parity_leaves_out_share_one_check(one_rank):
+    from vitscale.worker.model import build_model
+    from vitscale.worker.parity import Proofs
+
+    proofs, beats = Proofs(), []
+    checks = (), ("precision=fp32", "optimizer.name=sgd", "optimizer.lr=0.1"), ("engine.bucket_mb=1",), ("depth=2",)
+    taken = []
+    for words in checks:
+        assert proofs.of(spec_of(*words), one_rank, build_model, beats.append).ok
+        taken.append(len(beats))
+    assert taken[0] == taken[1] < taken[2] < taken[3]
