@@ -11,6 +11,7 @@ threads, in the same repetition), what a second rank gains, and what ZeRO-1 cost
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -153,10 +154,13 @@ def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: i
         "steps": setting["steps"],
     }  # fmt: skip
     run([VITSCALE, "run", "quick", *(f"{key}={value}" for key, value in words.items()), "--out", "ours"], folder)
-    found = json.loads((folder / "ours" / "analysis.json").read_text())
-    whose = {one["run_id"]: (_who(one), one["world_size"]) for one in found["runs"]}
-    taken = {whose[one["run_id"]]: one["step_s"] for one in found["launches"] if one["launch"] == repeat}
-    missing = [who for who in whose.values() if taken.get(who) is None]
+    ours = folder / "ours"
+    found = json.loads((ours / "analysis.json").read_text())["runs"]
+    whose = {one["run_id"]: (_who(one), one["world_size"]) for one in found}
+    with (ours / "report" / "tables" / "launches.csv").open(newline="") as lines:
+        told = [one for one in csv.DictReader(lines) if int(one["launch"]) == repeat and one["step_s"]]
+    taken = {whose[one["run_id"]]: float(one["step_s"]) for one in told}
+    missing = [who for who in whose.values() if who not in taken]
     if missing:
         raise Failed(f"vitscale left runs without a step time: {missing}")
     return taken
