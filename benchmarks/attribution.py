@@ -238,7 +238,7 @@ def _score(put: tuple[Put, ...], expected_s: float, named: list[dict[str, Any]])
 
 
 def _is(named: dict[str, Any], put: Put) -> bool:
-    return named["kind"] == put.kind and named["rank"] == put.rank
+    return bool(named["kind"] == put.kind and named["rank"] == put.rank)
 
 
 def _line(one: Scored) -> str:
