@@ -44,8 +44,8 @@ RIGHT, CLOSE = 0.90, 0.20
 PER_STUDY = 8
 """Cases that share process starts."""
 MODEL = {
-    "model.name": "vit_tiny_patch16_224", "depth": 4, "embed_dim": 96, "img_size": 32, "patch_size": 4,
-    "data.name": "synthetic", "data.images": 4096, "data.flip": "false", "protocol": "weak", "micro_batch": 32,
+    "model.name": "vit_tiny_patch16_224", "depth": 2, "embed_dim": 96, "img_size": 32, "patch_size": 4,
+    "data.name": "synthetic", "data.images": 4096, "data.flip": "false", "protocol": "weak", "micro_batch": 64,
     "world_size": "1,2", "optimizer.clip": 0, "measure.launches": 3, "warmup_steps": 3, "steps": 24,
 }  # fmt: skip
 SLEEPS = {"input": ("data",), "contention": ("forward", "backward"), "optimizer": ("optimizer",)}
