@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def run(command: Sequence[str], folder: Path, *, codes: Iterable[int] = (0,)) ->
     if done.code not in codes:
         raise Failed(f"`{shown(command)}` ended with status {done.code}:\n{done.stderr[-2000:]}")
     return done
+
+
+def launch_steps_s(results: Path) -> dict[str, list[float]]:
+    """run_id -> median steady step of the slowest rank, launch by launch, of a results folder with its report."""
+    found: dict[str, list[float]] = {}
+    with (results / "report" / "tables" / "launches.csv").open(newline="") as lines:
+        for one in csv.DictReader(lines):
+            if one["step_s"]:
+                found.setdefault(one["run_id"], []).append(float(one["step_s"]))
+    return found
 
 
 def shown(command: Sequence[str]) -> str:

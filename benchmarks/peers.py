@@ -11,7 +11,6 @@ threads, in the same repetition), what a second rank gains, and what ZeRO-1 cost
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.figure import ROOT, VITSCALE, Failed, Figure, run, say, within
+from benchmarks.figure import ROOT, VITSCALE, Failed, Figure, launch_steps_s, run, say, within
 from vitscale.hardware.probe import probe
 from vitscale.statistics import interval
 
@@ -154,12 +153,10 @@ def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: i
         "steps": setting["steps"],
     }  # fmt: skip
     run([VITSCALE, "run", "quick", *(f"{key}={value}" for key, value in words.items()), "--out", "ours"], folder)
-    ours = folder / "ours"
-    found = json.loads((ours / "analysis.json").read_text())["runs"]
+    found = json.loads((folder / "ours" / "analysis.json").read_text())["runs"]
+    steps_s = launch_steps_s(folder / "ours")
     whose = {one["run_id"]: (_who(one), one["world_size"]) for one in found}
-    with (ours / "report" / "tables" / "launches.csv").open(newline="") as lines:
-        told = [one for one in csv.DictReader(lines) if int(one["launch"]) == repeat and one["step_s"]]
-    taken = {whose[one["run_id"]]: float(one["step_s"]) for one in told}
+    taken = {who: steps_s[run_id][repeat] for run_id, who in whose.items() if len(steps_s.get(run_id, [])) > repeat}
     missing = [who for who in whose.values() if who not in taken]
     if missing:
         raise Failed(f"vitscale left runs without a step time: {missing}")
