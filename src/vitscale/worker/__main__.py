@@ -27,6 +27,7 @@ def main(path: Path) -> None:
     heartbeat.beat(Beat(0, "import", 0, 0, None))
     if cores := round_.cores_of(int(os.environ["RANK"])):
         os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
     number = 0
     try:
         number = _serve(round_, path.parent, heartbeat)
