@@ -140,7 +140,8 @@ class Device(Frozen):
     threads: int | None = None
     """CPU threads of torch's operators."""
     gemm_peak_flop_per_s: float | None = None
-    """The fastest matrix product of this very device in the run's precision; null: no worker times one yet."""
+    """The fastest matrix product of this very device in the run's precision, while all ranks multiply; null where none
+    was timed: by `train`, and in imported and simulated launches."""
     memory_peak_bytes: int | None = None
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None

@@ -42,7 +42,7 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
 
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
-    from vitscale.worker import engines, links
+    from vitscale.worker import engines, gemm, links
     from vitscale.worker.devices import keep_freed_memory
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
@@ -63,10 +63,12 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     process_start_s: float | None = _process_age_s()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
+    specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]
+    peaks = gemm.peaks([spec.precision for spec in specs], ranks)
     proofs = Proofs()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
-        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), proofs)
+        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs)
         launch.serve(heartbeat, machine, process_start_s)
         process_start_s = None
     barrier()

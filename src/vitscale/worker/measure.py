@@ -60,9 +60,11 @@ class Launch:
         round_: Round,
         ranks: Ranks,
         data_root: Path,
+        peaks: Mapping[str, float] | None = None,
         proofs: parity.Proofs | None = None,
     ) -> None:
         self.entry = entry
+        self.peaks = peaks or {}
         self.proofs = proofs or parity.Proofs()
         self.spec = RunSpec.model_validate(entry.spec)
         self.number = number
@@ -117,7 +119,8 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
+        # The peak of the memory is read before any further step.
+        device = devices.describe(self.ranks, machine, self._cores(), self.peaks.get(self.spec.precision))
         if status == "ok":
             with knobs.attention(turned):
                 more = {**self._look_closer(), "memory": self._count_memory()}
