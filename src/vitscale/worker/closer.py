@@ -48,7 +48,7 @@ def look(
     found: dict[str, Silence | Overlap] = {}
     missing = {}
     if "overlap" in wanted or "trace" in wanted:
-        seen, events = profile.taken(ranks, engine, batches, spec.grad_accum, beat)
+        seen, events = profile.taken(ranks, engine, batches, spec.grad_accum, "trace" in wanted, beat)
         if "trace" in wanted and (unwritten := profile.write(folder, ranks, seen, len(events))):
             missing["trace"] = unwritten
         if "overlap" in wanted:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,14 +59,15 @@ def available() -> bool:
 
 
 def taken(
-    ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int, beat: Callable[[], None]
+    ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int, nvtx: bool, beat: Callable[[], None]
 ) -> tuple[profile, Sequence[Event]]:
     """Take `STEPS` steps under the profiler; what it saw. All ranks at once.
 
-    The parts of a step are named ranges in it. On CUDA each step's kernels end before the next step begins.
+    The parts of a step are named ranges in it, on CUDA with `nvtx` those of NVTX too, which nsys shows. There each
+    step's kernels end before the next step begins.
     """
     cuda = ranks.device.type == "cuda"
-    named: Any = _Named(engine, batches)
+    named: Any = _Named(engine, batches, cuda and nvtx)
 
     def after_step(_step: int) -> None:
         if cuda:
@@ -100,23 +102,28 @@ def write(folder: Path, ranks: Ranks, seen: profile, events: int) -> str | None:
 class _Named:
     """An engine and its batches, each part of a step a named range."""
 
-    def __init__(self, engine: Engine, batches: Batches) -> None:
-        self._engine, self._batches = engine, batches
+    def __init__(self, engine: Engine, batches: Batches, nvtx: bool) -> None:
+        self._engine, self._batches, self._nvtx = engine, batches, nvtx
+
+    @contextmanager
+    def _range(self, name: str) -> Iterator[None]:
+        with record_function(name), torch.cuda.nvtx.range(name) if self._nvtx else nullcontext():
+            yield
 
     def __next__(self) -> Batch:
-        with record_function("data"):
+        with self._range("data"):
             return next(self._batches)
 
     def __call__(self, images: Tensor) -> Tensor:
-        with record_function("forward"):
+        with self._range("forward"):
             return self._engine(images)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """The engine's."""
-        with record_function("backward"):
+        with self._range("backward"):
             self._engine.backward(loss, last=last)
 
     def step(self) -> None:
         """The engine's."""
-        with record_function("optimizer"):
+        with self._range("optimizer"):
             self._engine.step()
