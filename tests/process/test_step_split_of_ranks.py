@@ -120,6 +120,18 @@ def test_a_closer_look_leaves_a_trace_of_each_rank_and_steps_without_collectives
     assert {"trace", "silence"}.isdisjoint(manifest["notes"])
 
 
+@pytest.mark.parametrize("name", [*ENGINES, "closer"])
+def test_the_profiler_sees_the_collectives_of_every_engine(launched, name):
+    manifest = json.loads((launched[name][1] / "manifest.json").read_text())
+    assert "overlap" not in manifest["notes"]
+    for device in manifest["devices"]:
+        seen = device["overlap"]
+        assert seen["steps"] == 2
+        assert 0 < seen["comm_and_wait_s"] < seen["step_s"]
+        # All but DDP stand still in each collective on a CPU.
+        assert 0 <= seen["overlapped_s"] <= (1 if name in ("ddp", "closer") else 0.2) * seen["comm_and_wait_s"]
+
+
 def test_a_short_window_is_not_lengthened_by_a_closer_look(launched):
     manifest = json.loads((launched["ddp"][1] / "manifest.json").read_text())
     assert manifest["notes"]["silence"] == "fewer than 48 steady steps"

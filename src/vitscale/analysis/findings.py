@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import collectives, communication, device_findings, learning, memory, outcomes, silence, text
+from vitscale.analysis import collectives, communication, device_findings, exposed, learning, memory, outcomes, text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
@@ -51,7 +51,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += _baseline_missing(study, by_id, baselines)
     found += communication.find(study, by_id)
     found += collectives.find(study)
-    found += silence.find(study)
+    found += exposed.find(study)
     found += learning.find(study, by_id, baselines)
     found += device_findings.find(study)
     found += memory.find(study, by_id)

@@ -137,6 +137,8 @@ class RunResult(Frozen):
     """Communication that something hides over all communication; null where it was not timed."""
     silent_share: Interval | None = None
     """Share of the step that goes where collectives are taken out: `comm_exposed` and `wait` by a second method."""
+    profiled_share: Interval | None = None
+    """Share of the step in which the profiler saw a collective under way and nothing computed: by a third method."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vitscale.analysis import learning, memory, silence
+from vitscale.analysis import exposed, learning, memory
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
@@ -150,7 +150,8 @@ def _result(
         epoch_s=epoch_s,
         shares=shares(run.figures),
         overlapped_share=overlapped(run.figures),
-        silent_share=silence.silent_share(run),
+        silent_share=exposed.silent_share(run),
+        profiled_share=exposed.profiled_share(run),
         mfu=mfu,
         mfu_reason=mfu_reason,
         memory_peak_bytes=_largest(run.memory_peaks_bytes),

@@ -2,8 +2,7 @@
 
 The FLOP are the exact matrix products of forward and backward (`cost/vit.py`), of the model and not of the machine:
 accumulation, parallelism and what is computed again do not change them. The peak is the dense one that the device's
-maker states for the precision; else that of a matrix product timed on the very device, where a record has one (no
-worker times one yet).
+maker states for the precision; where none is known, that of the matrix products each rank timed on its very device.
 """
 
 from __future__ import annotations
@@ -50,13 +49,19 @@ def peak_of(run: Run, precision: str) -> Peak:
     precision = "bf16" if precision == "bf16_autocast" else precision  # products are in bf16
     found = catalog.match(names[0]) if len(names) == 1 else None
     stated = found.peak(precision) if found else None
+    timed = _timed(run)
     if found is not None and stated is not None:
-        return Peak(stated, f"of {decimal(stated, 'FLOP/s')} dense {precision} a device ({found.source})")
-    timed = [device.gemm_peak_flop_per_s for device in run.devices]
-    known = [peak for peak in timed if peak is not None]
-    if known and len(known) == len(timed):
-        mean = fmean(known)
-        return Peak(mean, f"of {decimal(mean, 'FLOP/s')} a device, a matrix product timed on it")
+        reached = f"; matrix products timed on it reach {decimal(timed, 'FLOP/s')}" if timed else ""
+        return Peak(stated, f"of {decimal(stated, 'FLOP/s')} dense {precision} a device ({found.source}){reached}")
+    if timed is not None:
+        return Peak(timed, f"of {decimal(timed, 'FLOP/s')} a device, a matrix product timed on it")
     if len(names) != 1:
         return Peak(None, "the devices are not of one kind" if names else "no device is recorded")
     return Peak(None, f"no {precision} peak of {names[0]} is known" if found else f"no peak of {names[0]} is known")
+
+
+def _timed(run: Run) -> float | None:
+    """Mean over the ranks and launches, in FLOP/s; None where one of them timed no product."""
+    timed = [device.gemm_peak_flop_per_s for device in run.devices]
+    known = [peak for peak in timed if peak is not None]
+    return fmean(known) if known and len(known) == len(timed) else None

@@ -104,6 +104,22 @@ class Silence(Frozen):
     """Time of a step without."""
 
 
+class Overlap(Frozen):
+    """Collectives beside computation, as torch's profiler saw a few steps after the steady window.
+
+    It cannot tell communication from waiting for slower ranks, and it slows steps: look at shares of this `step_s`.
+    """
+
+    steps: int
+    """Steps looked at; the first one that was profiled is left out."""
+    step_s: float
+    """Time of a step under the profiler, as all times here the mean of these steps."""
+    comm_and_wait_s: float
+    """Some collective of this rank was under way, on the wire or waiting for slower ranks."""
+    overlapped_s: float
+    """Of that, what this rank computed beside: an operator of torch, on CUDA a kernel. The rest, nothing hides."""
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -124,13 +140,16 @@ class Device(Frozen):
     threads: int | None = None
     """CPU threads of torch's operators."""
     gemm_peak_flop_per_s: float | None = None
-    """The fastest matrix product of this very device in the run's precision; null: no worker times one yet."""
+    """The fastest matrix product of this very device in the run's precision, while all ranks multiply; null where none
+    was timed: by `train`, and in imported and simulated launches."""
     memory_peak_bytes: int | None = None
     """Highest memory in use (CUDA: allocated by torch; CPU: resident set)."""
     memory: Memory | None = None
     """By class, counted in a step after the steady window; null where it was not."""
     silence: Silence | None = None
     """Steps without collectives; null where they were not taken, and `notes` say why."""
+    overlap: Overlap | None = None
+    """Steps under the profiler; null where they were not taken or it did not see all collectives; `notes` say why."""
 
 
 class Layout(Frozen):

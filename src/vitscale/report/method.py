@@ -32,7 +32,7 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
         ),
         ("Baseline", _baselines(result)),
         ("Device", _devices(result)),
-        ("Model FLOP utilisation", _values(result, "mfu_reason")),
+        ("Model FLOP utilisation", _peaks(result)),
         ("Layout", _layouts(result)),
         ("CPU threads per rank", _threads(result)),
         ("Model", _values(result, "model")),
@@ -133,6 +133,11 @@ def _values(result: StudyResult, field: str) -> str:
     return ", ".join(
         dict.fromkeys(str(value) for run in result.analysis.runs if (value := getattr(run, field)) is not None)
     )
+
+
+def _peaks(result: StudyResult) -> str:
+    """The first few: of a peak that was timed each run has its own."""
+    return text.names(list(dict.fromkeys(run.mfu_reason for run in result.analysis.runs if run.mfu_reason)))
 
 
 def _command(result: StudyResult) -> str:

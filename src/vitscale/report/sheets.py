@@ -15,7 +15,17 @@ from vitscale.report.rows.split import PARTS
 from vitscale.report.tables import interval_text
 from vitscale.units import number, percent, seconds
 
-_INTERVALS = ("step_s", "images_per_s", "speedup", "efficiency", "epoch_s", "time_to_accuracy_s", "mfu", "silent_share")
+_INTERVALS = (
+    "step_s",
+    "images_per_s",
+    "speedup",
+    "efficiency",
+    "epoch_s",
+    "time_to_accuracy_s",
+    "mfu",
+    "silent_share",
+    "profiled_share",
+)
 _FIELDS = (
     "run_id", "series", "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage",
     "micro_batch", "grad_accum", "global_batch", "precision", "device", "source", "launches", "memory_peak_bytes",

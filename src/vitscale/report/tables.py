@@ -73,17 +73,22 @@ def gain_table(result: StudyResult, field: str) -> Table:
 def split_table(result: StudyResult) -> Table:
     """Shares of the step of every run that has any."""
     runs = [run for run in result.analysis.runs if any(getattr(run.shares, part) is not None for part in PARTS)]
-    second = any(run.silent_share for run in runs)
+    others = {field: words for field, words in _OTHER_WAYS.items() if any(getattr(run, field) for run in runs)}
     rows = []
     for run in runs:
         parts = [percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS]
-        goes = [interval_text(run.silent_share, percent)] if second else []
-        rows.append((label(result, run.run_id), *parts, *goes))
+        told = [interval_text(getattr(run, field), percent) for field in others]
+        rows.append((label(result, run.run_id), *parts, *told))
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
-    header += ("Goes without collectives [95 %]",) if second else ()
-    return Table(
-        "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart", header, tuple(rows)
-    )
+    caption = "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart"
+    return Table(caption, (*header, *others.values()), tuple(rows))
+
+
+_OTHER_WAYS = {
+    "silent_share": "Goes without collectives [95 %]",
+    "profiled_share": "Not hidden, by the profiler [95 %]",
+}
+"""Exposed communication and wait by other methods."""
 
 
 def loss_table(result: StudyResult) -> Table:

@@ -27,6 +27,7 @@ def main(path: Path) -> None:
     heartbeat.beat(Beat(0, "import", 0, 0, None))
     if cores := round_.cores_of(int(os.environ["RANK"])):
         os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
     number = 0
     try:
         number = _serve(round_, path.parent, heartbeat)
@@ -41,7 +42,7 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
 
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
-    from vitscale.worker import engines, links
+    from vitscale.worker import engines, gemm, links
     from vitscale.worker.devices import keep_freed_memory
     from vitscale.worker.distributed import barrier, connect
     from vitscale.worker.measure import Launch
@@ -62,10 +63,12 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     process_start_s: float | None = _process_age_s()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
+    specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]
+    peaks = gemm.peaks([spec.precision for spec in specs], ranks)
     proofs = Proofs()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
-        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), proofs)
+        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs)
         launch.serve(heartbeat, machine, process_start_s)
         process_start_s = None
     barrier()

@@ -67,7 +67,7 @@ def return_memory(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...]) -> Device:
+def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...], gemm_peak_flop_per_s: float | None) -> Device:
     """This rank's device, with its peak memory since the reset."""
     cuda = ranks.device.type == "cuda"
     if cuda:
@@ -84,6 +84,7 @@ def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...]) -> Device:
         memory_bytes=memory,
         cores=cores,
         threads=torch.get_num_threads(),
+        gemm_peak_flop_per_s=gemm_peak_flop_per_s,
         memory_peak_bytes=peak_memory_bytes(ranks.device),
     )
 

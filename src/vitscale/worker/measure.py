@@ -25,9 +25,10 @@ from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Silence, Status, StepRecord, Times
+from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import (
+    closer,
     devices,
     engines,
     inject,
@@ -35,9 +36,7 @@ from vitscale.worker import (
     memory,
     optimizers,
     parity,
-    profile,
     sequence,
-    silence,
     tensor,
     traffic,
 )
@@ -61,9 +60,11 @@ class Launch:
         round_: Round,
         ranks: Ranks,
         data_root: Path,
+        peaks: Mapping[str, float] | None = None,
         proofs: parity.Proofs | None = None,
     ) -> None:
         self.entry = entry
+        self.peaks = peaks or {}
         self.proofs = proofs or parity.Proofs()
         self.spec = RunSpec.model_validate(entry.spec)
         self.number = number
@@ -78,6 +79,7 @@ class Launch:
         self.warmup: list[StepTimes] = []
         self.steady: list[StepTimes] = []
         self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
+        self.unread: dict[str, str] = {}
         self.pauses: dict[str, float] = {}
         self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
@@ -117,12 +119,13 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
+        # The peak of the memory is read before any further step.
+        device = devices.describe(self.ranks, machine, self._cores(), self.peaks.get(self.spec.precision))
         if status == "ok":
             with knobs.attention(turned):
-                more = {"silence": self._look_closer(), "memory": self._count_memory()}
+                more = {**self._look_closer(), "memory": self._count_memory()}
             device = device.model_copy(update=more)
-        unread = self.sampler.reasons() | self.clock.unread
+        unread = self.sampler.reasons() | self.clock.unread | self.unread
         seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
         self.engine.close()
         del self.model, self.optimizer
@@ -154,12 +157,13 @@ class Launch:
             opened.close()
         return "ok", None
 
-    def _look_closer(self) -> Silence | None:
+    def _look_closer(self) -> Mapping[str, object]:
         """More steps, when what the records tell is closed: they change no figure of the window."""
-        refused = silence.refusal(self.spec, len(self.steady))
-        self.notes |= {"silence": refused} if refused else {}
-        if refused and not self.spec.measure.profile:
-            return None
+        refused = closer.refusals(self.spec, len(self.steady))
+        self.unread |= {field: reason for field, reason in refused.items() if reason}
+        wanted = [field for field, reason in refused.items() if reason is None]
+        if not wanted:
+            return {}
         taken = itertools.count(1)  # not 0: the steps have begun, and each has its time limit
 
         def beat() -> None:
@@ -167,14 +171,13 @@ class Launch:
 
         beat()
         opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
-        engine, batches = inject.slowed(self.engine, opened, self.delays)
+        slowed = inject.slowed(self.engine, opened, self.delays)
         try:
-            if self.spec.measure.profile:
-                unwritten = profile.trace(self.folder, self.ranks, engine, batches, self.spec.grad_accum, beat)
-                self.notes |= {"trace": unwritten} if unwritten else {}
-            return None if refused else silence.measure(engine, batches, self.spec, self.ranks, beat)
+            found, missing = closer.look(wanted, self.folder, self.spec, self.ranks, *slowed, beat)
         finally:
             opened.close()
+        self.unread |= missing
+        return found
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)

@@ -1,19 +1,24 @@
-"""`measure.profile`: a Chrome trace of a few more steps, taken after the steady window, so that no figure feels it."""
+"""A few more steps under torch's profiler, after the steady window, so that no figure feels it.
+
+`overlap` looks at what it saw; with `measure.profile` it is also written as a Chrome trace.
+"""
 
 from __future__ import annotations
 
 import gzip
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, kineto_available, profile, record_function
 
 from vitscale.worker.clock import NoClock
-from vitscale.worker.distributed import Ranks, largest
+from vitscale.worker.distributed import Ranks, barrier, largest
 from vitscale.worker.engines import Engine
 from vitscale.worker.loop import Losses, run_steps
 from vitscale.worker.pipeline import Batch, Batches
@@ -24,26 +29,64 @@ MOST_BYTES = 1 << 30
 _EVENT_BYTES = 500
 
 
+class Event(Protocol):
+    """What Kineto tells of an event; times are nanoseconds."""
+
+    def name(self) -> str:
+        """Of an operator, a named range or a kernel."""
+
+    def activity_type(self) -> str:
+        """`cpu_op`, `user_annotation`, `kernel` …"""
+
+    def start_ns(self) -> int:
+        """Its begin."""
+
+    def end_ns(self) -> int:
+        """Its end."""
+
+    def start_thread_id(self) -> int:
+        """The thread it began on, as torch numbers them."""
+
+
 def trace_name(rank: int) -> str:
     """File name of a rank's trace."""
     return f"trace.rank{rank:03d}.json.gz"
 
 
-def trace(
-    folder: Path, ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int, beat: Callable[[], None]
-) -> str | None:
-    """Take `STEPS` steps and write this rank's trace into `folder`. All ranks at once.
+def available() -> bool:
+    """Whether this torch can profile at all."""
+    return bool(kineto_available())
 
-    The parts of a step are named ranges in it. Perfetto (ui.perfetto.dev) opens it as it is.
+
+def taken(
+    ranks: Ranks, engine: Engine, batches: Batches, grad_accum: int, nvtx: bool, beat: Callable[[], None]
+) -> tuple[profile, Sequence[Event]]:
+    """Take `STEPS` steps under the profiler; what it saw. All ranks at once.
+
+    The parts of a step are named ranges in it, on CUDA with `nvtx` those of NVTX too, which nsys shows. There each
+    step's kernels end before the next step begins.
+    """
+    cuda = ranks.device.type == "cuda"
+    named: Any = _Named(engine, batches, cuda and nvtx)
+
+    def after_step(_step: int) -> None:
+        if cuda:
+            torch.cuda.synchronize()
+        beat()
+
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+        barrier()  # the profiler takes its time to start
+        run_steps(range(STEPS), named, named, NoClock(), Losses(grad_accum), grad_accum, after_step)
+    return seen, seen.profiler.kineto_results.events()
+
+
+def write(folder: Path, ranks: Ranks, seen: profile, events: int) -> str | None:
+    """Write this rank's trace into `folder`. All ranks at once. Perfetto (ui.perfetto.dev) opens it as it is.
 
     Returns:
         Why there is no trace, on all ranks alike, or None.
     """
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ranks.device.type == "cuda" else [])]
-    named: Any = _Named(engine, batches)
-    with profile(activities=activities) as seen:
-        run_steps(range(STEPS), named, named, NoClock(), Losses(grad_accum), grad_accum, lambda _step: beat())
-    size = largest(_EVENT_BYTES * len(seen.profiler.kineto_results.events()), ranks.device)
+    size = largest(_EVENT_BYTES * events, ranks.device)
     if size > MOST_BYTES:
         return (
             f"about {size / 2**30:.1f} GiB of events in {STEPS} steps; up to {MOST_BYTES / 2**30:.0f} GiB are written"
@@ -59,23 +102,28 @@ def trace(
 class _Named:
     """An engine and its batches, each part of a step a named range."""
 
-    def __init__(self, engine: Engine, batches: Batches) -> None:
-        self._engine, self._batches = engine, batches
+    def __init__(self, engine: Engine, batches: Batches, nvtx: bool) -> None:
+        self._engine, self._batches, self._nvtx = engine, batches, nvtx
+
+    @contextmanager
+    def _range(self, name: str) -> Iterator[None]:
+        with record_function(name), torch.cuda.nvtx.range(name) if self._nvtx else nullcontext():
+            yield
 
     def __next__(self) -> Batch:
-        with record_function("data"):
+        with self._range("data"):
             return next(self._batches)
 
     def __call__(self, images: Tensor) -> Tensor:
-        with record_function("forward"):
+        with self._range("forward"):
             return self._engine(images)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """The engine's."""
-        with record_function("backward"):
+        with self._range("backward"):
             self._engine.backward(loss, last=last)
 
     def step(self) -> None:
         """The engine's."""
-        with record_function("optimizer"):
+        with self._range("optimizer"):
             self._engine.step()

@@ -72,10 +72,11 @@ class Training(Launch):
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
 
-    def _look_closer(self) -> None:
+    def _look_closer(self) -> dict[str, object]:
         told = "where a run measures, not where it trains"
-        self.notes["silence"] = f"taken {told}"
+        self.notes |= dict.fromkeys(("silence", "overlap"), f"taken {told}")
         self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
+        return {}
 
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints

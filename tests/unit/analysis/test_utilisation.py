@@ -55,6 +55,26 @@ def test_a_peak_timed_on_the_device_stands_in(make, root):
     assert run.mfu_reason == "of 100 GFLOP/s a device, a matrix product timed on it"
 
 
+def test_of_a_known_device_what_a_matrix_product_reaches_stands_beside_its_makers_peak(make, root):
+    folder = make.write_launch(root, make.make_spec(1, precision="bf16"), 0, 0.1, device="NVIDIA L4")
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["devices"][0]["gemm_peak_flop_per_s"] = 88e12
+    path.write_text(json.dumps(document))
+    run = only(root)
+    assert run.mfu.median == pytest.approx(640 * FLOP / 121e12)
+    assert run.mfu_reason.endswith("; matrix products timed on it reach 88.0 TFLOP/s")
+
+
+def test_a_peak_that_a_rank_lacks_is_no_peak(make, root):
+    folder = make.write_launch(root, make.make_spec(2), 0, 0.1)
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["devices"][0]["gemm_peak_flop_per_s"] = 1e11
+    path.write_text(json.dumps(document))
+    assert only(root).mfu is None
+
+
 def test_what_was_not_measured_has_none(make, root):
     make.write_launch(root, make.make_spec(1, simulated_device="h100"), source="simulated", device="NVIDIA L4")
     assert (only(root).mfu, only(root).mfu_reason) == (None, "simulated, not measured")

@@ -1,0 +1,115 @@
+"""Exposed communication by three methods: by arrivals in the steady window, without collectives, and by the profiler.
+
+All tell what blocked ranks would save: `comm_exposed` and `wait` together. The verdict trusts arrivals, since they are
+of the very steps that are counted, and of many more. Where another method differs from them, that is a finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from statistics import fmean
+from typing import NamedTuple
+
+from vitscale.analysis import text
+from vitscale.analysis.interval import Interval
+from vitscale.analysis.load import LaunchFigures, Run, StudyData
+from vitscale.analysis.result import Finding
+from vitscale.records.schema import Device
+from vitscale.statistics import Estimate, difference_interval
+
+DIFFERENCE = 0.05
+"""`exposed_differs`: a method is this much of the step from arrivals, and the interval of the difference excludes 0."""
+
+
+class Method(NamedTuple):
+    """A way beside arrivals."""
+
+    share: Callable[[Device], float | None]
+    """What a rank's record tells, as a share of its step; None where it has no such steps."""
+    words: str
+    above: str
+    """What to think of where it tells more than arrivals."""
+    below: str
+
+
+def silent_share(run: Run) -> Interval | None:
+    """Share of the step that goes where collectives are taken out; None where no launch took such steps."""
+    return _over_launches(run, SILENCE)
+
+
+def profiled_share(run: Run) -> Interval | None:
+    """Share of the step that the profiler saw communication in and no computation; None where it saw no launch."""
+    return _over_launches(run, PROFILER)
+
+
+def find(study: StudyData) -> Iterator[Finding]:
+    """Runs in which a method differs from arrivals."""
+    for run in study.runs:
+        told, hints = [], []
+        for method in (SILENCE, PROFILER):
+            pairs = [(_mean(one, method), _blocked(one)) for one in run.counted]
+            both = [(other, blocked) for other, blocked in pairs if other is not None and blocked is not None]
+            if not both:
+                continue
+            other, blocked = (text.share(difference_interval(values)) for values in zip(*both, strict=True))
+            told.append(f"{method.words.format(other)} (by arrivals {blocked})")
+            gap = difference_interval([other - blocked for other, blocked in both])
+            if abs(gap.median) > DIFFERENCE and _certain(gap):
+                hints.append(method.above if gap.median > 0 else method.below)
+        if hints:
+            yield Finding(
+                kind="exposed_differs",
+                severity="note",
+                evidence=f"{study.labels[run.run_id]}: {'; '.join(told)}. The verdict rests on arrivals: they are of "
+                "the steps that count.",
+                hint="; ".join(hints),
+                runs=(run.run_id,),
+            )
+
+
+def _certain(gap: Estimate) -> bool:
+    return gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
+
+
+def _over_launches(run: Run, method: Method) -> Interval | None:
+    told = [share for one in run.counted if (share := _mean(one, method)) is not None]
+    if not told:
+        return None
+    found = difference_interval(told)
+    return Interval(median=found.median, low=found.low, high=found.high)
+
+
+def _mean(one: LaunchFigures, method: Method) -> float | None:
+    """Over all ranks; None where one of them does not tell: it may be the one that the others wait for."""
+    told = [method.share(device) for device in one.record.manifest.devices] if one.record.manifest else []
+    known = [share for share in told if share is not None]
+    return fmean(known) if known and len(known) == len(told) else None
+
+
+def _blocked(one: LaunchFigures) -> float | None:
+    parts = one.figures.parts if one.figures else {}
+    return parts["comm_exposed"] + parts["wait"] if "comm_exposed" in parts and "wait" in parts else None
+
+
+def _silent(device: Device) -> float | None:
+    told = device.silence
+    return 1 - told.silent_step_s / told.step_s if told else None
+
+
+def _profiled(device: Device) -> float | None:
+    told = device.overlap
+    return (told.comm_and_wait_s - told.overlapped_s) / told.step_s if told else None
+
+
+SILENCE = Method(
+    _silent,
+    "a step without collectives is {} shorter",
+    above="sending beside computing slows computing, which only the steps without collectives show",
+    below="look for other load: the steps without collectives were few and came later",
+)
+PROFILER = Method(
+    _profiled,
+    "the profiler sees {} of the step that collectives take and no operator hides",
+    above="the profiler takes what the host does between operators for standing still, and slows it",
+    below="the profiler slows computing, of which communication is then a smaller share",
+)

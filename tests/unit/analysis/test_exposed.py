@@ -1,0 +1,87 @@
+"""Exposed communication by three methods: agreement is silent, a difference is a finding."""
+
+import json
+from itertools import zip_longest
+
+import pytest
+
+from vitscale.analysis.analyse import analyse
+from vitscale.report.tables import split_table
+
+PARTS = {"forward_s": 0.3, "backward_s": 0.5, "comm_exposed_s": 0.15, "wait_s": 0.05}
+
+
+def study(make, tmp_path, silent_steps=(), profiled=()):
+    """Launches of a step of 100 ms, blocked for 20.
+
+    `silent_steps` is how long it takes without collectives, `profiled` by rank what the profiler saw nothing hide.
+    """
+    root = make.write_study(tmp_path)
+    for launch, (silent_s, exposed_s) in enumerate(zip_longest(silent_steps, profiled)):
+        folder = make.write_launch(root, make.make_spec(2), launch, 0.1, parts=PARTS)
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        for device in manifest["devices"]:
+            if silent_s is not None:
+                device["silence"] = {"blocks": 3, "step_s": 0.1, "silent_step_s": silent_s}
+            if exposed_s is not None and exposed_s[device["rank"]] is not None:
+                told = exposed_s[device["rank"]]
+                device["overlap"] = {"steps": 2, "step_s": 0.2, "comm_and_wait_s": told + 0.01, "overlapped_s": 0.01}
+        path.write_text(json.dumps(manifest))
+    return analyse(root)
+
+
+def differs(result):
+    return [one for one in result.analysis.findings if one.kind == "exposed_differs"]
+
+
+def test_methods_that_agree_say_nothing_and_both_are_shown(make, tmp_path):
+    result = study(make, tmp_path, (0.080, 0.082, 0.078))
+    assert differs(result) == []
+    assert result.analysis.runs[0].silent_share.median == pytest.approx(0.2)
+    assert split_table(result).header[-1] == "Goes without collectives [95 %]"
+    assert split_table(result).rows[0][-1].startswith("20.0 % [15.0, 25.0 %]")
+
+
+@pytest.mark.parametrize(("silent_steps", "hint"), [((0.7e-1,) * 3, "slows computing"), ((0.9e-1,) * 3, "other load")])
+def test_methods_that_differ_are_a_finding_that_says_which_is_trusted(make, tmp_path, silent_steps, hint):
+    (finding,) = differs(study(make, tmp_path, silent_steps))
+    assert "shorter (by arrivals 20.0 % [20.0, 20.0])" in finding.evidence
+    assert "profiler" not in finding.evidence
+    assert "rests on arrivals" in finding.evidence
+    assert hint in finding.hint
+
+
+def test_a_profiler_that_agrees_is_shown_beside_the_others(make, tmp_path):
+    """Its steps take twice as long: shares are compared, of the mean rank."""
+    result = study(make, tmp_path, (0.08,) * 3, [(0.06, 0.02), (0.05, 0.03), (0.04, 0.04)])
+    assert differs(result) == []
+    assert result.analysis.runs[0].profiled_share.median == pytest.approx(0.2)
+    assert split_table(result).header[-1] == "Not hidden, by the profiler [95 %]"
+    assert split_table(result).rows[0][-1].startswith("20.0 %")
+
+
+@pytest.mark.parametrize(("exposed_s", "hint"), [(0.06, "between operators"), (0.02, "slows computing, of which")])
+def test_a_profiler_that_differs_is_a_finding_with_all_three_figures(make, tmp_path, exposed_s, hint):
+    (finding,) = differs(study(make, tmp_path, (0.08,) * 3, [(exposed_s, exposed_s)] * 3))
+    assert "without collectives is 20.0 % [20.0, 20.0] shorter (by arrivals 20.0 % [20.0, 20.0])" in finding.evidence
+    assert f"profiler sees {50 * 10 * exposed_s:.1f} %" in finding.evidence
+    assert hint in finding.hint
+
+
+def test_ranks_of_which_one_does_not_tell_have_no_mean(make, tmp_path):
+    result = study(make, tmp_path, (), [(0.06, None)] * 3)
+    assert result.analysis.runs[0].profiled_share is None
+    assert differs(result) == []
+
+
+def test_what_differs_no_more_than_launches_do_is_no_finding(make, tmp_path):
+    assert differs(study(make, tmp_path, (0.05, 0.09, 0.07))) == []
+
+
+def test_without_such_steps_there_is_nothing_to_compare(make, tmp_path):
+    root = make.write_study(tmp_path)
+    make.write_launch(root, make.make_spec(2), parts=PARTS)
+    result = analyse(root)
+    assert result.analysis.runs[0].silent_share is result.analysis.runs[0].profiled_share is None
+    assert "Goes without collectives [95 %]" not in split_table(result).header
