@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import collectives, communication, device_findings, learning, memory, outcomes, silence, text
+from vitscale.analysis import collectives, communication, device_findings, learning, memory, outcomes, overhead, silence, text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
@@ -52,6 +52,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += communication.find(study, by_id)
     found += collectives.find(study)
     found += silence.find(study)
+    found += overhead.find(study)
     found += learning.find(study, by_id, baselines)
     found += device_findings.find(study)
     found += memory.find(study, by_id)

@@ -137,6 +137,9 @@ class RunResult(Frozen):
     """Communication that something hides over all communication; null where it was not timed."""
     silent_share: Interval | None = None
     """Share of the step that goes where collectives are taken out: `comm_exposed` and `wait` by a second method."""
+    overhead_share: float | None = None
+    """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
+    where it was not timed."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

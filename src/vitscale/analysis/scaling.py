@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vitscale.analysis import learning, memory, silence
+from vitscale.analysis import learning, memory, overhead, silence
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
@@ -151,6 +151,7 @@ def _result(
         shares=shares(run.figures),
         overlapped_share=overlapped(run.figures),
         silent_share=silence.silent_share(run),
+        overhead_share=overhead.overhead_share(run),
         mfu=mfu,
         mfu_reason=mfu_reason,
         memory_peak_bytes=_largest(run.memory_peaks_bytes),

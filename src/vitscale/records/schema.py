@@ -104,6 +104,28 @@ class Silence(Frozen):
     """Time of a step without."""
 
 
+class Overhead(Frozen):
+    """What measuring cost a rank, each thing timed on its own after the steady window: medians over blocks of calls."""
+
+    marks: float
+    """How often a step read the clock between its parts."""
+    mark_s: float
+    """What once takes."""
+    heartbeat_s: float
+    """What the heartbeat of a step takes."""
+    collectives: float
+    """Timed collectives of a step."""
+    collective_s: float | None
+    """What one takes longer for being timed; null for a rank that is alone."""
+    sampling_share: float
+    """Share of the time that this rank's thread took for samples of the devices; 0 where another rank takes them."""
+
+    @property
+    def step_s(self) -> float:
+        """Time of a step that went into its records, samples aside."""
+        return self.marks * self.mark_s + self.heartbeat_s + self.collectives * max(0.0, self.collective_s or 0.0)
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -131,6 +153,8 @@ class Device(Frozen):
     """By class, counted in a step after the steady window; null where it was not."""
     silence: Silence | None = None
     """Steps without collectives; null where they were not taken, and `notes` say why."""
+    overhead: Overhead | None = None
+    """What measuring cost this rank; null where it was not timed, and `notes` say why."""
 
 
 class Layout(Frozen):

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+import torch
+
 from vitscale.worker.calls import Call
 from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
@@ -30,6 +32,8 @@ class StepTimes(dict[str, float]):
 
     traffic: Mapping[Kind, Traffic] = MappingProxyType({})
     """What the step's collectives carried."""
+    marks: int = 0
+    """How often the clock was read for it."""
 
 
 class Clock(Protocol):
@@ -143,10 +147,15 @@ class NoClock:
 
 def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
     """The clock that is right for a rank's device; `offset_ns` as in `Comms`."""
-    timeline: Timeline = CudaTimeline() if ranks.device.type == "cuda" else HostTimeline()
+    timeline = timeline_for(ranks.device)
     if ranks.world_size == 1:
         return StepClock(timeline)
     return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))
+
+
+def timeline_for(device: torch.device) -> Timeline:
+    """The timeline of a device."""
+    return CudaTimeline() if device.type == "cuda" else HostTimeline()
 
 
 def split(
@@ -183,7 +192,7 @@ def split(
         times = StepTimes({name: values[number] / 1e9 for name, values in told.items()})
         for phase, _ in step.marks:
             times[phase] = times.get(phase, 0.0) + next(worked) / 1e9
-        times.traffic = traffic
+        times.traffic, times.marks = traffic, len(step.marks) + 1
         found.append(times)
     return found
 

@@ -71,10 +71,11 @@ class Comms:
         timeline: of the device.
         device: where arrivals lie while ranks exchange them.
         offset_ns: what has to be added to this host's clock to make it the first host's.
+        smallest: ranks of a group whose collectives are timed; one that is alone sends nothing.
     """
 
-    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0) -> None:
-        self._timeline, self._device, self._offset_ns = timeline, device, offset_ns
+    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0, smallest: int = 2) -> None:
+        self._timeline, self._device, self._offset_ns, self._smallest = timeline, device, offset_ns, smallest
         self._libraries: list[Any] = []
         self._listening = False
         self._groups: dict[str, dist.ProcessGroup] = {}
@@ -117,7 +118,7 @@ class Comms:
 
         def kernel(keys: Any, *arguments: Any) -> Any:
             group = dist.ProcessGroup.unbox(arguments[group_at])
-            if not self._listening or group.size() == 1:
+            if not self._listening or group.size() < self._smallest:
                 return operator.redispatch(keys & BEHIND, *arguments)
             name = group.group_name
             self._groups[name] = group

@@ -25,7 +25,18 @@ from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Silence, Status, StepRecord, Times
+from vitscale.records.schema import (
+    Device,
+    Layout,
+    Manifest,
+    Memory,
+    Overhead,
+    Parity,
+    Silence,
+    Status,
+    StepRecord,
+    Times,
+)
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import (
     devices,
@@ -34,6 +45,7 @@ from vitscale.worker import (
     knobs,
     memory,
     optimizers,
+    overhead,
     parity,
     profile,
     sequence,
@@ -120,7 +132,11 @@ class Launch:
         device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
         if status == "ok":
             with knobs.attention(turned):
-                more = {"silence": self._look_closer(), "memory": self._count_memory()}
+                more = {
+                    "overhead": self._time_measuring(),
+                    "silence": self._look_closer(),
+                    "memory": self._count_memory(),
+                }
             device = device.model_copy(update=more)
         unread = self.sampler.reasons() | self.clock.unread
         seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
@@ -175,6 +191,12 @@ class Launch:
             return None if refused else silence.measure(engine, batches, self.spec, self.ranks, beat)
         finally:
             opened.close()
+
+    def _time_measuring(self) -> Overhead | None:
+        count = len(self.steady)
+        return overhead.measure(
+            self.steady, self.ranks, lambda: self.beat("overhead", count, count), self.sampler.share
+        )
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)
