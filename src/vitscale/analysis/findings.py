@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import collectives, communication, device_findings, learning, memory, outcomes, overhead, silence, text
+from vitscale.analysis import (
+    collectives,
+    communication,
+    device_findings,
+    learning,
+    memory,
+    outcomes,
+    overhead,
+    silence,
+    text,
+)
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup

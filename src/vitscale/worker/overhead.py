@@ -45,7 +45,7 @@ def measure(steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], 
 
 
 def _collective_s(device: torch.device) -> float:
-    """What a collective takes longer when it is timed, with a callback at its end and a wait: the dearest kind.
+    """What an asynchronous collective takes longer when it is timed and waited for at once: the dearest kind.
 
     Blocks with and without alternate, in a group of this rank alone: nothing is sent.
     """
