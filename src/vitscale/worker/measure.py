@@ -43,6 +43,7 @@ from vitscale.worker import (
     engines,
     inject,
     knobs,
+    launch_gap,
     memory,
     optimizers,
     overhead,
@@ -57,7 +58,7 @@ from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.model import build_model
-from vitscale.worker.pipeline import open_batches
+from vitscale.worker.pipeline import Batches, open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
@@ -83,7 +84,7 @@ class Launch:
         self.ranks = ranks
         self.folder = Path(entry.folder)
         self.data_root = data_root
-        self.started = _utc_now()
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.losses = Losses(self.spec.grad_accum)
         offsets = clock_offsets(ranks) if ranks.nodes > 1 else []
         self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0)
@@ -129,7 +130,8 @@ class Launch:
             status, reason = self._take_steps()
         self.writer.close()
         self.sampler.close()
-        device = devices.describe(self.ranks, machine, self._cores())  # the peak is read before any further step
+        # The peak is read before it is looked at closer.
+        device = devices.describe(self.ranks, machine, self.round.cores_of(self.ranks.rank))
         if status == "ok":
             with knobs.attention(turned):
                 more = {
@@ -165,10 +167,26 @@ class Launch:
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
                 run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                if phase == "steady" and self.ranks.device.type == "cuda":
+                    self._time_work(engine, batches)
                 self.record(phase, steps)
         finally:
             opened.close()
         return "ok", None
+
+    def _time_work(self, engine: engines.Engine, batches: Batches) -> None:
+        """Let the clock know what the window's steps take a device that never waits for its host."""
+        self.sampler.enter("held")
+        untold = launch_gap.time_work(
+            self.clock,
+            engine,
+            batches,
+            self.spec,
+            self.ranks.device,
+            self._pace_s() if self.warmup else None,
+            self.beat,
+        )
+        self.notes |= {"launch_gap_s": untold} if untold else {}
 
     def _look_closer(self) -> Silence | None:
         """More steps, when what the records tell is closed: they change no figure of the window."""
@@ -193,10 +211,7 @@ class Launch:
             opened.close()
 
     def _time_measuring(self) -> Overhead | None:
-        count = len(self.steady)
-        return overhead.measure(
-            self.steady, self.ranks, lambda: self.beat("overhead", count, count), self.sampler.share
-        )
+        return overhead.measure(self.steady, self.ranks, lambda: self.beat("overhead", 1, 1), self.sampler.share)
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)
@@ -254,9 +269,6 @@ class Launch:
             late_s=times.get("late"),
         )
 
-    def _cores(self) -> tuple[int, ...]:
-        return self.round.cores_of(self.ranks.rank)
-
     def after_step(self, phase: str, total: int) -> Callable[[int], None]:
         """What follows each step of a phase of `total` steps: a heartbeat, and the fault that a test asked for."""
         fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
@@ -279,10 +291,12 @@ class Launch:
             barrier()
             return measure.steps
         assert measure.seconds is not None
-        # The first step chooses kernels and makes buffers.
-        typical = statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
-        pace = largest(typical, self.ranks.device)
+        pace = largest(self._pace_s(), self.ranks.device)
         return min(max(math.ceil(measure.seconds / pace), FEWEST_STEPS), MOST_STEPS)
+
+    def _pace_s(self) -> float:
+        """A typical step of the warm-up; the first one chooses kernels and makes buffers."""
+        return statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
 
     def _times(self, process_start_s: float | None, setup_s: float) -> Times:
         taken = self.warmup or self.steady
@@ -334,7 +348,3 @@ def layout(round_: Round, spec: RunSpec) -> Layout:
         ranks_per_node=round_.ranks_per_node,
         backend=spec.torch_backend,
     )
-
-
-def _utc_now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
