@@ -13,6 +13,7 @@ from statistics import median
 from vitscale.analysis import (
     collectives,
     communication,
+    debug_flags,
     device_findings,
     learning,
     memory,
@@ -64,6 +65,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += silence.find(study)
     found += overhead.find(study)
     found += learning.find(study, by_id, baselines)
+    found += debug_flags.find(study)
     found += device_findings.find(study)
     found += memory.find(study, by_id)
     gravity = {"error": 0, "warning": 1, "note": 2}

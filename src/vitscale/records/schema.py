@@ -153,6 +153,8 @@ class Device(Frozen):
     """By class, counted in a step after the steady window; null where it was not."""
     silence: Silence | None = None
     """Steps without collectives; null where they were not taken, and `notes` say why."""
+    debug: dict[str, str] = {}
+    """Debugging that was on and costs time: environment variable, or torch's function, -> value. A few names only."""
     overhead: Overhead | None = None
     """What measuring cost this rank; null where it was not timed, and `notes` say why."""
 
