@@ -94,7 +94,8 @@ def test_the_cost_of_measuring_is_in_the_records_and_in_the_analysis(results, fi
             assert found["marks"] == 5  # data, forward, backward, optimizer, and the step's end
             assert 0 < found["mark_s"] < found["heartbeat_s"] < 0.01
             several = manifest["layout"]["world_size"] > 1
-            assert (found["collectives"] > 0, found["collective_s"] is not None) == (several, several)
+            assert (found["synchronous"] + found["asynchronous"] > 0) == several
+            assert (found["synchronous_s"] is not None, found["asynchronous_s"] is not None) == (several, several)
             assert 0 <= found["sampling_share"] < 0.1
     runs = json.loads((results / "analysis.json").read_text())["runs"]
     assert all(0 < run["overhead_share"] < 0.5 for run in runs)

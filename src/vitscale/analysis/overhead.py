@@ -30,12 +30,13 @@ def find(study: StudyData) -> Iterator[Finding]:
         if share is None or share <= ALLOWED:
             continue
         _, one = max(_dearest(run), key=lambda of_launch: of_launch[0])
-        timed = f"{number(one.collectives)} timed collectives of {seconds(one.collective_s)}, "
+        kinds = ((one.synchronous, one.synchronous_s), (one.asynchronous, one.asynchronous_s))
+        timed = [f"{number(count)} timed collectives of {seconds(each_s)}, " for count, each_s in kinds if count]
         yield Finding(
             kind="overhead",
             severity="note",
             evidence=f"{study.labels[run.run_id]}: measuring took {percent(share)} of the step: "
-            f"{timed if one.collectives else ''}{number(one.marks)} marks of {seconds(one.mark_s)}, a heartbeat of "
+            f"{''.join(timed)}{number(one.marks)} marks of {seconds(one.mark_s)}, a heartbeat of "
             f"{seconds(one.heartbeat_s)}, samples of the devices {percent(one.sampling_share, 2)} of the time.",
             hint="samples further apart (measure.sample_s)"
             if one.sampling_share > share / 2

@@ -113,17 +113,23 @@ class Overhead(Frozen):
     """What once takes."""
     heartbeat_s: float
     """What the heartbeat of a step takes."""
-    collectives: float
-    """Timed collectives of a step."""
-    collective_s: float | None
+    synchronous: float
+    """Timed collectives of a step for which the rank stands still."""
+    synchronous_s: float | None
     """What one takes longer for being timed; null for a rank that is alone."""
+    asynchronous: float
+    """Those after which the rank goes on."""
+    asynchronous_s: float | None
+    """What one takes longer for being timed, where it is waited for at once; null for a rank that is alone."""
     sampling_share: float
     """Share of the time that this rank's thread took for samples of the devices; 0 where another rank takes them."""
 
     @property
     def step_s(self) -> float:
         """Time of a step that went into its records, samples aside."""
-        return self.marks * self.mark_s + self.heartbeat_s + self.collectives * max(0.0, self.collective_s or 0.0)
+        collectives = ((self.synchronous, self.synchronous_s), (self.asynchronous, self.asynchronous_s))
+        timing_s = sum(count * max(0.0, each_s or 0.0) for count, each_s in collectives)
+        return self.marks * self.mark_s + self.heartbeat_s + timing_s
 
 
 class Device(Frozen):

@@ -60,6 +60,7 @@ class _Issued:
     bytes: int
     group: str
     arrived: Stamp
+    asynchronous: bool = False
     finished: Stamp | None = None
     waited: tuple[Stamp, Stamp] | None = None
 
@@ -150,6 +151,7 @@ class Comms:
         # Held until the caller has it, so that `wait` meets the same object; longer, it would hold the tensors too.
         self._latest, self._awaited = dist.Work.unbox(work), None
         self._by_work[id(self._latest)] = one
+        one.asynchronous = True
         now = self._timeline.now
 
         def done(_future: Any) -> None:
@@ -229,7 +231,11 @@ class Comms:
             ends = [*([finished] if one.finished else []), *([end] if one.waited else [])]
             blocked = (begin, end) if one.waited else None
             size = self._groups[one.group].size()
-            calls.append(Call(one.operation, one.bytes, one.group, size, arrived, min(ends, default=None), blocked))
+            done = min(ends, default=None)
+            told = Call(
+                one.operation, one.bytes, one.group, size, arrived, done, blocked, asynchronous=one.asynchronous
+            )
+            calls.append(told)
         return calls
 
     def _meet(self, group: str, calls: Sequence[Call]) -> bool:

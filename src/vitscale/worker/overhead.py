@@ -33,19 +33,23 @@ def measure(steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], 
         sampling_share: of the window's time, what this rank took for samples of the devices.
     """
     clock = StepClock(timeline_for(ranks.device))
-    blocks = range(BLOCKS)
+    blocks, alone_here = range(BLOCKS), ranks.world_size == 1
+    traffic = [one for step in steps for one in step.traffic.values()]
+    asynchronous = sum(one.asynchronous for one in traffic)
     return Overhead(
         marks=fmean(step.marks for step in steps),
         mark_s=median(_call_s(lambda: clock.mark("data"), ranks.device) for _ in blocks),
         heartbeat_s=median(_call_s(beat, ranks.device) for _ in blocks),
-        collectives=fmean(sum(one.calls for one in step.traffic.values()) for step in steps),
-        collective_s=None if ranks.world_size == 1 else _collective_s(ranks.device),
+        synchronous=(sum(one.calls for one in traffic) - asynchronous) / len(steps),
+        synchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=False),
+        asynchronous=asynchronous / len(steps),
+        asynchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=True),
         sampling_share=sampling_share,
     )
 
 
-def _collective_s(device: torch.device) -> float:
-    """What an asynchronous collective takes longer when it is timed and waited for at once: the dearest kind.
+def _collective_s(device: torch.device, *, asynchronous: bool) -> float:
+    """What a collective takes longer when it is timed; an asynchronous one is waited for at once.
 
     Blocks with and without alternate, in a group of this rank alone: nothing is sent.
     """
@@ -53,9 +57,9 @@ def _collective_s(device: torch.device) -> float:
     comms = Comms(timeline_for(device), device, smallest=1)
 
     def send() -> None:
-        work = dist.all_reduce(tensor, group=group, async_op=True)
-        assert work is not None
-        work.wait()
+        work = dist.all_reduce(tensor, group=group, async_op=asynchronous)
+        if work is not None:
+            work.wait()
 
     def timed() -> float:
         comms.start()

@@ -33,7 +33,7 @@ def steps(*calls):
     found = []
     for count in calls:
         one = StepTimes(step=0.1)
-        one.marks, one.traffic = 5, {Kind("all_reduce", 2, 3): Traffic(count, 4, None)} if count else {}
+        one.marks, one.traffic = 5, {Kind("all_reduce", 2, 3): Traffic(count, 4, None, count - 1)} if count else {}
         found.append(one)
     return found
 
@@ -53,7 +53,8 @@ def slow(monkeypatch):
 
 def test_a_rank_that_is_alone_counts_its_marks_and_its_heartbeats(slow):
     found = overhead.measure(steps(0, 0), ranks(1), slow, 0.25)
-    assert (found.marks, found.collectives, found.collective_s, found.sampling_share) == (5, 0, None, 0.25)
+    assert (found.marks, found.synchronous, found.asynchronous, found.sampling_share) == (5, 0, 0, 0.25)
+    assert (found.synchronous_s, found.asynchronous_s) == (None, None)
     assert (found.mark_s, found.heartbeat_s, found.step_s) == (0, SLOW_S, SLOW_S)
 
 
@@ -68,10 +69,10 @@ def test_a_collective_costs_what_timing_it_takes_longer(group, slow, monkeypatch
     now = HostTimeline.now
     monkeypatch.setattr(HostTimeline, "now", lambda self: (slow(), now(self))[1])
     found = overhead.measure(steps(2, 4), ranks(2), lambda: None, 0.0)
-    assert found.collectives == 3
-    # Its arrival and its end: there is nothing to wait for in this group.
-    assert found.collective_s == 2 * SLOW_S
-    assert found.step_s == (5 + 3 * 2) * SLOW_S
+    assert (found.synchronous, found.asynchronous) == (1, 2)
+    # Its arrival, and where it is asynchronous its end: there is nothing to wait for in this group.
+    assert (found.synchronous_s, found.asynchronous_s) == (SLOW_S, 2 * SLOW_S)
+    assert found.step_s == (5 + 1 + 2 * 2) * SLOW_S
 
 
 def test_torch_is_left_as_it_was(group):
