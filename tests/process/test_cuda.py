@@ -88,14 +88,30 @@ def test_times_come_from_cuda_events(measured):
             parts = [line[f"{part}_s"] for part in ("data", "forward", "backward", "optimizer")]
             assert min(parts) >= 0
             # Events tile the step: its parts are its whole, which host clocks around asynchronous calls are not.
-            assert sum(parts) == pytest.approx(line["step_s"], rel=1e-3, abs=1e-5)
+            assert sum(parts) + (line["launch_gap_s"] or 0) == pytest.approx(line["step_s"], rel=1e-3, abs=1e-5)
+
+
+SLEEP_S = 0.02
+
+
+def test_what_a_host_sleeps_between_launches_is_launch_gap(store, tmp_path):
+    """In forward: at least 80 % of it, and none of it in forward itself."""
+    words = ("device=cuda", "world_size=1", "engine=ddp", "global_batch=16", "warmup_steps=5", "steps=20")
+    environ = {"VITSCALE_INJECT": f"sleep rank=0 where=forward seconds={SLEEP_S}"}
+    end, (folder,) = serve(store, tmp_path, runs(store, *words), environ, device="cuda")
+    assert end.status == "ok", end.reason
+    steady = [line for line in steps(folder)[0] if line["window"] == "steady"]
+    assert np.median([line["launch_gap_s"] for line in steady]) >= 0.8 * SLEEP_S
+    assert np.median([line["forward_s"] for line in steady]) < 0.2 * SLEEP_S
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert "forward" not in manifest["notes"].get("launch_gap_s", "")
 
 
 def test_samples_are_of_this_device(measured):
     for folder in measured.values():
         notes = json.loads((folder / "manifest.json").read_text())["notes"]
         lines = [json.loads(line) for line in (folder / "devices.node000.jsonl").read_text().splitlines()]
-        assert [line["window"] for line in lines][-1] == "steady"
+        assert list(dict.fromkeys(line["window"] for line in lines)) == ["setup", "warmup", "steady", "held"]
         for line in lines:
             (gpu,) = line["gpus"]
             unread = {field for field, value in gpu.items() if value is None}

@@ -86,6 +86,21 @@ def test_every_rank_has_a_line_for_every_step(finished):
                 assert 0 < parts <= line["step_s"] * (1 + 1e-9)
 
 
+def test_the_cost_of_measuring_is_in_the_records_and_in_the_analysis(results, finished):
+    for _, manifest in finished:
+        assert "overhead" not in manifest["notes"]
+        for device in manifest["devices"]:
+            found = device["overhead"]
+            assert found["marks"] == 5  # data, forward, backward, optimizer, and the step's end
+            assert 0 < found["mark_s"] < found["heartbeat_s"] < 0.01
+            several = manifest["layout"]["world_size"] > 1
+            assert (found["synchronous"] + found["asynchronous"] > 0) == several
+            assert (found["synchronous_s"] is not None, found["asynchronous_s"] is not None) == (several, several)
+            assert 0 <= found["sampling_share"] < 0.1
+    runs = json.loads((results / "analysis.json").read_text())["runs"]
+    assert all(0 < run["overhead_share"] < 0.5 for run in runs)
+
+
 def test_a_node_samples_its_load_and_its_ranks_memory(finished):
     for folder, manifest in finished:
         lines = [json.loads(line) for line in (folder / "devices.node000.jsonl").read_text().splitlines()]

@@ -33,7 +33,7 @@ UNEVEN_IMAGES = 0.02
 SLOW_CLOCK = 0.03
 """`throttled`: the median clock is this much below the best of the study on the same kind of device."""
 
-_PHASES = ("data", "forward", "backward", "optimizer")
+_PHASES = ("data", "forward", "backward", "optimizer", "launch_gap")
 
 
 def communication(case: Case) -> Iterator[Found]:
@@ -85,7 +85,7 @@ def straggler(case: Case) -> Iterator[Found]:
     who = f"rank {rank}" if len(late) == 1 else f"{len(late)} ranks (the slowest is {rank})"
     where = "" if node is None else f" on node {node}"
     phase, excess_s = _phase(case, rank)
-    by = f", {seconds(excess_s)} of it in {phase}" if excess_s > 0 else ""
+    by = f", {seconds(excess_s)} of it in {phase.replace('_', ' ')}" if excess_s > 0 else ""
     uneven = f"; it takes {percent(more)} more images than the median rank" if more > UNEVEN_IMAGES else ""
     yield Found(
         "imbalance" if uneven else "straggler",

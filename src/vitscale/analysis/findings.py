@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from statistics import median
 
-from vitscale.analysis import collectives, communication, device_findings, exposed, learning, memory, outcomes, text
+from vitscale.analysis import (
+    collectives,
+    communication,
+    debug_flags,
+    device_findings,
+    exposed,
+    learning,
+    memory,
+    outcomes,
+    overhead,
+    text,
+)
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult
 from vitscale.analysis.scaling import named_baseline, speedup
@@ -52,7 +63,9 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += communication.find(study, by_id)
     found += collectives.find(study)
     found += exposed.find(study)
+    found += overhead.find(study)
     found += learning.find(study, by_id, baselines)
+    found += debug_flags.find(study)
     found += device_findings.find(study)
     found += memory.find(study, by_id)
     gravity = {"error": 0, "warning": 1, "note": 2}

@@ -139,6 +139,9 @@ class RunResult(Frozen):
     """Share of the step that goes where collectives are taken out: `comm_exposed` and `wait` by a second method."""
     profiled_share: Interval | None = None
     """Share of the step in which the profiler saw a collective under way and nothing computed: by a third method."""
+    overhead_share: float | None = None
+    """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
+    where it was not timed."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

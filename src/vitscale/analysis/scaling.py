@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from vitscale.analysis import exposed, learning, memory
+from vitscale.analysis import exposed, learning, memory, overhead
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Interval, RunResult
@@ -152,6 +152,7 @@ def _result(
         overlapped_share=overlapped(run.figures),
         silent_share=exposed.silent_share(run),
         profiled_share=exposed.profiled_share(run),
+        overhead_share=overhead.overhead_share(run),
         mfu=mfu,
         mfu_reason=mfu_reason,
         memory_peak_bytes=_largest(run.memory_peaks_bytes),

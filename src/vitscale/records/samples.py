@@ -72,7 +72,8 @@ class Sample(Frozen):
     time_s: NotNegative
     """Since the launch's steps began, by a monotonic clock of this node."""
     window: str
-    """What the launch did since the line before: `setup`, `warmup`, `steady`, `evaluate` or `checkpoint`."""
+    """What the launch did since the line before: `setup`, `warmup`, `steady`, `evaluate`, `checkpoint`, or
+    `held` (a device that waits for its host, see `launch_gap_s`)."""
     node: Count
     """Number of the host, from 0."""
     gpus: tuple[GpuSample, ...] = ()

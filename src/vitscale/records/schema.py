@@ -120,6 +120,34 @@ class Overlap(Frozen):
     """Of that, what this rank computed beside: an operator of torch, on CUDA a kernel. The rest, nothing hides."""
 
 
+class Overhead(Frozen):
+    """What measuring cost a rank, each thing timed on its own after the steady window: medians over blocks of calls."""
+
+    marks: float
+    """How often a step read the clock between its parts."""
+    mark_s: float
+    """What once takes."""
+    heartbeat_s: float
+    """What the heartbeat of a step takes."""
+    synchronous: float
+    """Timed collectives of a step for which the rank stands still."""
+    synchronous_s: float | None
+    """What one takes longer for being timed; null for a rank that is alone."""
+    asynchronous: float
+    """Those after which the rank goes on."""
+    asynchronous_s: float | None
+    """What one takes longer for being timed, where it is waited for at once; null for a rank that is alone."""
+    sampling_share: float
+    """Share of the time that this rank's thread took for samples of the devices; 0 where another rank takes them."""
+
+    @property
+    def step_s(self) -> float:
+        """Time of a step that went into its records, samples aside."""
+        collectives = ((self.synchronous, self.synchronous_s), (self.asynchronous, self.asynchronous_s))
+        timing_s = sum(count * max(0.0, each_s or 0.0) for count, each_s in collectives)
+        return self.marks * self.mark_s + self.heartbeat_s + timing_s
+
+
 class Device(Frozen):
     """What one rank ran on."""
 
@@ -150,6 +178,10 @@ class Device(Frozen):
     """Steps without collectives; null where they were not taken, and `notes` say why."""
     overlap: Overlap | None = None
     """Steps under the profiler; null where they were not taken or it did not see all collectives; `notes` say why."""
+    debug: dict[str, str] = {}
+    """Debugging that was on and costs time: environment variable, or torch's function, -> value. A few names only."""
+    overhead: Overhead | None = None
+    """What measuring cost this rank; null where it was not timed, and `notes` say why."""
 
 
 class Layout(Frozen):

@@ -12,7 +12,7 @@ from vitscale.analysis.result import StudyResult
 from vitscale.records.schema import Manifest
 from vitscale.report.rows import label
 from vitscale.statistics import BOOTSTRAP_FROM
-from vitscale.units import size
+from vitscale.units import percent, size
 
 _MOST_ROUNDS = 12
 _COMMAND = "`vitscale run study.toml`, with the overrides that are in the study below."
@@ -30,6 +30,7 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
             f"a 95 % interval: Student's t on the logarithms below {BOOTSTRAP_FROM} launches, a bootstrap-t of the "
             f"median from {BOOTSTRAP_FROM} on. Speed-up and efficiency carry the baseline's noise too.",
         ),
+        ("Cost of measuring", _overhead(result)),
         ("Baseline", _baselines(result)),
         ("Device", _devices(result)),
         ("Model FLOP utilisation", _peaks(result)),
@@ -88,6 +89,18 @@ def _window(result: StudyResult) -> str:
     warm = [recorded[key] - steps for key, steps in steady.items() if recorded.get(key, 0) >= steps]
     told = f"{_span(warm)} warm-up steps, recorded and not counted; " if warm else ""
     return f"{told}{_span(steady.values())} steady steps per launch."
+
+
+def _overhead(result: StudyResult) -> str:
+    """The worst of the runs."""
+    told = [(run.overhead_share, run.run_id) for run in result.analysis.runs if run.overhead_share is not None]
+    if not told:
+        return ""
+    worst, run_id = max(told)
+    return (
+        f"{percent(worst, 2)} of the step at most ({label(result, run_id)}): what was done for the records, timed on "
+        "its own after the steady window, times how often a step did it."
+    )
 
 
 def _baselines(result: StudyResult) -> str:

@@ -36,6 +36,8 @@ class Call:
     """When the last rank arrived; None where the ranks could not tell each other."""
     late: Interval | None = None
     """Where this rank came last: from the median of when the others began to stand still, to its arrival."""
+    asynchronous: bool = False
+    """Whether this rank went on when it was issued."""
 
     @property
     def wire(self) -> Interval | None:

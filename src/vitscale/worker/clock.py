@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+import torch
+
 from vitscale.worker.calls import Call
 from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
@@ -30,6 +32,8 @@ class StepTimes(dict[str, float]):
 
     traffic: Mapping[Kind, Traffic] = MappingProxyType({})
     """What the step's collectives carried."""
+    marks: int = 0
+    """How often the clock was read for it."""
 
 
 class Clock(Protocol):
@@ -57,6 +61,8 @@ class Taken(NamedTuple):
     begin: Stamp
     marks: list[tuple[str, Stamp]]
     end: Stamp
+    told: Sequence[int] = ()
+    """When the host had told the device all of each part, in nanoseconds; empty where that is when it was done."""
 
 
 class StepClock:
@@ -72,6 +78,7 @@ class StepClock:
         self._steps: list[Taken] = []
         self._begin: Stamp = None
         self._marks: list[tuple[str, Stamp]] = []
+        self._work: Sequence[int | None] = ()
 
     def start(self) -> None:
         """The next step begins now."""
@@ -101,10 +108,16 @@ class StepClock:
         steps, self._steps = [self._read(step) for step in self._steps], []
         backward = [one for step in steps for phase, one in _segments(step) if phase == "backward"]
         calls, blocked = self._comms.drain(backward) if self._comms is not None else ([], [])
-        found = split(steps, calls, blocked, self.unread)
+        found = split(steps, calls, blocked, self.unread, () if "launch_gap_s" in self.unread else self._work)
         self._timeline.reuse(self._begin)
         self.mark("drain")
         return found
+
+    def know_work(self, work_ns: Sequence[int | None]) -> None:
+        """What each part of the steps since the last drain takes the device without gaps, as `launch_gap.py` tells."""
+        self._work = work_ns
+        if any(work is not None for work in work_ns):
+            self._timeline.unread.pop("launch_gap_s", None)
 
     @property
     def unread(self) -> dict[str, str]:
@@ -112,8 +125,10 @@ class StepClock:
         return {**self._timeline.unread, **(self._comms.unread if self._comms is not None else {})}
 
     def _read(self, step: Taken) -> Taken:
-        begin, *at, end = self._timeline.read([step.begin, *(stamp for _, stamp in step.marks), step.end])
-        return Taken(begin, [(phase, stamp) for (phase, _), stamp in zip(step.marks, at, strict=True)], end)
+        stamps = [stamp for _, stamp in step.marks]
+        begin, *at, end = self._timeline.read([step.begin, *stamps, step.end])
+        marks = [(phase, stamp) for (phase, _), stamp in zip(step.marks, at, strict=True)]
+        return Taken(begin, marks, end, self._timeline.told(stamps))
 
 
 class NoClock:
@@ -143,14 +158,23 @@ class NoClock:
 
 def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
     """The clock that is right for a rank's device; `offset_ns` as in `Comms`."""
-    timeline: Timeline = CudaTimeline() if ranks.device.type == "cuda" else HostTimeline()
+    timeline = timeline_for(ranks.device)
     if ranks.world_size == 1:
         return StepClock(timeline)
     return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))
 
 
+def timeline_for(device: torch.device) -> Timeline:
+    """The timeline of a device."""
+    return CudaTimeline() if device.type == "cuda" else HostTimeline()
+
+
 def split(
-    steps: Sequence[Taken], calls: Sequence[Call], blocked: Sequence[Interval], unread: dict[str, str]
+    steps: Sequence[Taken],
+    calls: Sequence[Call],
+    blocked: Sequence[Interval],
+    unread: dict[str, str],
+    work_ns: Sequence[int | None] = (),
 ) -> list[StepTimes]:
     """Where the time of steps went.
 
@@ -159,13 +183,17 @@ def split(
         calls: the collectives of this rank.
         blocked: when it stood still in them.
         unread: fields of a step's record that are not to be told.
+        work_ns: what each part of a step takes the device without gaps; None where that is not known, empty where
+            the host is the device.
     """
     if not steps:
         return []
     stood, wires = union(blocked), union(one.wire for one in calls if one.wire)
     running = difference([(steps[0].begin, steps[-1].end)], stood)
     segments = [one for step in steps for one in _segments(step)]
-    worked = iter(lengths(running, [one for _, one in segments]))
+    of_all = iter(lengths(running, [one for _, one in segments]))
+    worked = [[next(of_all) for _ in step.marks] for step in steps]
+    gaps = [_gaps(step, of_step, work_ns) for step, of_step in zip(steps, worked, strict=True)]
     bounds = [(step.begin, step.end) for step in steps]
     exposed = intersection(stood, wires)
     of_steps = {
@@ -175,17 +203,32 @@ def split(
         "comm_overlapped": lengths(difference(wires, exposed), bounds),
         "wait": lengths(difference(stood, exposed), bounds),
         "late": lengths(union(one.late for one in calls if one.late), bounds),
-        "launch_gap": [0] * len(steps),  # a host that is the device is never ahead of it
+        "launch_gap": [sum(of_step) for of_step in gaps],
     }
     told = {name: values for name, values in of_steps.items() if f"{name}_s" not in unread}
     found = []
     for number, (step, traffic) in enumerate(zip(steps, by_step(bounds, calls), strict=True)):
         times = StepTimes({name: values[number] / 1e9 for name, values in told.items()})
-        for phase, _ in step.marks:
-            times[phase] = times.get(phase, 0.0) + next(worked) / 1e9
-        times.traffic = traffic
+        for (phase, _), took, gap in zip(step.marks, worked[number], gaps[number], strict=True):
+            times[phase] = times.get(phase, 0.0) + (took - gap) / 1e9
+        times.traffic, times.marks = traffic, len(step.marks) + 1
         found.append(times)
     return found
+
+
+def _gaps(step: Taken, worked: Sequence[int], work_ns: Sequence[int | None]) -> list[int]:
+    """For how long of each part of a step the device had nothing to do, since the host was still preparing it.
+
+    What the part took beyond its work, but no more than the time for which the host was still preparing it when the
+    device had already begun: a device that has more than enough to do has no gap, however long it takes.
+    """
+    if len(work_ns) != len(worked):
+        return [0] * len(worked)
+    of_parts = zip(_segments(step), worked, step.told, work_ns, strict=True)
+    return [
+        0 if work is None else max(0, min(took - work, min(told, end) - begin))
+        for (_, (begin, end)), took, told, work in of_parts
+    ]
 
 
 def _segments(step: Taken) -> list[tuple[str, Interval]]:

@@ -60,6 +60,7 @@ class _Issued:
     bytes: int
     group: str
     arrived: Stamp
+    asynchronous: bool = False
     finished: Stamp | None = None
     waited: tuple[Stamp, Stamp] | None = None
 
@@ -71,10 +72,11 @@ class Comms:
         timeline: of the device.
         device: where arrivals lie while ranks exchange them.
         offset_ns: what has to be added to this host's clock to make it the first host's.
+        smallest: ranks of a group whose collectives are timed; one that is alone sends nothing.
     """
 
-    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0) -> None:
-        self._timeline, self._device, self._offset_ns = timeline, device, offset_ns
+    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0, smallest: int = 2) -> None:
+        self._timeline, self._device, self._offset_ns, self._smallest = timeline, device, offset_ns, smallest
         self._libraries: list[Any] = []
         self._listening = False
         self._groups: dict[str, dist.ProcessGroup] = {}
@@ -82,6 +84,7 @@ class Comms:
         self._by_work: dict[int, _Issued] = {}
         self._by_memory: dict[int, _Issued] = {}
         self._latest: dist.Work | None = None
+        self._awaited: _Issued | None = None
         self._others: list[tuple[Stamp, Stamp]] = []
         self.unread: dict[str, str] = {}
         """Step fields that are not known -> why."""
@@ -114,39 +117,45 @@ class Comms:
         """The kernel of an operator that starts a collective."""
         names = [argument.name for argument in operator._schema.arguments]
         group_at, asynchronous_at = names.index("process_group"), names.index("async_op")
+        redispatch, group_of, now = operator._handle.redispatch_boxed, dist.ProcessGroup.unbox, self._timeline.now
 
         def kernel(keys: Any, *arguments: Any) -> Any:
-            group = dist.ProcessGroup.unbox(arguments[group_at])
-            if not self._listening or group.size() == 1:
-                return operator.redispatch(keys & BEHIND, *arguments)
+            group = group_of(arguments[group_at])
+            if not self._listening or group.size() < self._smallest:
+                return redispatch(keys & BEHIND, *arguments)
             name = group.group_name
             self._groups[name] = group
-            one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, self._timeline.now())
+            one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, now())
             self._issued.append(one)
-            returned = operator.redispatch(keys & BEHIND, *arguments)
-            synchronous = len(arguments) > asynchronous_at and not arguments[asynchronous_at]
-            self._follow(one, returned[-1] if isinstance(returned, tuple) else returned, synchronous)
-            if not synchronous:
+            returned = redispatch(keys & BEHIND, *arguments)
+            if len(arguments) > asynchronous_at and not arguments[asynchronous_at]:
+                self._follow_to_its_wait(one)
+            else:
+                self._follow(one, returned[-1] if isinstance(returned, tuple) else returned)
                 self._by_memory[_address(arguments[0])] = one
             return returned
 
         return kernel
 
-    def _follow(self, one: _Issued, work: Any, synchronous: bool) -> None:
-        """See to it that its end is noted."""
-        if synchronous and self._device.type == "cuda":  # NCCL has put the current stream behind it
+    def _follow_to_its_wait(self, one: _Issued) -> None:
+        """A synchronous one: its caller's next call is `wait`, which ends when it does."""
+        if self._device.type == "cuda":  # NCCL has put the current stream behind it
             one.finished = self._timeline.now()
             self._stood_still(one, one.arrived, one.finished)
-            return
-        # Held until the caller has it, so that `wait` meets the same object; longer, it would hold the tensors too.
-        self._latest = dist.Work.unbox(work)
-        self._by_work[id(self._latest)] = one
-        if synchronous:  # `wait` follows at once, and its end is the collective's
+        else:
             one.waited = (one.arrived, one.arrived)
-            return
+            self._awaited = one
+
+    def _follow(self, one: _Issued, work: Any) -> None:
+        """An asynchronous one: its future tells its end, and who waits for it is told by the object."""
+        # Held until the caller has it, so that `wait` meets the same object; longer, it would hold the tensors too.
+        self._latest, self._awaited = dist.Work.unbox(work), None
+        self._by_work[id(self._latest)] = one
+        one.asynchronous = True
+        now = self._timeline.now
 
         def done(_future: Any) -> None:
-            one.finished = self._timeline.now()
+            one.finished = now()
 
         self._latest.get_future().add_done_callback(done)
 
@@ -156,17 +165,19 @@ class Comms:
         elif one is None:
             self._others.append((begin, end))
         else:
-            one.waited = (one.arrived if one.waited else begin, end)
+            one.waited = (begin, end)
 
     def _wait_for_work(self, wait: Callable[..., bool]) -> Callable[..., bool]:
         """`Work.wait`, timed."""
+        now = self._timeline.now
 
         def timed(work: dist.Work, *arguments: Any, **named: Any) -> bool:
             if not self._listening:
                 return wait(work, *arguments, **named)
-            begin = self._timeline.now()
+            one, self._awaited = self._awaited, None
+            begin = one.arrived if one else now()
             waited = wait(work, *arguments, **named)
-            self._stood_still(self._by_work.pop(id(work), None), begin, self._timeline.now())
+            self._stood_still(one or self._by_work.pop(id(work), None), begin, now())
             return waited
 
         return timed
@@ -193,7 +204,7 @@ class Comms:
         issued, self._issued, others, self._others = self._issued, [], self._others, []
         self._by_work.clear()
         self._by_memory.clear()
-        self._latest = None
+        self._latest = self._awaited = None
         listening, self._listening = self._listening, False
         _let_finish(issued)
         calls = self._read(issued)
@@ -220,7 +231,11 @@ class Comms:
             ends = [*([finished] if one.finished else []), *([end] if one.waited else [])]
             blocked = (begin, end) if one.waited else None
             size = self._groups[one.group].size()
-            calls.append(Call(one.operation, one.bytes, one.group, size, arrived, min(ends, default=None), blocked))
+            done = min(ends, default=None)
+            told = Call(
+                one.operation, one.bytes, one.group, size, arrived, done, blocked, asynchronous=one.asynchronous
+            )
+            calls.append(told)
         return calls
 
     def _meet(self, group: str, calls: Sequence[Call]) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from vitscale.hardware.probe import Machine
 from vitscale.records.schema import Device
+from vitscale.worker import debug_flags
 from vitscale.worker.distributed import Ranks
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
@@ -86,6 +87,7 @@ def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...], gemm_peak_f
         threads=torch.get_num_threads(),
         gemm_peak_flop_per_s=gemm_peak_flop_per_s,
         memory_peak_bytes=peak_memory_bytes(ranks.device),
+        debug=debug_flags.found(os.environ, ranks.device),
     )
 
 

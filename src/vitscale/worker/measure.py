@@ -25,7 +25,17 @@ from vitscale.errors import DivergedError
 from vitscale.hardware.probe import Machine
 from vitscale.records.collectives import write_collectives
 from vitscale.records.round import Beat, Entry, Heartbeat, Round
-from vitscale.records.schema import Device, Layout, Manifest, Memory, Parity, Status, StepRecord, Times
+from vitscale.records.schema import (
+    Device,
+    Layout,
+    Manifest,
+    Memory,
+    Overhead,
+    Parity,
+    Status,
+    StepRecord,
+    Times,
+)
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import (
     closer,
@@ -33,8 +43,10 @@ from vitscale.worker import (
     engines,
     inject,
     knobs,
+    launch_gap,
     memory,
     optimizers,
+    overhead,
     parity,
     sequence,
     tensor,
@@ -44,7 +56,7 @@ from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.model import build_model
-from vitscale.worker.pipeline import open_batches
+from vitscale.worker.pipeline import Batches, open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
@@ -72,7 +84,7 @@ class Launch:
         self.ranks = ranks
         self.folder = Path(entry.folder)
         self.data_root = data_root
-        self.started = _utc_now()
+        self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.losses = Losses(self.spec.grad_accum)
         offsets = clock_offsets(ranks) if ranks.nodes > 1 else []
         self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0)
@@ -120,10 +132,11 @@ class Launch:
         self.writer.close()
         self.sampler.close()
         # The peak of the memory is read before any further step.
-        device = devices.describe(self.ranks, machine, self._cores(), self.peaks.get(self.spec.precision))
+        cores, peak = self.round.cores_of(self.ranks.rank), self.peaks.get(self.spec.precision)
+        device = devices.describe(self.ranks, machine, cores, peak)
         if status == "ok":
             with knobs.attention(turned):
-                more = {**self._look_closer(), "memory": self._count_memory()}
+                more = {"overhead": self._time_measuring(), **self._look_closer(), "memory": self._count_memory()}
             device = device.model_copy(update=more)
         unread = self.sampler.reasons() | self.clock.unread | self.unread
         seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
@@ -152,10 +165,26 @@ class Launch:
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
                 run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                if phase == "steady" and self.ranks.device.type == "cuda":
+                    self._time_work(engine, batches)
                 self.record(phase, steps)
         finally:
             opened.close()
         return "ok", None
+
+    def _time_work(self, engine: engines.Engine, batches: Batches) -> None:
+        """Let the clock know what the window's steps take a device that never waits for its host."""
+        self.sampler.enter("held")
+        untold = launch_gap.time_work(
+            self.clock,
+            engine,
+            batches,
+            self.spec,
+            self.ranks.device,
+            self._pace_s() if self.warmup else None,
+            self.beat,
+        )
+        self.notes |= {"launch_gap_s": untold} if untold else {}
 
     def _look_closer(self) -> Mapping[str, object]:
         """More steps, when what the records tell is closed: they change no figure of the window."""
@@ -178,6 +207,9 @@ class Launch:
             opened.close()
         self.unread |= missing
         return found
+
+    def _time_measuring(self) -> Overhead | None:
+        return overhead.measure(self.steady, self.ranks, lambda: self.beat("overhead", 1, 1), self.sampler.share)
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)
@@ -235,9 +267,6 @@ class Launch:
             late_s=times.get("late"),
         )
 
-    def _cores(self) -> tuple[int, ...]:
-        return self.round.cores_of(self.ranks.rank)
-
     def after_step(self, phase: str, total: int) -> Callable[[int], None]:
         """What follows each step of a phase of `total` steps: a heartbeat, and the fault that a test asked for."""
         fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ)
@@ -260,10 +289,12 @@ class Launch:
             barrier()
             return measure.steps
         assert measure.seconds is not None
-        # The first step chooses kernels and makes buffers.
-        typical = statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
-        pace = largest(typical, self.ranks.device)
+        pace = largest(self._pace_s(), self.ranks.device)
         return min(max(math.ceil(measure.seconds / pace), FEWEST_STEPS), MOST_STEPS)
+
+    def _pace_s(self) -> float:
+        """A typical step of the warm-up; the first one chooses kernels and makes buffers."""
+        return statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
 
     def _times(self, process_start_s: float | None, setup_s: float) -> Times:
         taken = self.warmup or self.steady
@@ -315,7 +346,3 @@ def layout(round_: Round, spec: RunSpec) -> Layout:
         ranks_per_node=round_.ranks_per_node,
         backend=spec.torch_backend,
     )
-
-
-def _utc_now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -38,6 +38,10 @@ class Sampler(Protocol):
     def reasons(self) -> dict[str, str]:
         """Field -> why it could not be read."""
 
+    @property
+    def share(self) -> float:
+        """Share of the time until `close` that the samples between windows' ends took."""
+
 
 class NoSampler:
     """For ranks that leave the sampling to another, and for runs that want none."""
@@ -55,6 +59,11 @@ class NoSampler:
         """None."""
         return {}
 
+    @property
+    def share(self) -> float:
+        """Nothing."""
+        return 0.0
+
 
 class NodeSampler:
     """Samples of one node, held in memory until a flush.
@@ -71,6 +80,7 @@ class NodeSampler:
         self._writer, self._node, self._interval_s = writer, node, interval_s
         self._gpus, self._host = gpus, host
         self._window, self._began_s = "setup", 0.0
+        self._spent_s, self._ended_s = 0.0, 0.0
         self._held: list[Sample] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -96,6 +106,7 @@ class NodeSampler:
     def close(self) -> None:
         """Take the last sample, write it, and end."""
         self._ended.set()
+        self._ended_s = time.monotonic()
         if self._thread is not None:
             self._thread.join()
             self._take()
@@ -112,10 +123,16 @@ class NodeSampler:
             for field, reason in reasons.items()
         }
 
+    @property
+    def share(self) -> float:
+        """Share of the time until `close` that the samples between windows' ends took, in CPU time of their thread."""
+        return self._spent_s / (self._ended_s - self._began_s) if self._thread is not None else 0.0
+
     def _go_on(self) -> None:
         while not self._ended.wait(self._interval_s):
             with self._lock:
                 self._take()
+            self._spent_s = time.thread_time()
 
     def _take(self) -> None:
         time_s = round(time.monotonic() - self._began_s, 6)

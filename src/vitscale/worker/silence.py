@@ -64,10 +64,10 @@ def measure(
 @contextmanager
 def taken_out() -> Iterator[None]:
     """Collectives of every group stay within this rank."""
-    alone = _alone().boxed()
+    own_group = alone().boxed()
     library: Any = torch.library.Library("c10d", "IMPL")  # type: ignore[no-untyped-call]
     for name in OPERATIONS:
-        library.impl(name, _kernel(getattr(torch.ops.c10d, name).default, name, alone), IN_FRONT, with_keyset=True)
+        library.impl(name, _kernel(getattr(torch.ops.c10d, name).default, name, own_group), IN_FRONT, with_keyset=True)
     try:
         yield
     finally:
@@ -75,12 +75,14 @@ def taken_out() -> Iterator[None]:
 
 
 @cache
-def _alone() -> Any:
-    """The group of this rank alone."""
+def alone() -> Any:
+    """The group of this rank alone. The first call is all ranks' at once: MPI makes no group of a part of them."""
+    if dist.get_backend() == "mpi":
+        return [dist.new_group([rank]) for rank in range(dist.get_world_size())][dist.get_rank()]
     return dist.new_group([dist.get_rank()], use_local_synchronization=True)
 
 
-def _kernel(operator: Any, name: str, alone: Any) -> Callable[..., Any]:
+def _kernel(operator: Any, name: str, own_group: Any) -> Callable[..., Any]:
     names = [argument.name for argument in operator._schema.arguments]
     group_at, root_at = names.index("process_group"), names.index("root_rank") if "root_rank" in names else None
     local = _LOCAL.get(name)
@@ -88,7 +90,7 @@ def _kernel(operator: Any, name: str, alone: Any) -> Callable[..., Any]:
     def kernel(keys: Any, *arguments: Any) -> Any:
         group = dist.ProcessGroup.unbox(arguments[group_at])
         own = list(arguments)
-        own[group_at] = alone
+        own[group_at] = own_group
         if root_at is not None:
             own[root_at] = 0
         with torch.no_grad():

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 Stamp = Any
-"""What `now` gives: nanoseconds, or an event that becomes nanoseconds in `read`."""
+"""What `now` gives: nanoseconds, or what becomes nanoseconds in `read`."""
+
+
+_NOT_TIMED = (
+    "what a step takes the device without gaps is timed where a run measures, not where it trains, in fp16 on several "
+    "ranks, or where waiting for communication is not told"
+)
 
 
 class Timeline(Protocol):
@@ -30,6 +36,9 @@ class Timeline(Protocol):
 
     def read(self, stamps: Sequence[Stamp]) -> list[int]:
         """Nanoseconds of this host's monotonic clock; may wait for the device."""
+
+    def told(self, stamps: Sequence[Stamp]) -> list[int]:
+        """When the host had told the device all that comes before, on the same clock."""
 
     def reuse(self, kept: Stamp) -> None:
         """Nobody needs the stamps taken until now, `kept` aside."""
@@ -53,25 +62,37 @@ class HostTimeline:
         """The stamps themselves."""
         return list(stamps)
 
+    def told(self, stamps: Sequence[Stamp]) -> list[int]:
+        """The same: it has been done as it was told."""
+        return list(stamps)
+
     def reuse(self, kept: Stamp) -> None:
         """Nothing: numbers are not reused."""
+
+
+class Recorded(NamedTuple):
+    """An event, and when the host had recorded it."""
+
+    event: torch.cuda.Event
+    host_ns: int
 
 
 class CudaTimeline:
     """CUDA events, kept in a pool."""
 
     def __init__(self) -> None:
-        self.unread = {"launch_gap_s": "when the device ran out of work is not told by events between parts of a step"}
+        self.unread = {"launch_gap_s": _NOT_TIMED}
         self._pool: list[torch.cuda.Event] = []
-        self._taken: list[torch.cuda.Event] = []
+        self._taken: list[Recorded] = []
         self._stream = torch.cuda.current_stream()
 
-    def now(self) -> torch.cuda.Event:
+    def now(self) -> Recorded:
         """An event in the current stream."""
         event = self._pool.pop() if self._pool else torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
-        self._taken.append(event)
-        return event
+        stamp = Recorded(event, time.perf_counter_ns())
+        self._taken.append(stamp)
+        return stamp
 
     def foreground(self) -> bool:
         """Whether the current stream is the one that was current when the launch began."""
@@ -84,13 +105,17 @@ class CudaTimeline:
         anchor.record()
         anchor.synchronize()
         at, last, found = time.perf_counter_ns(), anchor, []
-        for event in reversed(stamps):
+        for event, _ in reversed(stamps):
             at -= round(event.elapsed_time(last) * 1e6)
             last = event
             found.append(at)
         return found[::-1]
 
+    def told(self, stamps: Sequence[Stamp]) -> list[int]:
+        """When each was recorded."""
+        return [stamp.host_ns for stamp in stamps]
+
     def reuse(self, kept: Stamp) -> None:
         """Back into the pool."""
-        self._pool += [event for event in self._taken if event is not kept]
-        self._taken = [event for event in self._taken if event is kept]
+        self._pool += [stamp.event for stamp in self._taken if stamp is not kept]
+        self._taken = [stamp for stamp in self._taken if stamp is kept]

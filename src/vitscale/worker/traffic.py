@@ -28,6 +28,8 @@ class Traffic(NamedTuple):
     bytes: int
     wire_s: float | None
     """How long at least one of them was on the wire; None where ranks could not tell when they arrived."""
+    asynchronous: int = 0
+    """Calls after which the rank went on."""
 
 
 _NONE = Traffic(0, 0, 0.0)
@@ -50,13 +52,14 @@ def by_step(bounds: Sequence[Interval], calls: Sequence[Call]) -> list[dict[Kind
         wires = lengths(union(one.wire for one in same if one.wire), bounds)
         at = 0
         for number, (begin, end) in enumerate(bounds):
-            count = size = 0
+            own = []
             while at < len(same) and same[at].arrived < end:
-                if same[at].arrived >= begin:
-                    count, size = count + 1, size + same[at].bytes
+                own += [same[at]] if same[at].arrived >= begin else []
                 at += 1
-            if count:
-                found[number][kind] = Traffic(count, size, wires[number] / 1e9 if known else None)
+            if own:
+                wire_s = wires[number] / 1e9 if known else None
+                size, ahead = sum(one.bytes for one in own), sum(one.asynchronous for one in own)
+                found[number][kind] = Traffic(len(own), size, wire_s, ahead)
     return found
 
 

@@ -78,6 +78,9 @@ class Training(Launch):
         self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
         return {}
 
+    def _time_measuring(self) -> None:
+        self.notes["overhead"] = "timed where a run measures, not where it trains"
+
     def _train(self) -> tuple[Status, str | None]:
         plan = self.entry.checkpoints
         evaluating = in_steps(self.recipe.eval_epochs, self.spec.data.images, self.spec.global_batch)

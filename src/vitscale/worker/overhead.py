@@ -1,0 +1,89 @@
+"""What measuring costs this rank: each thing that is done for the records, timed on its own after the steady window.
+
+It is too little to be seen by comparing steps with and without, whose noise is larger. So it is done many times with
+nothing around it, in the process and on the device that was measured, and multiplied by how often a step does it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+
+import torch
+import torch.distributed as dist
+
+from vitscale.records.schema import Overhead
+from vitscale.worker.clock import StepClock, StepTimes, timeline_for
+from vitscale.worker.comms import Comms
+from vitscale.worker.distributed import Ranks
+from vitscale.worker.silence import alone
+
+BLOCKS, CALLS = 11, 40
+"""Blocks of each kind, and the calls of one."""
+
+
+def measure(steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], sampling_share: float) -> Overhead:
+    """Time what was done in these steps for the sake of their records. All ranks at once.
+
+    Args:
+        steps: of the steady window.
+        ranks: this rank among the others.
+        beat: writes a heartbeat as each step does.
+        sampling_share: of the window's time, what this rank took for samples of the devices.
+    """
+    clock = StepClock(timeline_for(ranks.device))
+    blocks, alone_here = range(BLOCKS), ranks.world_size == 1
+    traffic = [one for step in steps for one in step.traffic.values()]
+    asynchronous = sum(one.asynchronous for one in traffic)
+    return Overhead(
+        marks=fmean(step.marks for step in steps),
+        mark_s=median(_call_s(lambda: clock.mark("data"), ranks.device) for _ in blocks),
+        heartbeat_s=median(_call_s(beat, ranks.device) for _ in blocks),
+        synchronous=(sum(one.calls for one in traffic) - asynchronous) / len(steps),
+        synchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=False),
+        asynchronous=asynchronous / len(steps),
+        asynchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=True),
+        sampling_share=sampling_share,
+    )
+
+
+def _collective_s(device: torch.device, *, asynchronous: bool) -> float:
+    """What a collective takes longer when it is timed; an asynchronous one is waited for at once.
+
+    Blocks with and without alternate, in a group of this rank alone: nothing is sent.
+    """
+    group, tensor = alone(), torch.zeros(1, device=device)
+    comms = Comms(timeline_for(device), device, smallest=1)
+
+    def send() -> None:
+        work = dist.all_reduce(tensor, group=group, async_op=asynchronous)
+        if work is not None:
+            work.wait()
+
+    def timed() -> float:
+        comms.start()
+        try:
+            return _call_s(send, device)
+        finally:
+            comms.stop()
+
+    def untimed() -> float:
+        return _call_s(send, device)
+
+    untimed()  # the first one makes the group's connections
+    more = []
+    for block in range(BLOCKS):
+        took = {way: way() for way in ((timed, untimed) if block % 2 else (untimed, timed))}
+        more.append(took[timed] - took[untimed])
+    return median(more)
+
+
+def _call_s(call: Callable[[], None], device: torch.device) -> float:
+    """Mean time of a call over a block of them, what the device does for them included."""
+    began = time.perf_counter()
+    for _ in range(CALLS):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / CALLS
