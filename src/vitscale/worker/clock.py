@@ -14,7 +14,7 @@ from vitscale.worker.calls import Call
 from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.intervals import Interval, difference, intersection, lengths, union
-from vitscale.worker.timeline import CudaTimeline, HostTimeline, Stamp, Timeline
+from vitscale.worker.timeline import Stamp, Timeline, timeline_for
 from vitscale.worker.traffic import Kind, Traffic, by_step
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -143,7 +143,7 @@ class NoClock:
 
 def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
     """The clock that is right for a rank's device; `offset_ns` as in `Comms`."""
-    timeline: Timeline = CudaTimeline() if ranks.device.type == "cuda" else HostTimeline()
+    timeline = timeline_for(ranks.device)
     if ranks.world_size == 1:
         return StepClock(timeline)
     return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))

@@ -94,3 +94,8 @@ class CudaTimeline:
         """Back into the pool."""
         self._pool += [event for event in self._taken if event is not kept]
         self._taken = [event for event in self._taken if event is kept]
+
+
+def timeline_for(device: torch.device) -> Timeline:
+    """The timeline that is right for a device."""
+    return CudaTimeline() if device.type == "cuda" else HostTimeline()
