@@ -19,6 +19,7 @@ from vitscale.config.runspec import RunSpec
 from vitscale.config.study import Study
 from vitscale.errors import VitscaleError
 from vitscale.records.collectives import CollectiveRecord
+from vitscale.records.layers import LayerRecord
 from vitscale.records.links import LinkBenchmark
 from vitscale.records.round import Round
 from vitscale.records.samples import Sample
@@ -33,6 +34,7 @@ _DOCUMENTS: dict[str, type] = {
     "runs/<run_id>/launch<k>/steps.rank<r>.jsonl": StepRecord,
     "runs/<run_id>/launch<k>/devices.node<n>.jsonl": Sample,
     "runs/<run_id>/launch<k>/collectives.jsonl": CollectiveRecord,
+    "runs/<run_id>/launch<k>/roofline.jsonl": LayerRecord,
     "runs/<run_id>/launch<k>/manifest.json": Manifest,
     "rounds/<k>-w<N>/round.json": Round,
     "rounds/<k>-w<N>/links.json": LinkBenchmark,

@@ -117,7 +117,19 @@ def test_a_closer_look_leaves_a_trace_of_each_rank_and_steps_without_collectives
     assert {"trace.rank000.json.gz", "trace.rank001.json.gz", "collectives.jsonl"} < manifest["files"].keys()
     for device in manifest["devices"]:
         assert 0 < device["silence"]["silent_step_s"] < 2 * device["silence"]["step_s"]
-    assert {"trace", "silence"}.isdisjoint(manifest["notes"])
+    assert {"trace", "silence", "roofline"}.isdisjoint(manifest["notes"])
+
+
+def test_a_closer_look_times_each_class_of_layer_and_holds_it_against_a_matrix_product(launched):
+    _, folder = launched["closer"]
+    layers = {line["layer"]: line for line in map(json.loads, (folder / "roofline.jsonl").read_text().splitlines())}
+    assert layers.keys() == {"patch_embed", "norm", "qkv", "attention", "proj", "fc1", "fc2", "head"}
+    (first, second) = json.loads((folder / "manifest.json").read_text())["devices"]
+    assert min(first["gemm_peak_flop_per_s"], second["gemm_peak_flop_per_s"]) > 1e8
+    fc1 = layers["fc1"]
+    attained = fc1["flop_per_step"] / fc1["seconds_per_step"]
+    assert fc1["peak_share"] == pytest.approx(attained / first["gemm_peak_flop_per_s"])
+    assert layers["norm"]["peak_share"] is None
 
 
 @pytest.mark.parametrize("name", [*ENGINES, "closer"])

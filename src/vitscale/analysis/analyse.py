@@ -16,6 +16,7 @@ from vitscale.analysis.memory import largest_models
 from vitscale.analysis.ranks import rank_steps
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
+from vitscale.analysis.utilisation import layers
 from vitscale.analysis.verdict import verdicts
 from vitscale.records.reader import Results
 from vitscale.records.writer import write_json
@@ -55,6 +56,7 @@ def analyse(folder: Path) -> StudyResult:
         ranks={run.run_id: ranks for run in study.runs if (ranks := rank_steps(run))},
         links={run.run_id: links for run in study.runs if (links := idle_links(study, run)) is not None},
         collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
+        layers={run.run_id: timed for run in study.runs if (timed := layers(run))},
         largest=largest_models(study),
         devices=devices(study, runs),
     )

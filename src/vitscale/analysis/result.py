@@ -15,6 +15,7 @@ from vitscale.analysis.interval import Interval as Interval
 from vitscale.cost.fit import Largest
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
+from vitscale.records.layers import LayerRecord
 from vitscale.records.links import LinkBenchmark
 from vitscale.records.schema import Manifest, Parity, Source, Status
 
@@ -313,6 +314,8 @@ class StudyResult:
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
     collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
     """run_id -> what its collectives carried, where it was recorded."""
+    layers: dict[str, tuple[LayerRecord, ...]] = field(default_factory=dict)
+    """run_id -> its forward passes by class of layer, where they were timed."""
     ranks: dict[str, tuple[RankStep, ...]] = field(default_factory=dict)
     """run_id -> what each of its ranks spent per step."""
     links: dict[str, LinkBenchmark] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from vitscale.config.runspec import RunSpec
 from vitscale.cost.models import shape
 from vitscale.cost.vit import training_flop
 from vitscale.hardware import catalog
+from vitscale.records.layers import LayerRecord
 from vitscale.statistics import Estimate
 from vitscale.units import decimal
 
@@ -58,6 +59,11 @@ def peak_of(run: Run, precision: str) -> Peak:
     if len(names) != 1:
         return Peak(None, "the devices are not of one kind" if names else "no device is recorded")
     return Peak(None, f"no {precision} peak of {names[0]} is known" if found else f"no peak of {names[0]} is known")
+
+
+def layers(run: Run) -> tuple[LayerRecord, ...]:
+    """Forward passes by class of layer, of the first launch that counts and timed them."""
+    return next((one.record.layers for one in run.counted if one.record.layers), ())
 
 
 def _timed(run: Run) -> float | None:

@@ -20,6 +20,7 @@ from vitscale.errors import ResultsError
 from vitscale.records.collectives import COLLECTIVES, CollectiveRecord
 from vitscale.records.evaluations import EVALUATIONS, Scored, read_evaluations
 from vitscale.records.launches import LaunchFolder, read_document, read_launches, read_record
+from vitscale.records.layers import ROOFLINE, LayerRecord
 from vitscale.records.links import LINKS, LinkBenchmark
 from vitscale.records.samples import Sample
 from vitscale.records.schema import SCHEMA_VERSION, Aggregate, Manifest
@@ -58,6 +59,8 @@ class Launch:
     """Of the devices, by node and time."""
     collectives: tuple[CollectiveRecord, ...] = ()
     """Of the steady window, the largest first; none where the launch had none, or did not time them."""
+    layers: tuple[LayerRecord, ...] = ()
+    """Forward passes by class of layer, in the order of computation; none where they were not timed."""
 
     @property
     def ok(self) -> bool:
@@ -135,6 +138,7 @@ def _launch(root: Path, launch: LaunchFolder, files: list[StepFile]) -> Launch:
         aggregate=read_record(root, launch.path / AGGREGATE, Aggregate, SCHEMA_VERSION),
         samples=tuple(sample for file in sampled for sample in _lines(root, file.path, Sample)),
         collectives=tuple(_lines(root, launch.path / COLLECTIVES, CollectiveRecord)),
+        layers=tuple(_lines(root, launch.path / ROOFLINE, LayerRecord)),
     )
 
 

@@ -5,6 +5,7 @@ runs/<run_id>/launch<k>/
   steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
   devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
   collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the steady window's collectives carried
+  roofline.jsonl        `LayerRecord` of `layers.py`, forward passes by class of layer, with `measure.profile`
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
 """

@@ -223,6 +223,13 @@ _PARTS: dict[str, _Words] = {
         verdict_tables.collective_table,
         alone=True,
     ),
+    "roofline": _Words(
+        "Roofline by layer",
+        "FLOP of matrix products and bytes moved once are closed forms, times are rank 0's in a few steps after the "
+        "steady window. Where few FLOP a byte go with a low share of the peak, memory bounds the layer.",
+        verdict_tables.layer_table,
+        alone=True,
+    ),
     "accuracy_batch": _Words(
         "Accuracy against the global batch",
         "Of the last evaluation, and the epochs to the target accuracy where the study has one.",

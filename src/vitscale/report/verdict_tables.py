@@ -1,4 +1,4 @@
-"""Tables of what a step is spent on: the waterfall, the causes, the collectives, the map of accumulation."""
+"""Tables of what a step is spent on: waterfall, causes, collectives, layers, the map of accumulation."""
 
 from __future__ import annotations
 
@@ -62,6 +62,20 @@ def collective_table(result: StudyResult) -> Table:
             rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates, *held))
     header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
     return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
+
+
+def layer_table(result: StudyResult) -> Table:
+    """Every class of layer of every run that timed them, as a roofline has it."""
+    rows = []
+    for run_id, lines in result.layers.items():
+        for one in lines:
+            each = NOT_AVAILABLE if one.flop_per_step is None else number(one.flop_per_step / one.bytes_per_step)
+            work = (decimal(one.flop_per_step, "FLOP"), size(one.bytes_per_step), each, seconds(one.seconds_per_step))
+            rates = (decimal(one.flop_per_s, "FLOP/s"), percent(one.peak_share, 0))
+            moved = decimal(one.bytes_per_step / one.seconds_per_step, "B/s")
+            rows.append((label(result, run_id), one.layer, *work, *rates, moved))
+    header = ("Run", "Layers", "FLOP", "Bytes", "FLOP a byte", "Time", "Attained", "Of the GEMM peak", "Moved")
+    return Table("Forward passes of an optimizer step by class of layer", header, tuple(rows), words=2)
 
 
 def rank_table(result: StudyResult) -> Table:

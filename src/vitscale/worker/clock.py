@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-import torch
-
 from vitscale.worker.calls import Call
 from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.intervals import Interval, difference, intersection, lengths, union
-from vitscale.worker.timeline import CudaTimeline, HostTimeline, Stamp, Timeline
+from vitscale.worker.timeline import Stamp, Timeline, timeline_for
 from vitscale.worker.traffic import Kind, Traffic, by_step
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -162,11 +160,6 @@ def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
     if ranks.world_size == 1:
         return StepClock(timeline)
     return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))
-
-
-def timeline_for(device: torch.device) -> Timeline:
-    """The timeline of a device."""
-    return CudaTimeline() if device.type == "cuda" else HostTimeline()
 
 
 def split(

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 
 from vitscale.config.runspec import RunSpec
-from vitscale.worker.clock import StepClock, StepTimes, timeline_for
+from vitscale.worker.clock import StepClock, StepTimes
 from vitscale.worker.engines import Engine
 from vitscale.worker.loop import Losses, run_steps
 from vitscale.worker.pipeline import Batches
 from vitscale.worker.silence import taken_out
-from vitscale.worker.timeline import Stamp, Timeline
+from vitscale.worker.timeline import Stamp, Timeline, timeline_for
 
 STEPS = 3
 SHORTEST_S, LONGEST_S = 0.05, 0.5

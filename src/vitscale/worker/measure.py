@@ -200,9 +200,11 @@ class Launch:
 
         beat()
         opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
-        slowed = inject.slowed(self.engine, opened, self.delays)
+        engine, batches = inject.slowed(self.engine, opened, self.delays)
+        peak = self.peaks.get(self.spec.precision)
         try:
-            found, missing = closer.look(wanted, self.folder, self.spec, self.ranks, *slowed, beat)
+            looking = closer.Closer(self.spec, self.folder, self.ranks, self.model, engine, batches, peak, beat)
+            found, missing = looking.look(wanted)
         finally:
             opened.close()
         self.unread |= missing

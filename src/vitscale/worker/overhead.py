@@ -14,10 +14,11 @@ import torch
 import torch.distributed as dist
 
 from vitscale.records.schema import Overhead
-from vitscale.worker.clock import StepClock, StepTimes, timeline_for
+from vitscale.worker.clock import StepClock, StepTimes
 from vitscale.worker.comms import Comms
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.silence import alone
+from vitscale.worker.timeline import timeline_for
 
 BLOCKS, CALLS = 11, 40
 """Blocks of each kind, and the calls of one."""

@@ -119,3 +119,8 @@ class CudaTimeline:
         """Back into the pool."""
         self._pool += [stamp.event for stamp in self._taken if stamp is not kept]
         self._taken = [stamp for stamp in self._taken if stamp is kept]
+
+
+def timeline_for(device: torch.device) -> Timeline:
+    """The timeline that is right for a device."""
+    return CudaTimeline() if device.type == "cuda" else HostTimeline()

@@ -75,7 +75,8 @@ class Training(Launch):
     def _look_closer(self) -> dict[str, object]:
         told = "where a run measures, not where it trains"
         self.notes |= dict.fromkeys(("silence", "overlap"), f"taken {told}")
-        self.notes |= {"trace": f"written {told}"} if self.spec.measure.profile else {}
+        if self.spec.measure.profile:
+            self.notes |= dict.fromkeys(("trace", "roofline"), f"written {told}")
         return {}
 
     def _time_measuring(self) -> None:
