@@ -86,7 +86,7 @@ class MeasureSpec(Frozen):
     sample_s: NonNegativeFloat | None = None
     """Time between samples of the devices, seconds; null is 1 s, 0 is off."""
     profile: Literal[True] | None = None
-    """Whether a trace of a few steps is written after the steady window; null is no."""
+    """Whether a trace and a roofline of a few steps are written after the steady window; null is no."""
 
 
 class RunSpec(Frozen):

@@ -223,7 +223,8 @@ class MeasureSection(Section):
     """Time between samples of the devices (power, utilisation, temperature, clocks, load), seconds; 0 takes none.
     Off: 1 s."""
     profile: bool = False
-    """Write a Chrome trace of a few steps after the steady window, `trace.rank<r>.json.gz`, by each rank."""
+    """Look closer at a few steps after the steady window: a Chrome trace of each rank, `trace.rank<r>.json.gz`, and
+    time, FLOP and bytes of each class of layer, `roofline.jsonl`."""
 
     @model_validator(mode="after")
     def _one_duration(self) -> MeasureSection:

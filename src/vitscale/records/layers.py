@@ -1,6 +1,6 @@
 """`roofline.jsonl`: forward passes of a launch by class of layer, with `measure.profile`. One line per class.
 
-Figures are of rank 0, means over the steps after the steady window in which layers were timed one by one.
+Figures are of rank 0, of the steps after the steady window in which layers were timed one by one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class LayerRecord(Frozen):
     """`patch_embed`, `norm`, `qkv`, `attention` (from the end of qkv to the begin of proj), `proj`, `fc1`, `fc2` or
     `head`."""
     seconds_per_step: Positive
-    """How long they take together."""
+    """How long they take together: the median of a class's calls times their number in a step."""
     flop_per_step: Positive | None
     """Of their matrix products, in closed form; null where they have none."""
     bytes_per_step: Positive

@@ -58,8 +58,8 @@ def spans(events: Sequence[profile.Event]) -> list[Span]:
 
 def unseen(seen: Sequence[Span]) -> str | None:
     """Why these spans tell nothing, where they do not."""
-    issued, found = sum(one.name in _ISSUED for one in seen), _collectives(seen)
-    if _window(seen) is None:
+    issued, found, window = sum(one.name in _ISSUED for one in seen), _collectives(seen), _window(seen)
+    if window is None:
         return "the profiler did not see the steps"
     if any(one.kind == "kernel" and "nccl" in one.name for one in found):
         issued = 1  # NCCL may do several in one kernel
@@ -67,7 +67,7 @@ def unseen(seen: Sequence[Span]) -> str | None:
         return f"the profiler saw {len(found)} of {issued} collectives"
     if any(one.end < one.begin for one in seen):
         return "the profiler's clock went backwards"
-    return None
+    return None if any(one.end > window[0] for one in found) else "the profiler saw no collective in the steps"
 
 
 def measure(seen: Sequence[Span], device: str) -> Overlap:

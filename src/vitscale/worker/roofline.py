@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 from torch import nn
@@ -76,9 +77,11 @@ def measure(
     with _timed(model, timeline, spans):
         run_steps(range(STEPS), engine, batches, NoClock(), Losses(spec.grad_accum), spec.grad_accum, after_step)
     at = timeline.read([stamp for _, *both in spans for stamp in both])
-    seconds: dict[str, float] = {}
+    times: dict[str, list[float]] = {}
     for (layer, _, _), begin, end in zip(spans, at[::2], at[1::2], strict=True):
-        seconds[layer] = seconds.get(layer, 0.0) + (end - begin) / 1e9 / (STEPS - 1)
+        times.setdefault(layer, []).append((end - begin) / 1e9)
+    # Layers of a class are alike, so the median is free of those in which the host did something else.
+    seconds = {layer: median(of_calls) * len(of_calls) / (STEPS - 1) for layer, of_calls in times.items()}
     return records(spec, seconds, peak_flop_per_s)
 
 

@@ -96,6 +96,7 @@ def test_on_cuda_kernels_count_and_not_what_the_host_does():
         (phases(steps=1), "did not see the steps"),
         ([*phases(), *spans(("c10d::allreduce_", "cpu_op", 130, 131, MAIN))], "saw 0 of 1 collectives"),
         ([*phases(), *collective(130, 120)], "went backwards"),
+        ([*phases(), *collective(30, 40)], "saw no collective in the steps"),
     ],
 )
 def test_where_spans_are_missing_or_negative_there_is_a_reason_and_no_figure(seen, reason):

@@ -87,6 +87,20 @@ def test_each_layer_of_both_micro_steps_is_timed_and_neither_the_first_step_nor_
     assert all(one.peak_share is None for one in found.values())
 
 
+def test_a_call_in_which_the_host_did_something_else_does_not_count():
+    class Stalled(Ticks):
+        looks = 0
+
+        def now(self):
+            self.looks += 1
+            self.wait(
+                1000 if self.looks == 2 * 68 + 4 else 0
+            )  # 68 looks a step: at the end of the last one's first norm
+            return super().now()
+
+    assert measured(Stalled())["norm"].seconds_per_step == pytest.approx(10)
+
+
 def test_the_share_of_the_peak_is_what_the_products_attain_over_it():
     found = measured(Ticks(), peak=1e6)
     assert found["norm"].flop_per_step is found["norm"].flop_per_s is found["norm"].peak_share is None
