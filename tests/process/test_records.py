@@ -114,7 +114,7 @@ def test_a_node_samples_its_load_and_its_ranks_memory(finished):
         peaks = [device["memory_peak_bytes"] for device in manifest["devices"]]
         assert 0.3 * sum(peaks) < last["rank_rss_bytes"] <= 1.01 * sum(peaks)
         assert all(line["gpus"] == [] for line in lines)
-        unread = {field for field in ("core_clock_hz", "energy_j") if last[field] is None}
+        unread = {field for field in ("core_clock_hz", "energy_j", "swapped_in_bytes") if last[field] is None}
         assert {key for key in manifest["notes"] if key.startswith("host.")} == {f"host.{field}" for field in unread}
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from vitscale.analysis.devices import DeviceUse
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding
-from vitscale.units import decimal, number, percent
+from vitscale.units import decimal, number, percent, size
 
 THROTTLED_SHARE = 0.05
 """`throttled`: a reason holds clocks down in this share of a run's samples. A lone sample of a window is chance."""
@@ -18,6 +18,12 @@ MIXED_CLOCKS = 0.05
 
 OTHER_LOAD_CORES = 0.5
 """`other_load`: cores at work for others than the ranks. The command itself and the kernel take a few hundredths."""
+
+SLOW_MEMORY = 0.03
+"""`memory_clock`: the median clock of a GPU's memory is this much below the highest it can have."""
+
+SWAPPED_BYTES_PER_S = 1 << 20
+"""`swapping`: memory that is read back from swap. Pages that nobody missed for long come back more slowly."""
 
 _CHOSEN = ("applications_clocks_setting", "display_clock_setting", "sync_boost")
 _GRAVE = ("hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown")
@@ -38,7 +44,7 @@ def find(study: StudyData) -> Iterator[Finding]:
     for run in study.runs:
         uses = [one.devices for one in run.counted if one.devices is not None]
         if uses:
-            for check in (_throttled, _mixed_clocks, _foreign_processes, _other_load):
+            for check in (_throttled, _memory_clock, _swapping, _mixed_clocks, _foreign_processes, _other_load):
                 yield from check(study.labels[run.run_id], run, uses)
 
 
@@ -60,6 +66,36 @@ def _throttled(label: str, run: Run, uses: list[DeviceUse]) -> Iterator[Finding]
             hint=None
             if all(reason in _CHOSEN for reason in shares)
             else "look at cooling and at the power limit (nvidia-smi -q -d PERFORMANCE,POWER)",
+            runs=(run.run_id,),
+        )
+
+
+def _memory_clock(label: str, run: Run, uses: list[DeviceUse]) -> Iterator[Finding]:
+    slow = [
+        use.memory_clock_shares for use in uses if min(use.memory_clock_shares.values(), default=1) < 1 - SLOW_MEMORY
+    ]
+    if slow:
+        slowest = min(slow, key=lambda shares: min(shares.values()))
+        rank = min(slowest, key=slowest.__getitem__)
+        yield Finding(
+            kind="memory_clock",
+            severity="warning",
+            evidence=f"{label}: the memory of rank {rank}'s GPU ran at {percent(slowest[rank], 0)} of its highest "
+            "clock (median); what waits for memory, as updates and normalisation do, is as much slower.",
+            hint="look who set it, and at power and heat (nvidia-smi -q -d CLOCK,PERFORMANCE)",
+            runs=(run.run_id,),
+        )
+
+
+def _swapping(label: str, run: Run, uses: list[DeviceUse]) -> Iterator[Finding]:
+    rates = [use.swapped_in_bytes / use.seconds for use in uses if use.swapped_in_bytes is not None]
+    if rates and median(rates) >= SWAPPED_BYTES_PER_S:
+        yield Finding(
+            kind="swapping",
+            severity="warning",
+            evidence=f"{label}: its hosts read {size(median(rates))} of memory a second back from swap in the steady "
+            "window; whoever needs it stands still until it is there.",
+            hint="fewer ranks per host, a smaller model or micro-batch, or less of what else runs there",
             runs=(run.run_id,),
         )
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
@@ -35,6 +35,10 @@ class DeviceUse:
     """Highest of any GPU."""
     sm_clocks_hz: dict[int, float]
     """rank -> median clock of its GPU."""
+    memory_clock_shares: dict[int, float]
+    """rank -> median clock of its GPU's memory over the highest it can have."""
+    swapped_in_bytes: float | None
+    """Memory that all hosts read back from swap."""
     throttled: dict[str, float]
     """Reason -> share of all GPUs' samples in which it held a clock down."""
     foreign_share: float | None
@@ -83,7 +87,9 @@ def device_use(samples: Sequence[Sample], world_size: int, nodes: int) -> Device
         power_w=_power_w(spans, world_size if gpus else nodes),
         utilisation_share=_mean([gpu.utilisation_share for gpu in gpus]),
         temperature_peak_c=max(temperatures, default=None),
-        sm_clocks_hz=_clocks(gpus),
+        sm_clocks_hz=_medians((gpu.rank, gpu.sm_clock_hz) for gpu in gpus),
+        memory_clock_shares=_medians((gpu.rank, _memory_clock_share(gpu)) for gpu in gpus),
+        swapped_in_bytes=_total(spans, "swapped_in_bytes"),
         throttled={reason: fmean(reason in (gpu.throttle or ()) for gpu in told) for reason in reasons},
         foreign_share=fmean(count > 0 for count in foreign) if foreign else None,
         cpu_cores=_cores(spans, "cpu_s") if whole else None,
@@ -162,12 +168,24 @@ def _rate(spent: float | None, span: Span) -> float | None:
     return None if spent is None else spent / (span[1].time_s - span[0].time_s)
 
 
-def _clocks(gpus: Sequence[GpuSample]) -> dict[int, float]:
+def _memory_clock_share(gpu: GpuSample) -> float | None:
+    clock, highest = gpu.memory_clock_hz, gpu.memory_clock_max_hz
+    return clock / highest if clock is not None and highest else None
+
+
+def _medians(told: Iterable[tuple[int, float | None]]) -> dict[int, float]:
+    """Of each rank."""
     by_rank: dict[int, list[float]] = {}
-    for gpu in gpus:
-        if gpu.sm_clock_hz is not None:
-            by_rank.setdefault(gpu.rank, []).append(gpu.sm_clock_hz)
-    return {rank: median(clocks) for rank, clocks in by_rank.items()}
+    for rank, value in told:
+        if value is not None:
+            by_rank.setdefault(rank, []).append(value)
+    return {rank: median(values) for rank, values in by_rank.items()}
+
+
+def _total(spans: Sequence[Span], field: str) -> float | None:
+    """Of a counter of the hosts, over all of them; None where any line lacks it."""
+    spent = [_spent(before.host, line.host, field) for before, line in spans]
+    return None if None in spent else sum(one for one in spent if one is not None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

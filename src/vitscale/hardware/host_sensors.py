@@ -6,6 +6,7 @@ the energy counters for root (CVE-2020-8694).
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class HostSensors:
     Args:
         pids: processes of the ranks.
         cores: cores whose clock is read. A few: some kernels take 10 ms for each.
-        root: where /sys lies; tests give their own.
+        root: where /sys and /proc lie; tests give their own.
     """
 
     def __init__(self, pids: Sequence[int], cores: Sequence[int], root: Path = _ROOT) -> None:
@@ -31,6 +32,7 @@ class HostSensors:
         self._ranks = [psutil.Process(pid) for pid in pids]
         self._clocks = [root / f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq" for core in cores]
         self._zones = rapl_zones(root)
+        self._memory = root / "proc/vmstat"
         self._first_s: dict[str, float] = {}
 
     def read(self) -> HostSample:
@@ -40,6 +42,7 @@ class HostSensors:
             cpu_s=self._since_first("cpu_s", self._machine_cpu_s()),
             rank_cpu_s=self._since_first("rank_cpu_s", rank_cpu_s),
             rank_rss_bytes=rss_bytes,
+            swapped_in_bytes=self._swapped_in_bytes(),
             core_clock_hz=self._core_clock_hz(),
             energy_j=self._energy_j(),
         )
@@ -63,6 +66,16 @@ class HostSensors:
                 self.reasons.setdefault(field, f"a rank's process cannot be read: {type(error).__name__}")
             return None, None
         return cpu_s, rss_bytes
+
+    def _swapped_in_bytes(self) -> int | None:
+        try:
+            counts = dict(line.split() for line in self._memory.read_text().splitlines())
+            swapped = int(counts["pswpin"]) * resource.getpagesize()
+        except (OSError, ValueError, KeyError):
+            self.reasons.setdefault("swapped_in_bytes", "no counter of swapped pages in /proc/vmstat")
+            return None
+        since = self._since_first("swapped_in_bytes", swapped)
+        return None if since is None else int(since)
 
     def _core_clock_hz(self) -> float | None:
         try:

@@ -1,8 +1,8 @@
 """`devices.node<n>.jsonl`: what the sensors of a node said beside the steps, one line per sample.
 
 A sample is taken every `measure.sample_s` and as each window begins and ends. Counters (`energy_j`, `cpu_s`,
-`rank_cpu_s`) count from the launch's first sample, so that what a stretch of time took is a difference of two lines. A
-field that cannot be read is null, and `notes` of the manifest say why, once.
+`rank_cpu_s`, `swapped_in_bytes`) count from the launch's first sample, so that what a stretch of time took is a
+difference of two lines. A field that cannot be read is null, and `notes` of the manifest say why, once.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class GpuSample(Frozen):
     """Clock of the multiprocessors."""
     memory_clock_hz: NotNegative | None = None
     """Clock of the memory."""
+    memory_clock_max_hz: NotNegative | None = None
+    """The highest that its memory can have."""
     throttle: tuple[str, ...] | None = None
     """What holds the clocks down: `sw_power_cap`, `hw_slowdown`, `sw_thermal_slowdown`, `hw_thermal_slowdown`,
     `hw_power_brake_slowdown`, `sync_boost`, `applications_clocks_setting`, `display_clock_setting`. Empty is
@@ -60,6 +62,8 @@ class HostSample(Frozen):
     """The part of it that this node's ranks took."""
     rank_rss_bytes: Count | None = None
     """Resident sets of this node's ranks, added up; pages that they share are counted for each."""
+    swapped_in_bytes: Count | None = None
+    """Memory of any process that the host read back from swap since the launch's first sample."""
     core_clock_hz: NotNegative | None = None
     """Clock of the CPU: mean over the first core of each rank."""
     energy_j: NotNegative | None = None

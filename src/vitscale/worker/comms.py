@@ -80,6 +80,7 @@ class Comms:
         self._libraries: list[Any] = []
         self._listening = False
         self._groups: dict[str, dist.ProcessGroup] = {}
+        self._names: dict[dist.ProcessGroup, str] = {}
         self._issued: list[_Issued] = []
         self._by_work: dict[int, _Issued] = {}
         self._by_memory: dict[int, _Issued] = {}
@@ -115,16 +116,16 @@ class Comms:
 
     def _issue(self, operator: Any, operation: str, sized: int | None) -> Callable[..., Any]:
         """The kernel of an operator that starts a collective."""
-        names = [argument.name for argument in operator._schema.arguments]
-        group_at, asynchronous_at = names.index("process_group"), names.index("async_op")
+        places = [argument.name for argument in operator._schema.arguments]
+        group_at, asynchronous_at = places.index("process_group"), places.index("async_op")
         redispatch, group_of, now = operator._handle.redispatch_boxed, dist.ProcessGroup.unbox, self._timeline.now
+        names = self._names
 
         def kernel(keys: Any, *arguments: Any) -> Any:
             group = group_of(arguments[group_at])
-            if not self._listening or group.size() < self._smallest:
+            name = names[group] if group in names else self._name(group)
+            if not name or not self._listening:
                 return redispatch(keys & BEHIND, *arguments)
-            name = group.group_name
-            self._groups[name] = group
             one = _Issued(operation, 0 if sized is None else _bytes(arguments[sized]), name, now())
             self._issued.append(one)
             returned = redispatch(keys & BEHIND, *arguments)
@@ -136,6 +137,13 @@ class Comms:
             return returned
 
         return kernel
+
+    def _name(self, group: dist.ProcessGroup) -> str:
+        """The name of a group whose collectives are timed, else nothing; asked for once."""
+        name = self._names[group] = group.group_name if group.size() >= self._smallest else ""
+        if name:
+            self._groups[name] = group
+        return name
 
     def _follow_to_its_wait(self, one: _Issued) -> None:
         """A synchronous one: its caller's next call is `wait`, which ends when it does."""
@@ -267,7 +275,7 @@ def _let_finish(issued: Sequence[_Issued]) -> None:
 
 
 def _bytes(tensors: Any) -> int:
-    return tensors.nbytes if isinstance(tensors, Tensor) else sum(_bytes(one) for one in tensors)
+    return tensors.nbytes if isinstance(tensors, Tensor) else sum(map(_bytes, tensors))
 
 
 def _address(tensors: Any) -> int:

@@ -5,7 +5,7 @@ import pytest
 from vitscale.analysis.analyse import analyse
 from vitscale.records.samples import GpuSample, HostSample, Sample
 
-KINDS = {"throttled", "mixed_clocks", "foreign_processes", "other_load"}
+KINDS = {"throttled", "memory_clock", "swapping", "mixed_clocks", "foreign_processes", "other_load"}
 
 
 @pytest.fixture
@@ -82,3 +82,27 @@ def test_load_of_others_is_a_note(found, cores, told):
     if told:
         assert notes["other_load"].severity == "note"
         assert "0.600 cores" in notes["other_load"].evidence
+
+
+@pytest.mark.parametrize(("clock", "told"), [(2.619e9, False), (2.56e9, False), (1.6e9, True)])
+def test_memory_below_its_highest_clock_is_named_with_its_rank(found, clock, told):
+    both = tuple(
+        GpuSample(rank=rank, memory_clock_hz=one, memory_clock_max_hz=2.619e9)
+        for rank, one in ((0, 2.619e9), (1, clock))
+    )
+    seen = found(*[both] * 4)
+    assert set(seen) == ({"memory_clock"} if told else set())
+    if told:
+        assert "rank 1's GPU ran at 61 %" in seen["memory_clock"].evidence
+
+
+def test_a_clock_without_its_highest_is_no_finding(found):
+    assert found(*[(GpuSample(rank=0, memory_clock_hz=1e9),)] * 4) == {}
+
+
+@pytest.mark.parametrize(("bytes_per_s", "told"), [(0, False), (2**19, False), (3 * 2**20, True)])
+def test_hosts_that_read_from_swap_are_named(found, bytes_per_s, told):
+    seen = found(*[()] * 4, host=[HostSample(swapped_in_bytes=at * bytes_per_s) for at in range(5)])
+    assert set(seen) == ({"swapping"} if told else set())
+    if told:
+        assert "3.00 MiB of memory a second" in seen["swapping"].evidence

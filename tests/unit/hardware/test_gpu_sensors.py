@@ -43,6 +43,7 @@ class FakeNvml:
     nvmlDeviceGetTemperature = staticmethod(lambda gpu, kind: 61)
     nvmlDeviceGetPowerUsage = staticmethod(lambda gpu: 412_345)
     nvmlDeviceGetClockInfo = staticmethod(lambda gpu, kind: {1: 1755, 2: 2619}[kind])
+    nvmlDeviceGetMaxClockInfo = staticmethod(lambda gpu, kind: {1: 1980, 2: 2619}[kind])
 
     def nvmlDeviceGetTotalEnergyConsumption(self, gpu):
         return self.energy_mj[gpu]

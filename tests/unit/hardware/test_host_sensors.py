@@ -28,7 +28,13 @@ def root(tmp_path):
         folder = tmp_path / f"sys/devices/system/cpu/cpu{core}/cpufreq"
         folder.mkdir(parents=True)
         (folder / "scaling_cur_freq").write_text(f"{kilohertz}\n")
+    swap(tmp_path, 1000)
     return tmp_path
+
+
+def swap(root, pages):
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc/vmstat").write_text(f"nr_free_pages 7\npswpin {pages}\npswpout 3\n")
 
 
 def write(root, zone, microjoules):
@@ -71,7 +77,7 @@ def test_a_machine_that_shows_nothing_says_so(tmp_path):
     found = sensors(tmp_path)
     read = found.read()
     assert (read.energy_j, read.core_clock_hz) == (None, None)
-    assert set(found.reasons) == {"energy_j", "core_clock_hz"}
+    assert set(found.reasons) == {"energy_j", "core_clock_hz", "swapped_in_bytes"}
     assert read.rank_rss_bytes > 0
 
 
@@ -103,3 +109,21 @@ def test_a_rank_that_is_gone_leaves_nulls(root):
     assert (gone.rank_cpu_s, gone.rank_rss_bytes) == (None, None)
     assert gone.cpu_s is not None
     assert "NoSuchProcess" in found.reasons["rank_cpu_s"]
+
+
+def test_what_is_read_back_from_swap_counts_since_the_first_reading(root):
+    found = sensors(root)
+    assert found.read().swapped_in_bytes == 0
+    swap(root, 1300)
+    assert found.read().swapped_in_bytes == 300 * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("text", [None, "", "pswpin many\n"])
+def test_a_kernel_that_does_not_count_swapping_is_null_with_a_reason(root, text):
+    if text is None:
+        (root / "proc/vmstat").unlink()
+    else:
+        (root / "proc/vmstat").write_text(text)
+    found = sensors(root)
+    assert found.read().swapped_in_bytes is None
+    assert "/proc/vmstat" in found.reasons["swapped_in_bytes"]

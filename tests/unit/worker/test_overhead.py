@@ -17,6 +17,12 @@ from vitscale.worker.traffic import Kind, Traffic
 SLOW_S = 0.25
 
 
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(overhead, "BLOCKS", 3)
+    monkeypatch.setattr(overhead, "_OTHER_FLOATS", 1)
+
+
 @pytest.fixture
 def group():
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
