@@ -57,6 +57,8 @@ def measure(short: bool) -> list[Figure]:
             "warmup": 2,
             "steps": 3 if short else 6,
         }
+        if name in IN_SETTING:
+            given["ours"] = {"engine": "deepspeed", "zero_stage": 0}
         figures += _of_setting(name, given, sizes, IN_SETTING.get(name, PEERS), 1 if short else REPEATS)
     return figures
 
@@ -91,8 +93,9 @@ def _of_setting(
                     target,
                 )
             )
-        figures += _of_ours(f"{name}, {_ranks(size)}", seen, size, fp32, bf16, flop)
-    if len(sizes) > 1:
+        if name not in IN_SETTING:
+            figures += _of_ours(f"{name}, {_ranks(size)}", seen, size, fp32, bf16, flop)
+    if len(sizes) > 1 and name not in IN_SETTING:
         figures += [_second_rank(name, seen, who) for who in (_fastest(seen, 1, "fp32"), _fastest(seen, 1, "bf16"))]
     return figures
 
@@ -147,7 +150,7 @@ def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: i
     words = {
         "model.name": setting["model"], "img_size": setting["img_size"], "patch_size": setting["patch_size"],
         "data.name": "synthetic", "data.images": 2048, "data.flip": "false", "global_batch": setting["global_batch"],
-        "engine": "deepspeed,ddp", "zero_stage": "0,1", "precision": "fp32,bf16",
+        "engine": "deepspeed,ddp", "zero_stage": "0,1", "precision": "fp32,bf16", **setting.get("ours", {}),
         "world_size": ",".join(map(str, sizes)),
         "protocol": "strong", "optimizer.clip": 0, "measure.launches": repeat + 1, "warmup_steps": setting["warmup"],
         "steps": setting["steps"],
