@@ -108,7 +108,7 @@ def require_sound_records(folder: Path) -> None:
 
 def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console) -> tuple[str, ...]:
     """Measure; the run_ids that are still missing afterwards."""
-    from vitscale.launch.local import end_leftovers
+    from vitscale.launch.processes import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
@@ -125,7 +125,7 @@ def train_to_end(
     folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console, trackers: list[Tracker]
 ) -> None:
     """Train the only run, with trackers beside it."""
-    from vitscale.launch.local import end_leftovers
+    from vitscale.launch.processes import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.train import train
     from vitscale.trackers.follow import Follower, catch_up
