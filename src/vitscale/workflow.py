@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vitscale.analysis.result import StudyResult
     from vitscale.config.load import Loaded
-    from vitscale.config.study import DataSection
+    from vitscale.launch.hostfile import Host
     from vitscale.launch.outcome import Launcher
     from vitscale.report.collection import Chapter
     from vitscale.study.plan import Plan
@@ -30,6 +30,7 @@ class LauncherName(StrEnum):
 
     local = "local"
     lab = "lab"
+    mpi = "mpi"
     simulate = "simulate"
 
 
@@ -44,7 +45,7 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     name = loaded.study.hardware.name
     if launcher is LauncherName.simulate and name is None:
         raise UsageError("the launcher `simulate` needs `hardware.name`", f"one of {', '.join(catalog.names())}")
-    if launcher in (LauncherName.local, LauncherName.lab) and name is not None:
+    if launcher not in (None, LauncherName.simulate) and name is not None:
         raise UsageError(
             f"`hardware.name` = {name!r} is for what is not measured", "add --launcher simulate, or leave the key out"
         )
@@ -52,7 +53,15 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
         loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
-    return loaded, Where(probe(), simulated, lab=launcher is LauncherName.lab)
+    return loaded, Where(probe(), simulated, launcher is LauncherName.lab, _hosts(loaded, launcher))
+
+
+def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
+    """Those that ranks are started on, none where that is this machine."""
+    from vitscale.launch.hostfile import read_hostfile
+
+    path = loaded.study.launch.hostfile
+    return read_hostfile(Path(path)) if path and launcher is LauncherName.mpi else ()
 
 
 def require_ready(launcher: LauncherName) -> None:
@@ -62,11 +71,14 @@ def require_ready(launcher: LauncherName) -> None:
         SetupError: with what to install, or to type.
     """
     from vitscale.launch.lab import require_namespaces
+    from vitscale.launch.mpi import find_mpirun
     from vitscale.launch.preflight import require_training_packages
 
     require_training_packages()
     if launcher is LauncherName.lab:
         require_namespaces()
+    if launcher is LauncherName.mpi:
+        find_mpirun()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -116,7 +128,7 @@ def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, cons
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer:
-        starter = launcher_of(launcher, plan.loaded.study.data, plan.loaded)
+        starter = launcher_of(launcher, plan.loaded, where)
         outcome = execute(folder, plan.grid.runs, plan.labels, measure, where.machine, starter, observer)
     return outcome.missing
 
@@ -134,7 +146,7 @@ def train_to_end(
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:
-        starter = launcher_of(launcher, study.data, plan.loaded)
+        starter = launcher_of(launcher, plan.loaded, where)
 
         def followed(launch_folder: Path) -> Follower:
             catch_up(folder, trackers, observer.message)
@@ -143,7 +155,7 @@ def train_to_end(
         train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
 
 
-def launcher_of(name: LauncherName, section: DataSection, loaded: Loaded) -> Launcher:
+def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     """The launcher by its name."""
     if name is LauncherName.simulate:
         from vitscale.launch.simulate import Simulate
@@ -152,9 +164,13 @@ def launcher_of(name: LauncherName, section: DataSection, loaded: Loaded) -> Lau
     from vitscale.data.catalog import store_root
     from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
+    from vitscale.launch.mpi import Mpi, find_mpirun
 
+    section = loaded.study.data
     path = Path(section.path).expanduser() if section.path else None
     init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    if name is LauncherName.mpi:
+        return Mpi(find_mpirun(), where.hosts, store_root(), path, loaded.study.launch, init=init)
     kind = Lab if name is LauncherName.lab else Local
     return kind(store_root(), path, loaded.study.launch, init=init)
 

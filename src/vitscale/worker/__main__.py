@@ -19,6 +19,8 @@ from vitscale.errors import SetupError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import Beat, Heartbeat, Round, failure_path
 
+_MPIRUNS = (OPEN_MPI, MPICH)
+
 
 def main(path: Path) -> None:
     """Serve one round."""
@@ -27,7 +29,7 @@ def main(path: Path) -> None:
     try:
         place = _place(round_)
         rank = place.rank
-        if rank == 0 or place.starter not in (OPEN_MPI, MPICH):  # mpirun hands its standard input to rank 0 alone
+        if rank == 0 or place.starter not in _MPIRUNS:  # which hand their standard input to rank 0 alone
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         heartbeat = Heartbeat(path.parent, rank)
         heartbeat.beat(Beat(0, "import", 0, 0, None))
@@ -48,6 +50,9 @@ def _place(round_: Round) -> Position:
     """
     place = position(os.environ)
     os.environ |= place.variables()
+    if place.starter in _MPIRUNS:
+        sys.stderr.write(f"rank {place.rank} is process {os.getpid()}\n")  # mpirun tells of processes
+        sys.stderr.flush()
     if (place.world_size, place.local_world_size) != (round_.world_size, round_.ranks_per_node):
         raise SetupError(
             f"{place.starter} started {place.world_size} ranks, {place.local_world_size} on each host; "
