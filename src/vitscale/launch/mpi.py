@@ -25,7 +25,7 @@ from vitscale.launch.hostfile import Host, chosen
 from vitscale.launch.local import LOOPBACK, of_every_rank, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks, end_leftovers
-from vitscale.records.round import Round
+from vitscale.records.round import Round, read_failures
 
 _HERE = "localhost"
 _INSTALL = "apt-get install openmpi-bin (Debian), or module load openmpi"
@@ -153,6 +153,7 @@ class RanksOfMpirun(Ranks):
     def __init__(self, results: Path, round_: Round) -> None:
         super().__init__()
         self._results, self._round = results, round_
+        self._folder = results / "rounds" / round_.name
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the ranks on this host, past mpirun: most would end it."""
@@ -176,11 +177,15 @@ class RanksOfMpirun(Ranks):
         if match := _KILLED_OPEN_MPI.search(told):
             return _by_signal(int(match[1]), int(match[2]))
         process, number = _PROCESS_HYDRA.search(told), _SIGNAL_HYDRA.search(told)
-        if process and number:
-            ranks = {int(own[2]): int(own[1]) for own in _RANK.finditer(told)}
-            if int(process[1]) in ranks:
-                return _by_signal(ranks[int(process[1])], int(number[1]))
-        return None
+        if process is None or number is None:
+            return None
+        # Of a process that hydra ended itself it tells as well: then the rank that left no word is the one.
+        ranks = {int(own[2]): int(own[1]) for own in _RANK.finditer(told)}
+        spoke = {failure.rank for failure in read_failures(self._folder, self._round.world_size)}
+        silent = [rank for rank in range(self._round.world_size) if rank not in spoke]
+        named = ranks.get(int(process[1]))
+        rank = named if named in silent else silent[0] if len(silent) == 1 else None
+        return None if rank is None else _by_signal(rank, int(number[1]))
 
     def ended(self) -> str:
         """How mpirun ended, and what it says about it."""
@@ -198,8 +203,8 @@ class RanksOfMpirun(Ranks):
         end_leftovers(self._results)
 
     def _told(self) -> str:
-        path = self._results / "rounds" / self._round.name / "stderr.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        # Open MPI speaks on standard error, hydra on standard output.
+        return "".join((self._folder / name).read_text(errors="replace") for name in ("stderr.log", "stdout.log"))
 
 
 _KILLED_OPEN_MPI = re.compile(

@@ -139,8 +139,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
     model = model_spec(study.model, images.facts.classes)
     require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
-    most = where.most_sharing(max(study.axes.world_size))
-    threads = cpu_shares(most, machine.cores) if point.device == "cpu" else None
+    threads = _threads(study, where) if point.device == "cpu" else None
     flip = study.data.flip
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
@@ -176,6 +175,11 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         link=study.launch.link if where.lab else None,
         simulated_device=where.simulated,
     )
+
+
+def _threads(study: Study, where: Where) -> int:
+    """Threads of a rank, at every world size what the largest leaves to each."""
+    return cpu_shares(where.most_sharing(max(study.axes.world_size)), where.machine.cores)
 
 
 def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:

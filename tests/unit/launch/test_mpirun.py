@@ -171,6 +171,14 @@ def test_a_killed_rank_is_named_from_what_mpirun_says(served, kind):
     assert end == ("failed", "rank 1 was ended by SIGKILL", None)
 
 
+def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
+    """Recorded: hydra names rank 0, which had told of its lost connection before hydra ended it."""
+    told = KILLED["hydra"].replace("11461 RUNNING", "11460 RUNNING")
+    folder = "rounds/0000-w2"
+    left = f"open('{folder}/failure.rank000.json', 'w').write(json.dumps(dict(kind='exception', message='Connection reset')))"
+    assert served(f"{left}; print({told!r}); sys.exit(9)", kind="hydra").reason == "rank 1 was ended by SIGKILL"
+
+
 def test_an_mpirun_that_cannot_start_is_quoted(served):
     end = served(f"sys.stderr.write({NO_SUCH_HOST!r}); sys.exit(1)")
     assert end.status == "failed"
