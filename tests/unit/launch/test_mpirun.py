@@ -175,7 +175,8 @@ def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
     """Recorded: hydra names rank 0, which had told of its lost connection before hydra ended it."""
     told = KILLED["hydra"].replace("11461 RUNNING", "11460 RUNNING")
     folder = "rounds/0000-w2"
-    left = f"open('{folder}/failure.rank000.json', 'w').write(json.dumps(dict(kind='exception', message='Connection reset')))"
+    word = json.dumps({"kind": "exception", "message": "Connection reset"})
+    left = f"open('{folder}/failure.rank000.json', 'w').write({word!r})"
     assert served(f"{left}; print({told!r}); sys.exit(9)", kind="hydra").reason == "rank 1 was ended by SIGKILL"
 
 
