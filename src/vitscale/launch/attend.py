@@ -52,7 +52,7 @@ def attend(
 def _watched(ranks: Ranks, folder: Path, round_: Round, limits: LaunchSection, watch: Watch) -> RoundEnd:
     patience = [_Patience(limits) for _ in range(round_.world_size)]
     while True:
-        codes = [process.poll() for process in ranks.processes]
+        codes = ranks.codes()
         if any(codes):
             return _explained(ranks, folder, round_)
         if all(code == 0 for code in codes):
@@ -103,7 +103,7 @@ class _Patience:
 def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     """Why a rank ended: what it left behind, else its exit status."""
     deadline = time.monotonic() + _LAST_WORDS_S
-    while time.monotonic() < deadline and not all(process.poll() for process in ranks.processes):
+    while time.monotonic() < deadline and not all(ranks.codes()):
         time.sleep(0.05)
     failures = read_failures(folder, round_.world_size)
     # The first cause: other ranks then fail in a collective with a lost connection.
@@ -124,7 +124,7 @@ def _ask_to_stop(ranks: Ranks) -> None:
     """Let ranks that train write a checkpoint; a second signal to this process ends the patience."""
     ranks.signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
-    while time.monotonic() < deadline and any(process.poll() is None for process in ranks.processes):
+    while time.monotonic() < deadline and None in ranks.codes():
         time.sleep(_POLL_S)
 
 

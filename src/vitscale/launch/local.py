@@ -28,8 +28,8 @@ class Place(NamedTuple):
 
     prefix: tuple[str, ...]
     """What its command begins with."""
-    interface: str
-    """Network interface by which it reaches the others."""
+    interface: str | None
+    """Network interface by which it reaches the others; None is found by gloo and NCCL."""
 
 
 class Local:
@@ -57,7 +57,7 @@ class Local:
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""
         folder = results / "rounds" / round_.name
-        commands = (self._command(folder, round_, rank) for rank in range(round_.world_size))
+        commands = (self.command(folder, round_, rank) for rank in range(round_.world_size))
         return attend(Ranks(), commands, results, round_, self._limits, watch)
 
     def place(self, node: int) -> Place:
@@ -65,7 +65,8 @@ class Local:
         assert node == 0
         return Place((), LOOPBACK)
 
-    def _command(self, folder: Path, round_: Round, rank: int) -> Command:
+    def command(self, folder: Path, round_: Round, rank: int) -> Command:
+        """What is started for a rank."""
         node, local_rank = divmod(rank, round_.ranks_per_node)
         place = self.place(node)
         own = Position(rank, local_rank, round_.world_size, round_.ranks_per_node, "vitscale").variables()

@@ -50,17 +50,20 @@ class Ranks:
             with contextlib.suppress(ProcessLookupError):
                 rank.send_signal(number)
 
+    def codes(self) -> list[int | None]:
+        """Exit status of each process, None of those that work."""
+        return [process.poll() for process in self.processes]
+
     def killed(self) -> str | None:
         """Which rank was ended by which signal, or None where none was."""
-        for rank, process in enumerate(self.processes):
-            if (process.returncode or 0) < 0:
-                return f"rank {rank} was ended by {signal.Signals(-process.returncode).name}"
+        for rank, code in enumerate(self.codes()):
+            if (code or 0) < 0:
+                return f"rank {rank} was ended by {signal.Signals(-(code or 0)).name}"
         return None
 
     def ended(self) -> str:
         """Which rank ended with another status than 0."""
-        codes = [process.returncode for process in self.processes]
-        rank, code = next((rank, code) for rank, code in enumerate(codes) if code)
+        rank, code = next((rank, code) for rank, code in enumerate(self.codes()) if code)
         return f"rank {rank} ended with status {code}"
 
     def end(self) -> None:

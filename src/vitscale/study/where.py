@@ -21,6 +21,8 @@ class Where:
     """Catalog name of the device to simulate, or None for this machine."""
     lab: bool = False
     """Whether the launcher `lab` lays out several hosts on this machine."""
+    elsewhere: bool = False
+    """Whether ranks are laid out by a starter outside, by the launcher `env`: over as many hosts as the study says."""
     hosts: tuple[Host, ...] = ()
     """Hosts of the launcher `mpi`, taken to be machines like this one; none is this machine."""
 
@@ -53,7 +55,7 @@ class Where:
             fits = per_node is None or world_size < per_node
             return layout(world_size, None, None if fits else per_node)
         spread = layout(world_size, nodes, ranks_per_node)
-        if self.simulated is None and not self.lab and spread.nodes > 1:
+        if self.simulated is None and not self.lab and not self.elsewhere and spread.nodes > 1:
             hint = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
             hint += "" if self.machine.gpus else ", or --launcher lab"
             raise Infeasible(f"`nodes = {spread.nodes}`: the local launcher starts ranks on this host only", hint)
@@ -76,7 +78,7 @@ class Where:
 
     def sharing(self, topology: Topology) -> int:
         """Ranks that share the cores and the memory of one machine."""
-        return topology.ranks_per_node if self.hosts else topology.world_size
+        return topology.ranks_per_node if self.hosts or self.elsewhere else topology.world_size
 
     def most_sharing(self, world_size: int) -> int:
         """The most ranks of a world that may do so."""
