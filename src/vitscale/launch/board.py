@@ -26,13 +26,16 @@ class Order(NamedTuple):
     """Whom it is for."""
 
 
+GONE = -1
+
+
 class Report(NamedTuple):
     """How far a rank is."""
 
     word: str
     """The process's own."""
     order: int
-    """Number of the last order carried out; 0 before the first."""
+    """Number of the last order carried out; 0 before the first, `GONE` where the process has ended."""
     code: int | None
     """Exit status of its worker, negative for a signal; null while there is none or it works."""
 

@@ -17,7 +17,7 @@ from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted, SetupError
 from vitscale.hardware.position import Position
 from vitscale.launch.attend import GRACE_S, attend
-from vitscale.launch.board import Board, Kind, Order, Report
+from vitscale.launch.board import GONE, Board, Kind, Order, Report
 from vitscale.launch.local import LOOPBACK, Local, Place
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks
@@ -86,7 +86,7 @@ class Env(Local):
             follower.ask_to_stop()
             raise
         finally:
-            follower.ranks.end()
+            follower.leave()
 
 
 class Everywhere(Ranks):
@@ -110,7 +110,10 @@ class Everywhere(Ranks):
         """Exit status of each rank's worker, None of those that work."""
         reports = self._reports()
         others = (reports.get(rank) for rank in range(1, self._world_size))
-        return [*super().codes(), *(one.code if one and one.order >= self._started else None for one in others)]
+        return [*super().codes(), *(one.code if one and self._is_new(one) else None for one in others)]
+
+    def _is_new(self, report: Report) -> bool:
+        return report.order >= self._started or report.order == GONE
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all ranks."""
@@ -123,7 +126,7 @@ class Everywhere(Ranks):
         self.order("end")
         deadline = time.monotonic() + _ACKNOWLEDGED_S
         while time.monotonic() < deadline:
-            if all(report.order == self._order.number for report in self._reports().values()):
+            if all(report.order in (self._order.number, GONE) for report in self._reports().values()):
                 return
             time.sleep(_POLL_S)
 
@@ -170,6 +173,11 @@ class _Follower:
             self._told = self._report
             self._board.report(rank, self._report)
         return True
+
+    def leave(self) -> None:
+        """End the worker, and say so to whom it may concern."""
+        self.ranks.end()
+        self._board.report(self._launcher.position.rank, Report(self._report.word, GONE, -signal.SIGTERM))
 
     def _carry_out(self, order: Order) -> None:
         if order.kind == "signal":

@@ -134,6 +134,16 @@ def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vi
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_starter_the_launcher_env_starts_nothing(vitscale, monkeypatch, tmp_path):
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    ran = vitscale("run", "quick", "--launcher", "env", "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert "no starter told this process its rank" in ran.error
+    assert ran.hint == "torchrun, mpirun or srun"
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_verb_flag_or_launcher_is_one_error_line(vitscale):
     for words in (["rum"], ["run", "quick", "--outt", "x"], ["run", "quick", "--launcher", "ssh"], ["report"]):
         ran = vitscale(*words)
