@@ -64,6 +64,8 @@ class Env(Local):
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round, as rank 0."""
         assert self._everywhere is not None
+        if round_.nodes > 1:
+            round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which need not be the others'
         command = self.command(results / "rounds" / round_.name, round_, 0)
         return attend(self._everywhere, [command], results, round_, self._limits, watch)
 
