@@ -46,27 +46,32 @@ def run(
     from vitscale.study import results
 
     loaded, where = workflow.resolve(study, overrides, launcher)
+    console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
+    if not dry_run and workflow.followed(launcher, loaded, where, folder):
+        return
     plan = workflow.make_plan(loaded, where, prepare=False)
     if dry_run:
         workflow.show_plan(plan, json=json)
         return
-    console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
     results.check(folder)
     if launcher is not workflow.LauncherName.simulate:
         workflow.require_ready(launcher)
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
+    runs = workflow.startable(plan, launcher)
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
     with results.opened(folder, plan):
-        missing = workflow.measure(folder, plan, where, launcher, console)
+        missing = workflow.measure(folder, plan, runs, where, launcher, console)
         result, page = workflow.write_reports(folder)
     if json:
         workflow.print_json(result.analysis.model_dump(mode="json"))
     else:
         terminal.print_summary(result, page, console)
+    if others := workflow.of_other_starts(plan, runs):
+        console.print(others)
     if missing:
         raise WorkerError(
-            f"{len(missing)} of {len(plan.grid.runs)} runs have fewer launches than asked for",
+            f"{len(missing)} of {len(runs)} runs have fewer launches than asked for",
             "the findings say why; the same command tries them again",
         )
 
@@ -90,8 +95,12 @@ def train(
         raise UsageError("nothing can be trained by simulation", "vitscale run STUDY --launcher simulate")
     loaded, where = workflow.resolve(study, overrides, launcher)
     loaded = workflow.with_measure(loaded, launches=1)
-    require_one_run(loaded.study, workflow.make_plan(loaded, where, prepare=False).grid.runs)
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
+    if workflow.followed(launcher, loaded, where, folder):
+        return
+    plan = workflow.make_plan(loaded, where, prepare=False)
+    require_one_run(loaded.study, plan.grid.runs)
+    workflow.startable(plan, launcher)
     trackers = open_trackers(loaded.study.train.trackers, folder)
     results.check(folder)
     workflow.require_ready(launcher)

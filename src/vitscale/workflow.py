@@ -5,7 +5,10 @@ Imports are inside the functions, as in `cli.py`: `--help` loads none of this, a
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +20,8 @@ if TYPE_CHECKING:
 
     from vitscale.analysis.result import StudyResult
     from vitscale.config.load import Loaded
-    from vitscale.config.study import DataSection
+    from vitscale.config.runspec import RunSpec
+    from vitscale.launch.hostfile import Host
     from vitscale.launch.outcome import Launcher
     from vitscale.report.collection import Chapter
     from vitscale.study.plan import Plan
@@ -30,6 +34,8 @@ class LauncherName(StrEnum):
 
     local = "local"
     lab = "lab"
+    mpi = "mpi"
+    env = "env"
     simulate = "simulate"
 
 
@@ -44,7 +50,7 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     name = loaded.study.hardware.name
     if launcher is LauncherName.simulate and name is None:
         raise UsageError("the launcher `simulate` needs `hardware.name`", f"one of {', '.join(catalog.names())}")
-    if launcher in (LauncherName.local, LauncherName.lab) and name is not None:
+    if launcher not in (None, LauncherName.simulate) and name is not None:
         raise UsageError(
             f"`hardware.name` = {name!r} is for what is not measured", "add --launcher simulate, or leave the key out"
         )
@@ -52,7 +58,16 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
         loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
-    return loaded, Where(probe(), simulated, lab=launcher is LauncherName.lab)
+    lab, elsewhere = launcher is LauncherName.lab, launcher is LauncherName.env
+    return loaded, Where(probe(), simulated, lab, elsewhere, _hosts(loaded, launcher))
+
+
+def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
+    """Those that ranks are started on, none where that is this machine."""
+    from vitscale.launch.hostfile import read_hostfile
+
+    path = loaded.study.launch.hostfile
+    return read_hostfile(Path(path)) if path and launcher is LauncherName.mpi else ()
 
 
 def require_ready(launcher: LauncherName) -> None:
@@ -62,11 +77,14 @@ def require_ready(launcher: LauncherName) -> None:
         SetupError: with what to install, or to type.
     """
     from vitscale.launch.lab import require_namespaces
+    from vitscale.launch.mpi import find_mpirun
     from vitscale.launch.preflight import require_training_packages
 
     require_training_packages()
     if launcher is LauncherName.lab:
         require_namespaces()
+    if launcher is LauncherName.mpi:
+        find_mpirun()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -106,9 +124,57 @@ def require_sound_records(folder: Path) -> None:
         read_results(folder)
 
 
-def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console) -> tuple[str, ...]:
-    """Measure; the run_ids that are still missing afterwards."""
-    from vitscale.launch.local import end_leftovers
+def followed(launcher: LauncherName, loaded: Loaded, where: Where, folder: Path) -> bool:
+    """Whether this process was one of a starter's, of another rank than 0, and did as that one says until its end."""
+    if launcher is not LauncherName.env:
+        return False
+    require_ready(launcher)
+    from vitscale.launch.env import Env
+
+    starter = launcher_of(launcher, loaded, where)
+    assert isinstance(starter, Env)
+    if starter.position.rank:
+        starter.follow(folder)
+    return starter.position.rank > 0
+
+
+def startable(plan: Plan, launcher: LauncherName) -> tuple[RunSpec, ...]:
+    """Runs that this start can measure: of the launcher `env` those of the world that it is part of.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from vitscale.hardware.position import position
+
+    if launcher is not LauncherName.env:
+        return plan.grid.runs
+    place = position(os.environ)
+    world = place.world_size, place.local_world_size
+    runs = tuple(run for run in plan.grid.runs if (run.world_size, run.ranks_per_node) == world)
+    if not runs:
+        started = f"{place.world_size} processes, {place.local_world_size} on each host"
+        raise UsageError(f"{place.starter} started {started}: no run of the study has as many", _worlds(plan.grid.runs))
+    return runs
+
+
+def of_other_starts(plan: Plan, runs: Sequence[RunSpec]) -> str | None:
+    """What to start for the runs that this start could not measure, or None where it could all."""
+    others = [run for run in plan.grid.runs if run not in runs]
+    return f"{len(others)} of {len(plan.grid.runs)} runs are for another start: {_worlds(others)}" if others else None
+
+
+def _worlds(runs: Sequence[RunSpec]) -> str:
+    """Processes that a starter has to start, `processes to start: 1; 4, 2 on each host`."""
+    worlds = sorted({(run.world_size, run.ranks_per_node) for run in runs})
+    named = (str(ranks) if ranks == each else f"{ranks}, {each} on each host" for ranks, each in worlds)
+    return f"processes to start: {'; '.join(named)}"
+
+
+def measure(
+    folder: Path, plan: Plan, runs: Sequence[RunSpec], where: Where, launcher: LauncherName, console: Console
+) -> tuple[str, ...]:
+    """Measure runs of the plan; the run_ids that are still missing afterwards."""
+    from vitscale.launch.processes import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
@@ -116,8 +182,9 @@ def measure(folder: Path, plan: Plan, where: Where, launcher: LauncherName, cons
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer:
-        starter = launcher_of(launcher, plan.loaded.study.data, plan.loaded)
-        outcome = execute(folder, plan.grid.runs, plan.labels, measure, where.machine, starter, observer)
+        starter = launcher_of(launcher, plan.loaded, where)
+        with _leading(starter, folder):
+            outcome = execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
     return outcome.missing
 
 
@@ -125,7 +192,7 @@ def train_to_end(
     folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console, trackers: list[Tracker]
 ) -> None:
     """Train the only run, with trackers beside it."""
-    from vitscale.launch.local import end_leftovers
+    from vitscale.launch.processes import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.train import train
     from vitscale.trackers.follow import Follower, catch_up
@@ -134,27 +201,43 @@ def train_to_end(
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:
-        starter = launcher_of(launcher, study.data, plan.loaded)
+        starter = launcher_of(launcher, plan.loaded, where)
 
         def followed(launch_folder: Path) -> Follower:
             catch_up(folder, trackers, observer.message)
             return Follower(folder, launch_folder, trackers, observer.message)
 
-        train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
+        with _leading(starter, folder):
+            train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
 
 
-def launcher_of(name: LauncherName, section: DataSection, loaded: Loaded) -> Launcher:
+def _leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:
+    """Be the first of the processes that a starter started."""
+    from vitscale.launch.env import Env
+
+    return starter.leading(folder) if isinstance(starter, Env) else nullcontext()
+
+
+def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     """The launcher by its name."""
     if name is LauncherName.simulate:
         from vitscale.launch.simulate import Simulate
 
         return Simulate()
     from vitscale.data.catalog import store_root
+    from vitscale.hardware.position import position
+    from vitscale.launch.env import Env
     from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
+    from vitscale.launch.mpi import Mpi, find_mpirun
 
+    section = loaded.study.data
     path = Path(section.path).expanduser() if section.path else None
     init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    if name is LauncherName.mpi:
+        return Mpi(find_mpirun(), where.hosts, store_root(), path, loaded.study.launch, init=init)
+    if name is LauncherName.env:
+        return Env(position(os.environ), store_root(), path, loaded.study.launch, init)
     kind = Lab if name is LauncherName.lab else Local
     return kind(store_root(), path, loaded.study.launch, init=init)
 

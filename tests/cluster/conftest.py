@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 
@@ -6,21 +7,40 @@ import pytest
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
 from vitscale.launch.lab import network, require_namespaces
+from vitscale.launch.mpi import find_mpirun
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernel():
-    """A kernel that lets us lay out hosts; Ctrl-C is heard, also where a shell in the background ignores it."""
+def heard():
+    """Ctrl-C reaches what a test starts, also where a shell in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def needed(suite):
+    """Skip where this machine lacks something. CI installs what is needed: there a skip would hide that it did not."""
     try:
+        yield
+    except SetupError as error:
+        if suite in os.environ.get("VITSCALE_MUST_RUN", "").split():
+            raise
+        pytest.skip(f"{error.message} ({error.hint})")
+
+
+@pytest.fixture(scope="session")
+def kernel():
+    """A kernel that lets us lay out hosts."""
+    with needed("cluster"):
         require_namespaces()
         with network(1, "1gbit"):
             pass
-    except SetupError as error:
-        # CI installs what is needed, and sets this: there a skip would hide that it did not.
-        if "cluster" in os.environ.get("VITSCALE_MUST_RUN", ""):
-            raise
-        pytest.skip(f"{error.message} ({error.hint})")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def mpirun():
+    """An MPI that is installed."""
+    with needed("mpi"):
+        return find_mpirun()
 
 
 @pytest.fixture(scope="session")

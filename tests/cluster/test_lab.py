@@ -12,7 +12,7 @@ from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120), pytest.mark.usefixtures("kernel")]
 
 
 def namespaces(process):

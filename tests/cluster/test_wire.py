@@ -9,7 +9,7 @@ from ranks import finish, launches, steps
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(150), pytest.mark.usefixtures("kernel")]
 
 LINK, RATE_BYTES_PER_S = "launch.link=100mbit", PAYLOAD_SHARE * 12.5e6
 

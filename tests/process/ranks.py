@@ -69,13 +69,13 @@ def serve(store, results, specs, environ=None, device="cpu"):
     return end, [results / entry.folder for entry in entries]
 
 
-def start(store, out, *words, inject="", flags=(), **more):
-    """`vitscale run quick`, small, in a process of its own."""
+def start(store, out, *words, inject="", flags=(), prefix=(), **more):
+    """`vitscale run quick`, small, in a process of its own, started by the words of `prefix`."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith("VITSCALE")}
     environ |= {"VITSCALE_DATA": str(store), **more.pop("environ", {})}
     if inject:
         environ["VITSCALE_INJECT"] = inject
-    command = [sys.executable, "-m", "vitscale", "run", "quick", *overrides(*words), *flags, "--out", str(out)]
+    command = [*prefix, sys.executable, "-m", "vitscale", "run", "quick", *overrides(*words), *flags, "--out", str(out)]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 

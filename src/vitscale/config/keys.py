@@ -17,7 +17,7 @@ FREE = ("deepspeed",)
 # Keys of the study as a whole: a run has no value of its own, so that they cannot vary from run to run.
 _STUDY_WIDE = (
     "schema_version", "name", "question", "protocol", "measure.launches", "measure.target_interval", "measure.budget_s",
-    "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s",
+    "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s", "launch.hostfile",
 )  # fmt: skip
 _HIDDEN = {"axes.swept", "deepspeed"}
 

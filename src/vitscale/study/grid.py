@@ -126,7 +126,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if where.simulated is None:
         require_installed(point.engine)
         require_compiler(study.engine)
-    if point.device == "cuda" and where.simulated is None and world_size > len(machine.gpus):
+    if point.device == "cuda" and where.simulated is None and where.sharing(topology) > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
     groups = data_parallel(world_size, point.sequence_parallel, point.tensor_parallel)
@@ -139,7 +139,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
     model = model_spec(study.model, images.facts.classes)
     require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
-    threads = cpu_shares(max(study.axes.world_size), machine.cores) if point.device == "cpu" else None
+    threads = _threads(study, where) if point.device == "cpu" else None
     flip = study.data.flip
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
@@ -171,10 +171,15 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         **own_keys(study, point.engine, point.zero_stage, point.device),
         measure=MeasureSpec(**{**measured, "seconds": seconds, "profile": measure.profile or None}),
         threads_per_rank=threads,
-        oversubscribed=threads is not None and oversubscribed(world_size, threads, machine.cores),
+        oversubscribed=threads is not None and oversubscribed(where.sharing(topology), threads, machine.cores),
         link=study.launch.link if where.lab else None,
         simulated_device=where.simulated,
     )
+
+
+def _threads(study: Study, where: Where) -> int:
+    """Threads of a rank, at every world size what the largest leaves to each."""
+    return cpu_shares(where.most_sharing(max(study.axes.world_size)), where.machine.cores)
 
 
 def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:

@@ -18,6 +18,7 @@ from vitscale.data import prepare as preparing
 from vitscale.data import store
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import matrix_flop_per_s
+from vitscale.hardware.topology import Topology
 from vitscale.study.grid import Grid, Images, build
 from vitscale.study.where import Where
 
@@ -129,7 +130,7 @@ def machinery(run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None) -
         if cpu_matrix_flop_per_s is not None and run.precision == "fp32" and not run.oversubscribed:
             share = (run.threads_per_rank or 1) / len(where.machine.cores)
             rate = CPU_SHARE * cpu_matrix_flop_per_s * min(1.0, share)
-        memory = where.machine.memory_bytes // run.world_size
+        memory = where.machine.memory_bytes // where.sharing(Topology(run.nodes, run.ranks_per_node))
         return Machinery(None, Links(LOOPBACK, _between_hosts(run)), memory, rate)
     if where.simulated is not None:
         return of_catalog(where.simulated, run.ranks_per_node)

@@ -9,6 +9,7 @@ from vitscale.errors import Infeasible, SetupError
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import Topology, layout
+from vitscale.launch.hostfile import Host, chosen
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Where:
     """Catalog name of the device to simulate, or None for this machine."""
     lab: bool = False
     """Whether the launcher `lab` lays out several hosts on this machine."""
+    elsewhere: bool = False
+    """Whether ranks are laid out by a starter outside, by the launcher `env`: over as many hosts as the study says."""
+    hosts: tuple[Host, ...] = ()
+    """Hosts of the launcher `mpi`, taken to be machines like this one; none is this machine."""
 
     def device(self, asked: str) -> Literal["cpu", "cuda"]:
         """Resolve the `device` axis.
@@ -43,13 +48,38 @@ class Where:
         Raises:
             Infeasible: they do not spread evenly, or over more hosts than the launcher reaches.
         """
+        if self.hosts:
+            return self._over_hosts(world_size, nodes, ranks_per_node)
         if self.simulated is not None and nodes is None and ranks_per_node is None:
             per_node = catalog.device(self.simulated).devices_per_node
             fits = per_node is None or world_size < per_node
             return layout(world_size, None, None if fits else per_node)
         spread = layout(world_size, nodes, ranks_per_node)
-        if self.simulated is None and not self.lab and spread.nodes > 1:
+        if self.simulated is None and not self.lab and not self.elsewhere and spread.nodes > 1:
             hint = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
             hint += "" if self.machine.gpus else ", or --launcher lab"
             raise Infeasible(f"`nodes = {spread.nodes}`: the local launcher starts ranks on this host only", hint)
         return spread
+
+    def _over_hosts(self, world_size: int, nodes: int | None, ranks_per_node: int | None) -> Topology:
+        if nodes is None and ranks_per_node is None:
+            even = (layout(world_size, count) for count in range(1, world_size + 1) if world_size % count == 0)
+            fewest = next((one for one in even if chosen(self.hosts, one.nodes, one.ranks_per_node)), None)
+            spread = fewest or layout(world_size, 1)
+        else:
+            spread = layout(world_size, nodes, ranks_per_node)
+        if chosen(self.hosts, spread.nodes, spread.ranks_per_node) is None:
+            slots = ", ".join(str(host.slots) for host in self.hosts[:8]) + ("…" if len(self.hosts) > 8 else "")
+            raise Infeasible(
+                f"{spread.ranks_per_node} ranks on each of {spread.nodes} hosts: the hostfile's have {slots} slots",
+                "more hosts or slots in launch.hostfile, or a smaller world",
+            )
+        return spread
+
+    def sharing(self, topology: Topology) -> int:
+        """Ranks that share the cores and the memory of one machine."""
+        return topology.ranks_per_node if self.hosts or self.elsewhere else topology.world_size
+
+    def most_sharing(self, world_size: int) -> int:
+        """The most ranks of a world that may do so."""
+        return min(world_size, max(host.slots for host in self.hosts)) if self.hosts else world_size

@@ -15,26 +15,51 @@ import threading
 import time
 from pathlib import Path
 
+from vitscale.errors import SetupError
+from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import Beat, Heartbeat, Round, failure_path
+
+_MPIRUNS = (OPEN_MPI, MPICH)
 
 
 def main(path: Path) -> None:
     """Serve one round."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    round_ = Round.read(path)
-    heartbeat = Heartbeat(path.parent, int(os.environ["RANK"]))
-    heartbeat.beat(Beat(0, "import", 0, 0, None))
-    if cores := round_.cores_of(int(os.environ["RANK"])):
-        os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
-    number = 0
+    round_, rank = Round.read(path), 0
     try:
+        place = _place(round_)
+        rank = place.rank
+        if rank == 0 or place.starter not in _MPIRUNS:  # which hand their standard input to rank 0 alone
+            threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        heartbeat = Heartbeat(path.parent, rank)
+        heartbeat.beat(Beat(0, "import", 0, 0, None))
+        if cores := round_.cores_of(rank):
+            os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
         number = _serve(round_, path.parent, heartbeat)
     except BaseException as error:
-        _leave_failure(path.parent, error)
+        _leave_failure(path.parent, rank, error)
         raise
     heartbeat.beat(Beat(number, "done", 0, 0, None))
+
+
+def _place(round_: Round) -> Position:
+    """Which rank this is; from here on the environment says it in torchrun's names.
+
+    Raises:
+        SetupError: nobody told, or not as many ranks were started as the round has.
+    """
+    place = position(os.environ)
+    os.environ |= place.variables()
+    if place.starter in _MPIRUNS:
+        sys.stderr.write(f"rank {place.rank} is process {os.getpid()}\n")  # mpirun tells of processes
+        sys.stderr.flush()
+    if (place.world_size, place.local_world_size) != (round_.world_size, round_.ranks_per_node):
+        raise SetupError(
+            f"{place.starter} started {place.world_size} ranks, {place.local_world_size} on each host; "
+            f"asked for were {round_.world_size}, {round_.ranks_per_node} on each host"
+        )
+    return place
 
 
 def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
@@ -88,7 +113,7 @@ def _end_with_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _leave_failure(folder: Path, error: BaseException) -> None:
+def _leave_failure(folder: Path, rank: int, error: BaseException) -> None:
     from vitscale.errors import VitscaleError
 
     text = error.message if isinstance(error, VitscaleError) else f"{type(error).__name__}: {error}"
@@ -96,7 +121,7 @@ def _leave_failure(folder: Path, error: BaseException) -> None:
     lines = [line.strip() for line in text.strip().splitlines()[:_LINES]]
     line = "; ".join(lines)[:500].replace(str(Path.home()), "~")
     document = {"kind": _kind(error), "message": line}
-    failure_path(folder, int(os.environ["RANK"])).write_text(json.dumps(document) + "\n")
+    failure_path(folder, rank).write_text(json.dumps(document) + "\n")
 
 
 _LINES = 3  # a validation error names the key in its second line and the value in its third

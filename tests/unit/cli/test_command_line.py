@@ -113,6 +113,37 @@ def test_a_lab_is_planned_by_anyone_and_started_by_root(vitscale, monkeypatch, t
     assert not (tmp_path / "out").exists()
 
 
+def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vitscale, monkeypatch, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2\n")
+    words = ("run", "quick", "--launcher", "mpi", "world_size=2,4", f"launch.hostfile={hosts}")
+    ran = vitscale(*words, "--dry-run", "--json")
+    assert ran.code == 0
+    assert {(run["spec"]["world_size"], run["spec"]["nodes"]) for run in json.loads(ran.out)["runs"]} == {
+        (2, 1),
+        (4, 2),
+    }
+    monkeypatch.setattr("vitscale.launch.mpi.shutil.which", lambda name: None)
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert (ran.code, ran.error) == (3, "the launcher `mpi` needs `mpirun`, not found")
+    assert "openmpi-bin" in ran.hint
+    hosts.unlink()
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert "No such file" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_starter_the_launcher_env_starts_nothing(vitscale, monkeypatch, tmp_path):
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    ran = vitscale("run", "quick", "--launcher", "env", "--out", tmp_path / "out")
+    assert ran.code == 3
+    assert "no starter told this process its rank" in ran.error
+    assert ran.hint == "torchrun, mpirun or srun"
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_verb_flag_or_launcher_is_one_error_line(vitscale):
     for words in (["rum"], ["run", "quick", "--outt", "x"], ["run", "quick", "--launcher", "ssh"], ["report"]):
         ran = vitscale(*words)

@@ -3,8 +3,8 @@
 import pytest
 
 from vitscale.config.study import LaunchSection
-from vitscale.launch import local
-from vitscale.launch.local import _Patience
+from vitscale.launch import attend
+from vitscale.launch.attend import _Patience
 from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat
 
 
@@ -17,7 +17,7 @@ def now(monkeypatch):
             return self.at
 
     time = Time()
-    monkeypatch.setattr(local.time, "monotonic", time)
+    monkeypatch.setattr(attend.time, "monotonic", time)
     return time
 
 

@@ -6,7 +6,7 @@ import time
 
 import psutil
 
-from vitscale.launch import local
+from vitscale.launch.processes import end_sessions
 
 # A rank that compiles: ninja gives each compiler a process group of its own.
 RANK = """
@@ -24,7 +24,7 @@ def test_a_compiler_in_a_process_group_of_its_own_ends_with_its_rank():
     child = psutil.Process(int(rank.stdout.readline()))
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     try:
-        local._end([rank])
+        end_sessions([rank])
         deadline = time.monotonic() + 5
         while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
             time.sleep(0.02)

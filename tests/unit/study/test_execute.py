@@ -86,6 +86,12 @@ def statuses(root):
     }
 
 
+def test_an_end_without_fault_and_without_a_record_is_a_failure(go, make, tmp_path, specs):
+    _, _, outcome = go(Fake(make, tmp_path, faults=lambda round_, number: RoundEnd("ok")), runs=specs[:1], launches=1)
+    assert outcome.missing == (specs[0].run_id,)
+    assert {*statuses(tmp_path).values()} == {"failed"}
+
+
 def test_one_round_serves_every_run_of_a_world_size_and_rounds_interleave(go):
     fake, _, outcome = go(launches=3)
     assert outcome.missing == ()

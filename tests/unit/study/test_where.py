@@ -6,6 +6,7 @@ from vitscale.config.load import load
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import SetupError, UsageError
 from vitscale.hardware.probe import Gpu, Machine
+from vitscale.launch.hostfile import Host
 from vitscale.study import plan as planning
 from vitscale.study.grid import Images, build
 from vitscale.study.where import Where
@@ -85,3 +86,49 @@ def test_the_plan_expects_a_slow_link_to_cost_time_between_hosts_only(monkeypatc
         4 * 5_365_066 * (1 / 1.25e6 - 1 / 12.5e6) / planning.PAYLOAD_SHARE, rel=0.02
     )  # fmt: skip
     assert step_s(1, "10mbit") == step_s(1, "100mbit")
+
+
+def over(*slots, gpus=0):
+    """Hosts of a hostfile."""
+    return Where(machine(gpus), hosts=tuple(Host(f"host{number}", each) for number, each in enumerate(slots)))
+
+
+@pytest.mark.parametrize(
+    ("slots", "words", "expected"),
+    [
+        ((4, 4), ("world_size=1,2,4,8",), [(1, 1, 1), (2, 1, 2), (4, 1, 4), (8, 2, 4)]),
+        ((4, 4, 4), ("world_size=6", "global_batch=66"), [(6, 2, 3)]),
+        ((2, 4, 4), ("world_size=8",), [(8, 2, 4)]),
+        ((4, 4), ("world_size=2,4", "nodes=2"), [(2, 2, 1), (4, 2, 2)]),
+        ((4, 4), ("world_size=4", "ranks_per_node=2"), [(4, 2, 2)]),
+    ],
+)
+def test_ranks_are_spread_over_as_few_hosts_as_have_room(slots, words, expected):
+    found = runs("protocol=strong", *words, where=over(*slots))
+    assert [(run.world_size, run.nodes, run.ranks_per_node) for run in found] == expected
+    # The ranks of a host share its cores, of which each has as many as this machine.
+    assert {(run.threads_per_rank, run.oversubscribed) for run in found} == {
+        (4 // min(4, max(x[0] for x in expected)), False)
+    }
+
+
+@pytest.mark.parametrize(
+    ("slots", "words"),
+    [((4,), ("world_size=8",)), ((4, 1), ("world_size=8",)), ((2, 2), ("world_size=4", "nodes=1"))],
+)
+def test_a_world_that_the_hosts_have_no_room_for_is_refused(slots, words):
+    with pytest.raises(UsageError, match=r"the hostfile's have \d(, \d)? slots") as refused:
+        runs("protocol=strong", *words, where=over(*slots))
+    assert "launch.hostfile" in refused.value.hint
+
+
+def test_gpus_are_those_of_a_host():
+    words = ("protocol=strong", "device=cuda", "world_size=4")
+    assert [run.nodes for run in runs(*words, where=over(2, 2, gpus=2))] == [2]
+    with pytest.raises(UsageError, match="there are 2 GPUs"):
+        runs(*words, "nodes=1", where=over(4, gpus=2))
+
+
+def test_the_hostfile_is_the_whole_studys():
+    with pytest.raises(UsageError, match=r"`launch\.hostfile` cannot vary"):
+        load("quick", ("launch.hostfile=a,b",))

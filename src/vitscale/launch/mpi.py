@@ -1,0 +1,225 @@
+"""Ranks started by `mpirun`, Open MPI's or MPICH's: on this machine, or on the hosts of `launch.hostfile`.
+
+mpirun starts and ends the ranks, and nothing more: they meet at a file in the results folder, which all hosts share,
+and talk through the study's backend. Whether a launch succeeded is read from its records, never from a status alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+
+from vitscale.config.study import LaunchSection
+from vitscale.errors import SetupError
+from vitscale.launch.attend import attend
+from vitscale.launch.hostfile import Host, chosen
+from vitscale.launch.local import LOOPBACK, of_every_rank, of_the_round, worker
+from vitscale.launch.outcome import RoundEnd, Watch
+from vitscale.launch.processes import Command, Ranks, end_leftovers
+from vitscale.records.round import Round, read_failures
+
+_HERE = "localhost"
+_INSTALL = "apt-get install openmpi-bin (Debian), or module load openmpi"
+_STOP_S = 5.0
+"""Longest wait for mpirun to end the ranks and itself."""
+
+_KEPT = {
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH",
+    "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX",
+}  # fmt: skip
+_KEPT_BEGINNINGS = (
+    "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_", "KMP_", "MKL_",
+    "UCX_", "FI_", "I_MPI_", "MPIR_CVAR_", "VITSCALE_",
+)  # fmt: skip
+"""What ranks need of the environment. Keys of trackers and hubs are not among it."""
+_OF_MPIRUN = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
+"""What mpirun itself reads: settings, and what a scheduler gave the job."""
+_SECRET = {"SLURM_JWT"}
+_OF_THIS_HOST = {"HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME"}
+
+
+class Mpirun(NamedTuple):
+    """The `mpirun` of this machine."""
+
+    path: str
+    kind: Literal["openmpi", "hydra"]
+
+
+def find_mpirun() -> Mpirun:
+    """Look for `mpirun`, and ask it whose it is.
+
+    Raises:
+        SetupError: there is none, or one of another MPI.
+    """
+    path = shutil.which("mpirun")
+    if path is None:
+        raise SetupError("the launcher `mpi` needs `mpirun`, not found", _INSTALL)
+    try:
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=30).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupError(f"`{path} --version`: {error}") from None
+    if "Open MPI" in told or "OpenRTE" in told:
+        return Mpirun(path, "openmpi")
+    if "HYDRA" in told or "Intel(R) MPI" in told:
+        return Mpirun(path, "hydra")
+    first = (told.strip().splitlines() or ["nothing"])[0][:80]
+    raise SetupError(f"`{path} --version` is neither Open MPI's nor MPICH's: {first!r}", _INSTALL)
+
+
+class Mpi:
+    """Launcher by `mpirun`.
+
+    Args:
+        mpirun: `find_mpirun()`.
+        hosts: those of the hostfile; none is this machine.
+        data_root: folder of the prepared data sets, the same path on every host.
+        data_path: the image folder that `imagefolder` was prepared from, or None.
+        limits: the study's `[launch]`.
+        environ: what the environment of the ranks is taken from, `os.environ` if None.
+        init: file of the weights that training starts from, or None.
+    """
+
+    def __init__(
+        self,
+        mpirun: Mpirun,
+        hosts: Sequence[Host],
+        data_root: Path,
+        data_path: Path | None,
+        limits: LaunchSection,
+        environ: Mapping[str, str] | None = None,
+        init: Path | None = None,
+    ) -> None:
+        self._mpirun, self._hosts, self._limits = mpirun, hosts, limits
+        kept = allowed(os.environ if environ is None else environ)
+        self._environ = kept | of_every_rank(data_root, data_path, init)
+
+    def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
+        """Serve a round."""
+        if self._hosts:
+            round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which need not be theirs
+        ranks = RanksOfMpirun(results, round_)
+        return attend(ranks, [self.command(results, round_)], results, round_, self._limits, watch)
+
+    def command(self, results: Path, round_: Round) -> Command:
+        """What is started for a round: a list of words, none of which a shell reads."""
+        interface = None if self._hosts else LOOPBACK
+        environ = self._environ | of_the_round(results / "rounds" / round_.name, round_, interface)
+        hosts = chosen(self._hosts, round_.nodes, round_.ranks_per_node) if self._hosts else [Host(_HERE, 1)]
+        assert hosts is not None  # the plan has looked
+        exported = sorted(name for name in environ if self._hosts and _is_for_others(name))
+        options = _open_mpi if self._mpirun.kind == "openmpi" else _hydra
+        return Command([self._mpirun.path, *options(round_, hosts, exported), *worker(round_)], environ)
+
+
+def allowed(environ: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that mpirun and the ranks get."""
+    beginnings = (*_KEPT_BEGINNINGS, *_OF_MPIRUN)
+    kept = {name for name in environ if (name in _KEPT or name.startswith(beginnings)) and name not in _SECRET}
+    return {name: environ[name] for name in kept}
+
+
+def _is_for_others(name: str) -> bool:
+    """Whether ranks of other hosts get a variable. Its value is not part of the command, which all users can see."""
+    return name not in _OF_THIS_HOST and not name.startswith(_OF_MPIRUN) and name.isidentifier()
+
+
+def _open_mpi(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> list[str]:
+    each = round_.ranks_per_node
+    words = ["-np", str(round_.world_size), "--host", ",".join(f"{host.name}:{each}" for host in hosts)]
+    # Ranks host by host, and cores left to the ranks: they bind themselves.
+    words += ["--map-by", f"ppr:{each}:node", "--rank-by", "slot", "--bind-to", "none"]
+    words += [word for name in exported for word in ("-x", name)]
+    return words + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
+
+
+def _hydra(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> list[str]:
+    names = ",".join(host.name for host in hosts)
+    words = ["-n", str(round_.world_size), "-ppn", str(round_.ranks_per_node), "-hosts", names, "-bind-to", "none"]
+    return words + (["-genvlist", ",".join(exported)] if exported else [])
+
+
+class RanksOfMpirun(Ranks):
+    """The ranks of a round that one mpirun starts; those on this host can be reached."""
+
+    def __init__(self, results: Path, round_: Round) -> None:
+        super().__init__()
+        self._results, self._round = results, round_
+        self._folder = results / "rounds" / round_.name
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the ranks on this host, past mpirun: most would end it."""
+        for rank in self._here():
+            with contextlib.suppress(psutil.Error):
+                rank.send_signal(number)
+
+    def _here(self) -> Iterator[psutil.Process]:
+        """Ranks on this host: what mpirun started, not what they started themselves."""
+        for mpirun in self.processes:
+            found: set[int] = set()
+            with contextlib.suppress(psutil.Error):
+                for process in psutil.Process(mpirun.pid).children(recursive=True):
+                    if process.cmdline() == worker(self._round) and process.ppid() not in found:
+                        found.add(process.pid)
+                        yield process
+
+    def killed(self) -> str | None:
+        """Which rank was ended by a signal, as mpirun tells; the ranks that it then ends are not told of."""
+        told = self._told()
+        if match := _KILLED_OPEN_MPI.search(told):
+            return _by_signal(int(match[1]), int(match[2]))
+        process, number = _PROCESS_HYDRA.search(told), _SIGNAL_HYDRA.search(told)
+        if process is None or number is None:
+            return None
+        # Of a process that hydra ended itself it tells as well: then the rank that left no word is the one.
+        ranks = {int(own[2]): int(own[1]) for own in _RANK.finditer(told)}
+        spoke = {failure.rank for failure in read_failures(self._folder, self._round.world_size)}
+        silent = [rank for rank in range(self._round.world_size) if rank not in spoke]
+        named = ranks.get(int(process[1]))
+        rank = named if named in silent else silent[0] if len(silent) == 1 else None
+        return None if rank is None else _by_signal(rank, int(number[1]))
+
+    def ended(self) -> str:
+        """How mpirun ended, and what it says about it."""
+        code = self.processes[0].returncode
+        return f"`mpirun` ended with status {code}{_because(self._told())}"
+
+    def end(self) -> None:
+        """Let mpirun end the ranks on all hosts; then what is left on this one."""
+        for mpirun in self.processes:
+            if mpirun.poll() is None:
+                mpirun.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    mpirun.wait(_STOP_S)
+        super().end()
+        end_leftovers(self._results)
+
+    def _told(self) -> str:
+        # Open MPI speaks on standard error, hydra on standard output.
+        return "".join((self._folder / name).read_text(errors="replace") for name in ("stderr.log", "stdout.log"))
+
+
+_KILLED_OPEN_MPI = re.compile(
+    r"process\s+rank\s+(\d+)\s+with\s+PID\s+\d+\s+on\s+node\s+\S+\s+exited\s+on\s+signal\s+(\d+)"
+)
+_PROCESS_HYDRA = re.compile(r"PID (\d+) RUNNING AT")
+_SIGNAL_HYDRA = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
+_RANK = re.compile(r"^rank (\d+) is process (\d+)$", re.MULTILINE)
+
+
+def _by_signal(rank: int, number: int) -> str:
+    return f"rank {rank} was ended by {signal.Signals(number).name}"
+
+
+def _because(told: str) -> str:
+    """mpirun's own message, where it could not start: the first paragraph between its rules."""
+    match = re.search(r"^-{20,}\n(.+?)\n(?:\n|-{20,})", told, re.DOTALL | re.MULTILINE)
+    return f": {' '.join(match[1].split())[:300]}" if match else ""

@@ -1,0 +1,82 @@
+"""Studies whose ranks a real mpirun starts, on this host and on two: measured as by others, and nothing left."""
+
+import os
+import stat
+
+import pytest
+from ranks import finish, launches, start, wait_until, worker_processes
+
+from vitscale.launch.lab import NAMESPACES, network
+from vitscale.records.round import read_heartbeat
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120), pytest.mark.usefixtures("mpirun")]
+
+CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "SLURM_JWT": "canary", "RANK": "7", "WORLD_SIZE": "9"}
+# In place of ssh: a host's name and a command, as mpirun hands them over, run in the host's network under its own name.
+REMOTE_SHELL = """#!/bin/sh
+host=$1; shift
+exec unshare --uts sh -c 'hostname "$1" && exec nsenter --net="$2" -- sh -c "$3"' sh "$host" {folder}/"$host" "$*"
+"""
+
+
+def by_mpirun(store, results, *words, **more):
+    words = ("world_size=2", "global_batch=8", "steps=4", *words)
+    environ = {**CANARY, **more.pop("environ", {})}
+    return start(store, results, *words, flags=("--launcher", "mpi"), environ=environ, **more)
+
+
+@pytest.fixture
+def hosts(kernel, tmp_path):
+    """Two hosts of one slot each: how to start something on the first, its environment, and the hostfile."""
+    shell, hostfile = tmp_path / "shell", tmp_path / "hosts"
+    with network(2, None) as names:
+        addresses = ("10.0.0.1", "10.0.0.2")
+        for name, address in zip(names, addresses, strict=True):
+            (tmp_path / address).symlink_to(NAMESPACES / name)
+        shell.write_text(REMOTE_SHELL.format(folder=tmp_path))
+        shell.chmod(stat.S_IRWXU)
+        hostfile.write_text("".join(f"{address} slots=1\n" for address in addresses))
+        environ = {"OMPI_MCA_plm_rsh_agent": str(shell), "GLOO_SOCKET_IFNAME": "eth0"}
+        yield ("nsenter", f"--net={NAMESPACES / names[0]}", "--"), environ, hostfile
+
+
+def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_the_next_attempt(
+    store, tmp_path, hosts
+):
+    prefix, environ, hostfile = hosts
+    results = tmp_path / "results"
+    fault = f"kill rank=1 step=2 once={tmp_path}/mark"
+    words = (f"launch.hostfile={hostfile}", "engine=ddp")
+    code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix))
+    assert code == 0, err
+    first, second = launches(results).values()
+    assert (first["status"], first["reason"]) == ("failed", "rank 1 was ended by SIGKILL")
+    assert second["status"] == "ok"
+    assert (second["layout"]["nodes"], second["layout"]["ranks_per_node"]) == (2, 1)
+    assert [(one["rank"], one["node"], one["local_rank"]) for one in second["devices"]] == [(0, 0, 0), (1, 1, 0)]
+    assert worker_processes(results) == []
+
+
+def test_the_end_of_the_tool_ends_mpirun_and_its_ranks_which_know_no_secret(store, tmp_path):
+    results = tmp_path / 'it\'s $(a) "name"; #'  # which a shell would not leave as it is
+    process = by_mpirun(store, results, inject="hang rank=0 step=1")
+    folder = results / "rounds" / "0000-w2"
+
+    def both_have_trained():
+        assert process.poll() is None, process.communicate()[1]
+        return all((beat := read_heartbeat(folder, rank)) and beat[0].step == 2 for rank in (0, 1))
+
+    try:
+        wait_until(both_have_trained, 90, "two ranks in training")
+        ranks = [one for one in worker_processes(results) if one.cmdline()[1] == "-P"]
+        assert len(ranks) == 2
+        for rank in ranks:
+            told = rank.environ()
+            assert not {*CANARY.items()} & {*told.items()}
+            assert told["GLOO_SOCKET_IFNAME"] == "lo"
+        cores = [core for rank in ranks for core in rank.cpu_affinity()]
+        assert len(cores) == len(set(cores)) or len(os.sched_getaffinity(0)) < 2
+    finally:
+        process.kill()
+        process.communicate()
+    wait_until(lambda: not worker_processes(results), 15, "mpirun and its ranks are gone")

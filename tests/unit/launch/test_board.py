@@ -1,0 +1,134 @@
+"""Rank 0 and another rank of a starter, in one process: orders, reports, and how everyone ends."""
+
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from vitscale.config.study import LaunchSection
+from vitscale.errors import Interrupted, SetupError
+from vitscale.hardware.position import Position
+from vitscale.launch.board import Board, Order, Report
+from vitscale.launch.env import Env, Everywhere
+from vitscale.launch.processes import Command
+from vitscale.records.round import Round
+
+SLEEPER = Command([sys.executable, "-c", "import time; time.sleep(60)"], {})
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder with a round to start."""
+    folder = tmp_path / "rounds" / "0000-w2"
+    folder.mkdir(parents=True)
+    round_ = Round(name="0000-w2", world_size=2, nodes=1, ranks_per_node=2, device="cpu", cores=(), entries=())
+    (folder / "round.json").write_text(round_.model_dump_json())
+    (tmp_path / ".lock").touch()
+    return tmp_path
+
+
+class Follower(threading.Thread):
+    """Rank 1, whose workers sleep."""
+
+    def __init__(self, results, limits=None):
+        super().__init__(daemon=True)
+        place = Position(1, 1, 2, 2, "torchrun")
+        self.env = Env(place, results / "data", None, limits or LaunchSection())
+        self.env.command = lambda folder, round_, rank: SLEEPER
+        self.results, self.stop, self.raised = results, False, None
+
+    def run(self):
+        try:
+            self.env.follow(self.results)
+        except (Interrupted, SetupError) as error:
+            self.raised = error
+
+
+@pytest.fixture
+def leader(results):
+    """Rank 0's view of the ranks."""
+    board = Board(results)
+    board.clear()
+    found = Everywhere(board, Position(0, 0, 2, 2, "torchrun"), patience_s=5)
+    yield found
+    found.end()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def start(leader, results):
+    leader.start(SLEEPER, results, results / "rounds" / "0000-w2")
+    wait_until(lambda: Board(results).reports(2)[1].order == leader._started)
+
+
+def test_all_ranks_start_end_and_are_dismissed(leader, results):
+    follower = Follower(results)
+    follower.start()
+    for _ in range(2):
+        start(leader, results)
+        assert leader.codes() == [None, None]
+        began = time.monotonic()
+        leader.end()
+        assert time.monotonic() - began < 2
+    leader.order("over")
+    follower.join(5)
+    assert not follower.is_alive()
+    assert follower.raised is None
+
+
+def test_a_worker_of_another_rank_that_is_killed_is_named_by_rank_0(leader, results):
+    Follower(results).start()
+    start(leader, results)
+    assert leader.killed() is None
+    Board(results).publish(leader._order._replace(number=leader._order.number + 1, kind="signal", what="SIGKILL"))
+    wait_until(lambda: leader.codes() == [None, -signal.SIGKILL])
+    assert leader.killed() == "rank 1 was ended by SIGKILL"
+
+
+def test_what_an_earlier_start_left_is_for_nobody(leader, results):
+    board = Board(results)
+    board.publish(Order(9, "over", "", ["of an earlier start"]))
+    board.report(1, Report("of an earlier start", 9, -9))
+    follower = Follower(results)
+    follower.start()
+    wait_until(lambda: board.reports(2)[1].word != "of an earlier start")
+    board.clear()  # rank 0 comes later
+    start(leader, results)
+    assert leader.codes() == [None, None]
+
+
+def test_a_rank_that_does_not_come_is_named(results):
+    leader = Everywhere(Board(results), Position(0, 0, 3, 3, "torchrun"), patience_s=0.1)
+    with pytest.raises(SetupError, match="of 3 ranks these have not come: 1, 2"):
+        leader.start(SLEEPER, results, results / "rounds" / "0000-w2")
+    assert leader.processes == []
+
+
+def test_without_rank_0_the_others_do_not_wait_for_ever(tmp_path):
+    follower = Follower(tmp_path / "elsewhere", LaunchSection(start_timeout_s=0.1))
+    follower.run()
+    assert "rank 0 has not opened" in follower.raised.message
+
+
+def test_a_rank_that_is_asked_to_stop_takes_its_worker_with_it_and_rank_0_does_not_wait(leader, results, monkeypatch):
+    follower = Follower(results)
+    follower.start()
+    start(leader, results)
+
+    def interrupted(board):
+        raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr(Board, "order", interrupted)
+    follower.join(5)
+    assert isinstance(follower.raised, Interrupted)
+    assert leader.codes() == [None, -signal.SIGTERM]
+    began = time.monotonic()
+    leader.end()
+    assert time.monotonic() - began < 2

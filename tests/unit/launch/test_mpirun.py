@@ -1,0 +1,237 @@
+"""What is handed to mpirun, and what is made of what it says. The mpirun here is a script that starts no rank."""
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitscale.config.study import LaunchSection
+from vitscale.errors import SetupError
+from vitscale.launch.hostfile import Host
+from vitscale.launch.mpi import Mpi, Mpirun, allowed, find_mpirun
+from vitscale.records.round import Entry, Round
+
+HOSTILE = "a b 'c' \"d\" $(reboot) `reboot` ;|&\n-x --"
+OPEN_MPI = "mpirun (Open MPI) 4.1.4\n\nReport bugs to http://www.open-mpi.org/community/help/"
+MPICH = "HYDRA build details:\n    Version:                                 4.0.2"
+# As each prints it, recorded; the second of two ranks was killed.
+KILLED = {
+    "openmpi": """
+--------------------------------------------------------------------------
+Primary job  terminated normally, but 1 process returned
+a non-zero exit code. Per user-direction, the job has been aborted.
+--------------------------------------------------------------------------
+--------------------------------------------------------------------------
+mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).
+--------------------------------------------------------------------------
+""",
+    "hydra": """rank 1 is process 11461
+rank 0 is process 11460
+
+===================================================================================
+=   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
+=   PID 11461 RUNNING AT localhost
+=   EXIT CODE: 9
+=   CLEANING UP REMAINING PROCESSES
+=   YOU CAN IGNORE THE BELOW CLEANUP MESSAGES
+===================================================================================
+YOUR APPLICATION TERMINATED WITH THE EXIT STRING: Killed (signal 9)
+This typically refers to a problem with your application.
+Please see the FAQ page for debugging suggestions
+""",
+}
+NO_SUCH_HOST = """
+--------------------------------------------------------------------------
+ORTE was unable to reliably start one or more daemons.
+This usually is caused by:
+
+* not finding the required libraries
+--------------------------------------------------------------------------
+"""
+
+
+def round_of(world_size, nodes=1):
+    spec = {"threads_per_rank": 2}
+    return Round(
+        name=f"0000-w{world_size}",
+        world_size=world_size,
+        nodes=nodes,
+        ranks_per_node=world_size // nodes,
+        device="cpu",
+        cores=((0,), (1,)),
+        entries=(Entry(folder="runs/a/launch0", run_id="a", launch=0, spec=spec),),
+    )
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Make an executable Python script called `mpirun`."""
+
+    def write(text):
+        path = tmp_path / "bin" / "mpirun"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{sys.executable}\nimport json, os, signal, sys, time\n{text}\n")
+        path.chmod(stat.S_IRWXU)
+        return str(path)
+
+    return write
+
+
+def launcher(path, tmp_path, hosts=(), kind="openmpi", environ=None):
+    environ = os.environ if environ is None else environ
+    return Mpi(Mpirun(path, kind), hosts, tmp_path / "data", None, LaunchSection(), environ)
+
+
+@pytest.fixture
+def served(script, tmp_path):
+    """Let an mpirun that does as its text says serve a round; the round's end."""
+
+    def serve(text, round_=None, watch=lambda beat: None, **more):
+        results = tmp_path / "results"
+        results.mkdir()
+        return launcher(script(text), tmp_path, **more).run(results, round_ or round_of(2), watch)
+
+    return serve
+
+
+WORKER = [sys.executable, "-P", "-m", "vitscale.worker"]
+
+
+def test_open_mpi_is_asked_for_ranks_host_by_host_that_bind_themselves(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitscale.launch.mpi.os.geteuid", lambda: 1000)
+    words, environ = launcher("/usr/bin/mpirun", tmp_path, environ={}).command(tmp_path, round_of(2))
+    assert words == [
+        "/usr/bin/mpirun", "-np", "2", "--host", "localhost:2", "--map-by", "ppr:2:node", "--rank-by", "slot",
+        "--bind-to", "none", *WORKER, "rounds/0000-w2/round.json",
+    ]  # fmt: skip
+    assert environ["GLOO_SOCKET_IFNAME"] == "lo"
+    assert environ["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setattr("vitscale.launch.mpi.os.geteuid", lambda: 0)
+    assert "--allow-run-as-root" in launcher("mpirun", tmp_path, environ={}).command(tmp_path, round_of(2)).words
+
+
+def test_other_hosts_get_the_names_of_variables_and_no_value_stands_in_the_command(tmp_path):
+    hosts = (Host("a", 1), Host("10.0.0.2", 2), Host("c", 2), Host("d", 2))
+    given = {
+        "NCCL_DEBUG": HOSTILE,
+        "OMPI_MCA_btl": "tcp",
+        "SLURM_JOB_ID": "7",
+        "HOME": "/home/me",
+        "BASH_FUNC_x%%": "1",
+    }
+    for kind, start, export in (
+        ("openmpi", ["-np", "4", "--host", "10.0.0.2:2,c:2"], ["-x", "NCCL_DEBUG"]),
+        ("hydra", ["-n", "4", "-ppn", "2", "-hosts", "10.0.0.2,c", "-bind-to", "none"], ["-genvlist"]),
+    ):
+        words, environ = launcher("mpirun", tmp_path, hosts, kind, given).command(tmp_path, round_of(4, nodes=2))
+        assert words[1 : len(start) + 1] == start
+        assert words[-5:] == [*WORKER, "rounds/0000-w4/round.json"]
+        assert any(words[at : at + len(export)] == export for at in range(len(words)))
+        exported = {name for word in words for name in word.split(",")}
+        assert {"NCCL_DEBUG", "VITSCALE_DATA", "VITSCALE_STORE", "OMP_NUM_THREADS"} <= exported
+        assert not {"HOME", "OMPI_MCA_btl", "SLURM_JOB_ID", HOSTILE} & exported
+        assert "GLOO_SOCKET_IFNAME" not in environ  # it is loopback on one host only
+
+
+def test_the_environment_is_an_allow_list():
+    secret = (
+        "HF_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "SLURM_JWT",
+        "RANK",
+        "FOO",
+    )
+    needed = ("PATH", "LD_LIBRARY_PATH", "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "OMPI_MCA_btl")
+    assert allowed(dict.fromkeys((*secret, *needed), HOSTILE)) == dict.fromkeys(needed, HOSTILE)
+
+
+def test_hostile_names_arrive_as_they_are_and_are_read_by_no_shell(script, tmp_path):
+    results = tmp_path / HOSTILE
+    results.mkdir()
+    path = script("print(json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)])); sys.exit(3)")
+    runner = launcher(path, tmp_path / HOSTILE, environ={**os.environ, "NCCL_DEBUG": HOSTILE})
+    end = runner.run(results, round_of(2), lambda beat: None)
+    assert end.status == "failed"
+    told = Path(results / "rounds" / "0000-w2" / "stdout.log").read_text()
+    words, folder, environ = json.loads(told.splitlines()[0])
+    assert words == [*runner.command(results, round_of(2)).words[1:]]
+    assert folder == str(results)
+    assert environ["VITSCALE_DATA"] == str(results / "data")
+    assert environ["NCCL_DEBUG"] == HOSTILE
+
+
+@pytest.mark.parametrize("kind", ["openmpi", "hydra"])
+def test_a_killed_rank_is_named_from_what_mpirun_says(served, kind):
+    end = served(f"sys.stderr.write({KILLED[kind]!r}); sys.exit(137)", kind=kind)
+    assert end == ("failed", "rank 1 was ended by SIGKILL", None)
+
+
+def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
+    """Recorded: hydra names rank 0, which had told of its lost connection before hydra ended it."""
+    told = KILLED["hydra"].replace("11461 RUNNING", "11460 RUNNING")
+    folder = "rounds/0000-w2"
+    word = json.dumps({"kind": "exception", "message": "Connection reset"})
+    left = f"open('{folder}/failure.rank000.json', 'w').write({word!r})"
+    assert served(f"{left}; print({told!r}); sys.exit(9)", kind="hydra").reason == "rank 1 was ended by SIGKILL"
+
+
+def test_an_mpirun_that_cannot_start_is_quoted(served):
+    end = served(f"sys.stderr.write({NO_SUCH_HOST!r}); sys.exit(1)")
+    assert end.status == "failed"
+    assert end.reason == (
+        "`mpirun` ended with status 1: ORTE was unable to reliably start one or more daemons. "
+        "This usually is caused by:; see rounds/0000-w2/stderr.log"
+    )
+
+
+def test_ctrl_c_lets_mpirun_end_its_ranks(served, tmp_path):
+    mark = tmp_path / "mark"
+
+    def interrupt(beat):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "results" / "rounds" / "0000-w2"
+    text = f"""
+signal.signal(signal.SIGTERM, lambda *_: (open({str(mark)!r}, "w").write("asked"), sys.exit(143)))
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from vitscale.records.round import Beat, Heartbeat
+for rank in (0, 1):
+    Heartbeat(Path({str(folder)!r}), rank).beat(Beat(0, "steady", 3, 9, None))
+time.sleep(60)"""
+    with pytest.raises(KeyboardInterrupt):
+        served(text, watch=interrupt)
+    assert mark.read_text() == "asked"
+
+
+def test_a_hostfile_leaves_cores_to_the_hosts(served, tmp_path):
+    served("sys.exit(0)", hosts=(Host("a", 2),))
+    written = Round.read(tmp_path / "results" / "rounds" / "0000-w2" / "round.json")
+    assert written.cores == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"), [(OPEN_MPI, "openmpi"), (MPICH, "hydra"), ("Intel(R) MPI Library 2021", "hydra")]
+)
+def test_each_mpi_is_told_by_its_version(script, monkeypatch, told, kind):
+    path = script(f"print({told!r}) if sys.argv[1:] == ['--version'] else sys.exit(1)")
+    monkeypatch.setenv("PATH", str(Path(path).parent), prepend=":")
+    assert find_mpirun() == (path, kind)
+
+
+def test_another_mpirun_is_refused_in_its_own_words(script, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(script("print('mpirun of somebody')")).parent), prepend=":")
+    with pytest.raises(SetupError, match="neither Open MPI's nor MPICH's: 'mpirun of somebody'"):
+        find_mpirun()
+
+
+def test_without_mpirun_the_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SetupError, match="needs `mpirun`, not found") as refused:
+        find_mpirun()
+    assert "openmpi-bin" in refused.value.hint
