@@ -253,7 +253,8 @@ def _line(one: Scored) -> str:
 
 
 def _figures(scored: Sequence[Scored]) -> Iterator[Figure]:
-    yield _hits("top cause right", [one.right for one in scored], RIGHT)
+    yield _hits("cases judged right", [one.right for one in scored], RIGHT)
+    yield _hits("top cause right, of cases with a cause", [one.right for one in scored if one.put], RIGHT)
     sizes = [one.size for one in scored if one.size is not None]
     yield _hits(
         f"size within {CLOSE:.0%}, of causes that are right",

@@ -63,11 +63,11 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
 
 
 def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
-    """Those that ranks are started on, none where that is this machine."""
+    """Those that ranks are started on, none where that is this machine. `plan` takes the study's, if it names some."""
     from vitscale.launch.hostfile import read_hostfile
 
     path = loaded.study.launch.hostfile
-    return read_hostfile(Path(path)) if path and launcher is LauncherName.mpi else ()
+    return read_hostfile(Path(path)) if path and launcher in (None, LauncherName.mpi) else ()
 
 
 def require_ready(launcher: LauncherName) -> None:

@@ -6,6 +6,7 @@ ended. A process is known by a random word of its own: an order of an earlier st
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -51,6 +52,16 @@ class Board:
         for path in self._folder.glob("*.json"):
             path.unlink(missing_ok=True)
 
+    def show_life(self) -> None:
+        """Be heard of, as rank 0."""
+        (make_folder(self._folder) / _LEAD).touch()
+
+    def life(self) -> int | None:
+        """What changes as long as rank 0 is there."""
+        with contextlib.suppress(OSError):
+            return (self._folder / _LEAD).stat().st_mtime_ns
+        return None
+
     def publish(self, order: Order) -> None:
         """Replace the order."""
         write_json(make_folder(self._folder) / "order.json", order._asdict())
@@ -72,6 +83,9 @@ class Board:
         """Those of the ranks that have come, rank 0 aside."""
         found = {rank: _read(self._folder / _name(rank)) for rank in range(1, world_size)}
         return {rank: Report(**document) for rank, document in found.items() if document is not None}
+
+
+_LEAD = "lead"
 
 
 def _name(rank: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from vitscale.launch.processes import Command, Ranks
 from vitscale.records.round import ROUND, Round
 
 _POLL_S = 0.05
+_LIFE_S = 1.0
+"""How often rank 0 is heard of. The others wait for it as long as for a start, as shared folders lag."""
 _ACKNOWLEDGED_S = 10.0
 """Longest wait for the other ranks to end their workers."""
 _SAME_FOLDER = "`--out` has to be one folder for all of them, shared by the hosts"
@@ -56,9 +59,14 @@ class Env(Local):
         board = Board(results)
         board.clear()
         self._everywhere = Everywhere(board, self.position, self._limits.start_timeout_s)
+        over = threading.Event()
+        heard = threading.Thread(target=_show_life, args=(board, over), name="lead", daemon=True)
+        heard.start()
         try:
             yield
         finally:
+            over.set()
+            heard.join()
             self._everywhere.order("over")
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
@@ -73,7 +81,7 @@ class Env(Local):
         """Do as rank 0 says until it is over.
 
         Raises:
-            SetupError: rank 0 does not come.
+            SetupError: rank 0 does not come, or is gone.
         """
         follower = _Follower(self, results)
         deadline = time.monotonic() + self._limits.start_timeout_s
@@ -81,14 +89,23 @@ class Env(Local):
             if time.monotonic() > deadline:
                 raise SetupError(f"rank 0 has not opened `{results}`", _SAME_FOLDER)
             time.sleep(_POLL_S)
+        code = 1
         try:
             while follower.carry_on():
+                follower.require_lead(self._limits.start_timeout_s)
                 time.sleep(_POLL_S)
         except (KeyboardInterrupt, Interrupted):
+            code = -signal.SIGTERM
             follower.ask_to_stop()
             raise
         finally:
-            follower.leave()
+            follower.leave(code)
+
+
+def _show_life(board: Board, over: threading.Event) -> None:
+    while not over.wait(_LIFE_S):
+        with contextlib.suppress(OSError):  # a full disk is told by what needs it
+            board.show_life()
 
 
 class Everywhere(Ranks):
@@ -157,6 +174,7 @@ class _Follower:
         self._launcher, self._results, self._board = launcher, results, Board(results)
         self._report = Report(secrets.token_hex(8), 0, None)
         self._told: Report | None = None
+        self._heard, self._heard_at = self._board.life(), time.monotonic()
         self._round: Round | None = None
         self.ranks = Ranks()
 
@@ -176,10 +194,22 @@ class _Follower:
             self._board.report(rank, self._report)
         return True
 
-    def leave(self) -> None:
+    def require_lead(self, patience_s: float) -> None:
+        """Look whether rank 0 is still there.
+
+        Raises:
+            SetupError: it was not heard of for so long.
+        """
+        heard, now = self._board.life(), time.monotonic()
+        if heard != self._heard:
+            self._heard, self._heard_at = heard, now
+        elif now - self._heard_at > patience_s:
+            raise SetupError(f"rank 0 was not heard of for {patience_s:g} s", _SAME_FOLDER)
+
+    def leave(self, code: int) -> None:
         """End the worker, and say so to whom it may concern."""
         self.ranks.end()
-        self._board.report(self._launcher.position.rank, Report(self._report.word, GONE, -signal.SIGTERM))
+        self._board.report(self._launcher.position.rank, Report(self._report.word, GONE, code))
 
     def _carry_out(self, order: Order) -> None:
         if order.kind == "signal":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vitscale.config.study import LaunchSection
-from vitscale.hardware.position import Position
+from vitscale.hardware.position import VARIABLES, Position
 from vitscale.launch.attend import attend
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks
@@ -52,7 +52,9 @@ class Local:
         init: Path | None = None,
     ) -> None:
         self._limits = limits
-        self._environ = {**(os.environ if environ is None else environ), **of_every_rank(data_root, data_path, init)}
+        given = os.environ if environ is None else environ
+        kept = {name: value for name, value in given.items() if name not in VARIABLES}
+        self._environ = kept | of_every_rank(data_root, data_path, init)
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""

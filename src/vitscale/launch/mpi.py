@@ -34,11 +34,11 @@ _STOP_S = 5.0
 
 _KEPT = {
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH",
-    "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX",
+    "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX", "LD_PRELOAD", "OPAL_PREFIX",
 }  # fmt: skip
 _KEPT_BEGINNINGS = (
-    "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_", "KMP_", "MKL_",
-    "UCX_", "FI_", "I_MPI_", "MPIR_CVAR_", "VITSCALE_",
+    "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_",
+    "KMP_", "MKL_", "UCX_", "FI_", "I_MPI_", "MPIR_CVAR_", "OPENBLAS_", "MALLOC_", "VITSCALE_",
 )  # fmt: skip
 """What ranks need of the environment. Keys of trackers and hubs are not among it."""
 _OF_MPIRUN = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
@@ -216,7 +216,8 @@ _RANK = re.compile(r"^rank (\d+) is process (\d+)$", re.MULTILINE)
 
 
 def _by_signal(rank: int, number: int) -> str:
-    return f"rank {rank} was ended by {signal.Signals(number).name}"
+    known = {one.value: one.name for one in signal.Signals}
+    return f"rank {rank} was ended by {known.get(number, f'signal {number}')}"
 
 
 def _because(told: str) -> str:

@@ -179,7 +179,9 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
 
 def _threads(study: Study, where: Where) -> int:
     """Threads of a rank, at every world size what the largest leaves to each."""
-    return cpu_shares(where.most_sharing(max(study.axes.world_size)), where.machine.cores)
+    axes = study.axes
+    most = where.most_sharing(max(axes.world_size), axes.nodes or (None,), axes.ranks_per_node or (None,))
+    return cpu_shares(most, where.machine.cores)
 
 
 def _scaled(optimizer: OptimizerSection, global_batch: int) -> OptimizerSection:

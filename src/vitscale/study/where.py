@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,6 +83,12 @@ class Where:
         """Ranks that share the cores and the memory of one machine."""
         return topology.ranks_per_node if self.hosts or self.elsewhere else topology.world_size
 
-    def most_sharing(self, world_size: int) -> int:
-        """The most ranks of a world that may do so."""
-        return min(world_size, max(host.slots for host in self.hosts)) if self.hosts else world_size
+    def most_sharing(self, world_size: int, nodes: Sequence[int | None], ranks_per_node: Sequence[int | None]) -> int:
+        """The most ranks of a world that may do so, over any of these numbers of hosts and of ranks on each."""
+        if self.hosts:
+            return min(world_size, max(host.slots for host in self.hosts))
+        most = 0
+        for count, each in itertools.product(nodes, ranks_per_node) if self.elsewhere else ():
+            with contextlib.suppress(Infeasible):
+                most = max(most, layout(world_size, count, each).ranks_per_node)
+        return most or world_size

@@ -36,6 +36,7 @@ def main(path: Path) -> None:
         if cores := round_.cores_of(rank):
             os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
+        os.environ.setdefault("TEARDOWN_CUPTI", "1")  # else it listens on, in the launches that follow
         number = _serve(round_, path.parent, heartbeat)
     except BaseException as error:
         _leave_failure(path.parent, rank, error)

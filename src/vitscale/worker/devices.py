@@ -68,8 +68,14 @@ def return_memory(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...], gemm_peak_flop_per_s: float | None) -> Device:
-    """This rank's device, with its peak memory since the reset."""
+def describe(
+    ranks: Ranks,
+    machine: Machine,
+    cores: tuple[int, ...],
+    gemm_peak_flop_per_s: float | None,
+    memory_peak_bytes: int | None = None,
+) -> Device:
+    """This rank's device; its peak memory, where it was not read before, is that since the reset."""
     cuda = ranks.device.type == "cuda"
     if cuda:
         properties = torch.cuda.get_device_properties(ranks.device)
@@ -86,7 +92,7 @@ def describe(ranks: Ranks, machine: Machine, cores: tuple[int, ...], gemm_peak_f
         cores=cores,
         threads=torch.get_num_threads(),
         gemm_peak_flop_per_s=gemm_peak_flop_per_s,
-        memory_peak_bytes=peak_memory_bytes(ranks.device),
+        memory_peak_bytes=memory_peak_bytes or peak_memory_bytes(ranks.device),
         debug=debug_flags.found(os.environ, ranks.device),
     )
 

@@ -23,6 +23,8 @@ from vitscale.worker.timeline import Stamp, Timeline, timeline_for
 STEPS = 3
 SHORTEST_S, LONGEST_S = 0.05, 0.5
 """For how long a part is held: the host prepares most in less."""
+MOST_S = 10.0
+"""A step whose parts would be held for longer is not taken."""
 _CYCLES = 10_000_000
 
 
@@ -113,13 +115,25 @@ def time_work(
         return None
     if not hasattr(torch.cuda, "_sleep"):  # torch's own, for its tests
         return "this torch has no kernel that holds a device"
+    parts = 3 * spec.grad_accum + 1
     hold_s = LONGEST_S if step_s is None else min(max(1.5 * step_s / spec.grad_accum, SHORTEST_S), LONGEST_S)
+    if parts * hold_s > MOST_S:
+        return f"the {parts} parts of a step would be held for {parts * hold_s:.0f} s in all, more than {MOST_S:g} s"
     held_by = HeldClock(timeline_for(device), _spinning(hold_s))
     losses = Losses(spec.grad_accum)
-    with taken_out() if spec.world_size > 1 else nullcontext():
-        run_steps(
-            range(STEPS), engine, batches, held_by, losses, spec.grad_accum, lambda step: beat("held", step + 1, STEPS)
-        )
+    try:
+        with taken_out() if spec.world_size > 1 else nullcontext():
+            run_steps(
+                range(STEPS),
+                engine,
+                batches,
+                held_by,
+                losses,
+                spec.grad_accum,
+                lambda step: beat("held", step + 1, STEPS),
+            )
+    except torch.OutOfMemoryError:  # a part that is prepared ahead keeps more; no rank waits for another here
+        return "the device has no memory for a part that is prepared ahead of it"
     steps = held_by.held()
     clock.know_work(work_ns(steps))
     return untold(steps)

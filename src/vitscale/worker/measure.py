@@ -33,7 +33,6 @@ from vitscale.records.schema import (
     Overhead,
     Parity,
     Status,
-    StepRecord,
     Times,
 )
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
@@ -49,6 +48,7 @@ from vitscale.worker import (
     overhead,
     parity,
     sequence,
+    step_line,
     tensor,
     traffic,
 )
@@ -93,6 +93,7 @@ class Launch:
         self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
         self.unread: dict[str, str] = {}
         self.pauses: dict[str, float] = {}
+        self.memory_peak_bytes: int | None = None
         self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
         self.delays = inject.delays(entry.run_id, ranks.rank, os.environ)
@@ -133,7 +134,7 @@ class Launch:
         self.sampler.close()
         # The peak of the memory is read before any further step.
         cores, peak = self.round.cores_of(self.ranks.rank), self.peaks.get(self.spec.precision)
-        device = devices.describe(self.ranks, machine, cores, peak)
+        device = devices.describe(self.ranks, machine, cores, peak, self.memory_peak_bytes)
         if status == "ok":
             with knobs.attention(turned):
                 more = {"overhead": self._time_measuring(), **self._look_closer(), "memory": self._count_memory()}
@@ -174,6 +175,8 @@ class Launch:
 
     def _time_work(self, engine: engines.Engine, batches: Batches) -> None:
         """Let the clock know what the window's steps take a device that never waits for its host."""
+        torch.cuda.synchronize()
+        self.memory_peak_bytes = devices.peak_memory_bytes(self.ranks.device)
         self.sampler.enter("held")
         untold = launch_gap.time_work(
             self.clock,
@@ -184,7 +187,7 @@ class Launch:
             self._pace_s() if self.warmup else None,
             self.beat,
         )
-        self.notes |= {"launch_gap_s": untold} if untold else {}
+        self.unread |= {"launch_gap_s": untold} if untold else {}
 
     def _look_closer(self) -> Mapping[str, object]:
         """More steps, when what the records tell is closed: they change no figure of the window."""
@@ -241,33 +244,15 @@ class Launch:
         finite = [loss if math.isfinite(loss) else None for loss in losses]
         lines = zip(steps, times, finite, strict=True)
         windows = dict.fromkeys(self.skips.steps, "skipped")
-        self.writer.write(self._line(windows.get(step, window), step, time_, loss) for step, time_, loss in lines)
+        self.writer.write(
+            step_line.record(self.spec, self.ranks.rank, windows.get(step, window), step, time_, loss)
+            for step, time_, loss in lines
+        )
         self.sampler.flush()
 
     def beat(self, phase: str, step: int, steps: int) -> None:
         """Say where this rank is."""
         self.heartbeat.beat(Beat(self.number, phase, step, steps, self.losses.glance()))
-
-    def _line(self, window: str, step: int, times: StepTimes, loss: float | None) -> StepRecord:
-        first = self.ranks.rank % self.spec.ranks_per_replica == 0  # of those that take the same images
-        return StepRecord(
-            step=step,
-            window=window,
-            rank=self.ranks.rank,
-            loss=loss,
-            images=self.spec.micro_batch * self.spec.grad_accum if first else 0,
-            step_s=times["step"],
-            data_s=times.get("data"),
-            forward_s=times.get("forward"),
-            backward_s=times.get("backward"),
-            optimizer_s=times.get("optimizer"),
-            comm_exposed_s=times.get("comm_exposed"),
-            wait_s=times.get("wait"),
-            comm_s=times.get("comm"),
-            comm_overlapped_s=times.get("comm_overlapped"),
-            launch_gap_s=times.get("launch_gap"),
-            late_s=times.get("late"),
-        )
 
     def after_step(self, phase: str, total: int) -> Callable[[int], None]:
         """What follows each step of a phase of `total` steps: a heartbeat, and the fault that a test asked for."""

@@ -132,3 +132,30 @@ def test_a_rank_that_is_asked_to_stop_takes_its_worker_with_it_and_rank_0_does_n
     began = time.monotonic()
     leader.end()
     assert time.monotonic() - began < 2
+
+
+def test_the_others_leave_when_rank_0_is_not_heard_of_any_more(leader, results):
+    board = Board(results)
+    board.show_life()
+    follower = Follower(results, LaunchSection(start_timeout_s=0.5))
+    follower.start()
+    began = time.monotonic()
+    while time.monotonic() - began < 1.5:  # as long as it is, they stay
+        board.show_life()
+        time.sleep(0.05)
+    assert follower.is_alive()
+    follower.join(5)
+    assert "rank 0 was not heard of for 0.5 s" in follower.raised.message
+    assert board.reports(2)[1].code == 1
+
+
+def test_rank_0_is_heard_of_while_it_leads(results, monkeypatch):
+    monkeypatch.setattr("vitscale.launch.env._LIFE_S", 0.01)
+    board, seen = Board(results), set()
+    with Env(Position(0, 0, 1, 1, "torchrun"), results / "data", None, LaunchSection()).leading(results):
+        deadline = time.monotonic() + 5
+        while len(seen) < 3 and time.monotonic() < deadline:
+            seen.add(board.life())
+            time.sleep(0.01)
+    assert len(seen) >= 3
+    assert [thread for thread in threading.enumerate() if thread.name == "lead"] == []

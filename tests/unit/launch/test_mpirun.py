@@ -146,7 +146,16 @@ def test_the_environment_is_an_allow_list():
         "RANK",
         "FOO",
     )
-    needed = ("PATH", "LD_LIBRARY_PATH", "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "OMPI_MCA_btl")
+    needed = (
+        "PATH",
+        "LD_LIBRARY_PATH",
+        "NCCL_SOCKET_IFNAME",
+        "CUDA_VISIBLE_DEVICES",
+        "SLURM_JOB_ID",
+        "OMPI_MCA_btl",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "LD_PRELOAD",
+    )
     assert allowed(dict.fromkeys((*secret, *needed), HOSTILE)) == dict.fromkeys(needed, HOSTILE)
 
 
@@ -235,3 +244,10 @@ def test_without_mpirun_the_package_is_named(monkeypatch, tmp_path):
     with pytest.raises(SetupError, match="needs `mpirun`, not found") as refused:
         find_mpirun()
     assert "openmpi-bin" in refused.value.hint
+
+
+def test_a_signal_without_a_name_is_told_by_its_number():
+    from vitscale.launch.mpi import _by_signal
+
+    assert _by_signal(1, 9) == "rank 1 was ended by SIGKILL"
+    assert _by_signal(1, 40) == "rank 1 was ended by signal 40"

@@ -132,3 +132,11 @@ def test_gpus_are_those_of_a_host():
 def test_the_hostfile_is_the_whole_studys():
     with pytest.raises(UsageError, match=r"`launch\.hostfile` cannot vary"):
         load("quick", ("launch.hostfile=a,b",))
+
+
+def test_threads_are_what_a_host_leaves_to_each_of_its_ranks_whoever_starts_them():
+    words = ("protocol=strong", "world_size=4", "nodes=2")
+    started = runs(*words, where=Where(machine(), elsewhere=True))
+    listed = runs(*words, where=Where(machine(), hosts=(Host("a", 2), Host("b", 2))))
+    assert [run.threads_per_rank for run in (*started, *listed)] == [2, 2]
+    assert [run.run_id for run in started] == [run.run_id for run in listed]

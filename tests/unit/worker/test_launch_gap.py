@@ -197,6 +197,23 @@ def test_scaled_losses_of_several_ranks_are_not_held(held):
     assert "launch_gap_s" in clock.unread
 
 
+def test_steps_of_very_many_parts_are_not_held(held):
+    untold, clock, beats = held(grad_accum=128)
+    assert beats == []
+    assert untold.startswith("the 385 parts of a step would be held for 19 s in all")
+    assert "launch_gap_s" in clock.unread
+
+
+def test_a_device_without_memory_for_what_is_prepared_ahead_tells_none(held, monkeypatch):
+    def full(*_given):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(launch_gap, "run_steps", full)
+    untold, clock, _ = held()
+    assert untold == "the device has no memory for a part that is prepared ahead of it"
+    assert "launch_gap_s" in clock.unread
+
+
 def test_a_part_that_was_let_go_too_early_does_not_count():
     early, right = Held("forward", 10, 30, 12), Held("forward", 10, 25, 9)
     assert work_ns([[early], [right], [early]]) == [15]
