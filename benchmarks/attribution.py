@@ -46,7 +46,7 @@ PER_STUDY = 8
 MODEL = {
     "model.name": "vit_tiny_patch16_224", "depth": 2, "embed_dim": 96, "img_size": 32, "patch_size": 4,
     "data.name": "synthetic", "data.images": 4096, "data.flip": "false", "protocol": "weak", "micro_batch": 64,
-    "world_size": "1,2", "optimizer.clip": 0, "measure.launches": 3, "warmup_steps": 3, "steps": 24,
+    "world_size": "1,2", "optimizer.clip": 0, "measure.launches": 3, "warmup_steps": 3, "steps": 16,
 }  # fmt: skip
 SLEEPS = {"input": ("data",), "contention": ("forward", "backward"), "optimizer": ("optimizer",)}
 PLACES = ("data", "forward", "backward", "optimizer")

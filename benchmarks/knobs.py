@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.figure import VITSCALE, Figure, launch_steps_s, run, say, within
 from vitscale.statistics import interval
+from vitscale.units import NOT_AVAILABLE
 
 COMMAND = "python -m benchmarks knobs"
 LAUNCHES = 4
@@ -65,6 +66,9 @@ def _of_knob(knob: Knob, launches: int) -> Iterator[Figure]:
         run([VITSCALE, "run", "quick", *(f"{key}={value}" for key, value in words.items()), "--out", "out"], folder)
         plan = json.loads((folder / "out" / "plan.json").read_text())
         steps_s = launch_steps_s(folder / "out")
+    if plan["skipped"]:  # then which of the runs has which value is not told by their order
+        yield Figure(f"step with {knob.key}", NOT_AVAILABLE, "", "", None, COMMAND, str(plan["skipped"][0]))
+        return
     by_value = dict(zip((knob.default, *knob.values), (steps_s[one["run_id"]] for one in plan["runs"]), strict=True))
     for value in knob.values:
         found = interval([old / new for old, new in zip(by_value[knob.default], by_value[value], strict=True)])
