@@ -12,6 +12,7 @@ is given over the seconds that were put in.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -103,11 +104,9 @@ def measure(short: bool) -> list[Figure]:
         clean = _clean(folder)
         say(f"  a clean step takes {seconds(clean.step_s)}")
         scored = []
-        for first in range(0, len(slept), PER_STUDY):
-            scored += _slept(folder / f"slept{first}", slept[first : first + PER_STUDY], clean)
-        scored += _slow_links(folder, links, clean)
-    for number, one in enumerate(scored):
-        say(f"  {number:2}: {_line(one)}")
+        for one in itertools.chain(_all_slept(folder, slept, clean), _slow_links(folder, links, clean)):
+            say(f"  {len(scored):2}: {_line(one)}")
+            scored.append(one)
     return [*_figures(scored)]
 
 
@@ -152,6 +151,11 @@ def _clean(folder: Path) -> Clean:
     manifest = json.loads(next(folder.glob("clean/runs/*/launch*/manifest.json")).read_text())
     step_s, data_s = (median(one[part] for one in steady) for part in ("step_s", "data_s"))
     return Clean(step_s, data_s, 4 * manifest["parameters"])
+
+
+def _all_slept(folder: Path, cases: Sequence[tuple[Put, ...]], clean: Clean) -> Iterator[Scored]:
+    for first in range(0, len(cases), PER_STUDY):
+        yield from _slept(folder / f"slept{first}", cases[first : first + PER_STUDY], clean)
 
 
 def _slept(folder: Path, cases: Sequence[tuple[Put, ...]], clean: Clean) -> list[Scored]:
