@@ -103,7 +103,7 @@ def measure(short: bool) -> list[Figure]:
         folder = Path(name)
         clean = _clean(folder)
         say(f"  a clean step takes {seconds(clean.step_s)}")
-        scored = []
+        scored: list[Scored] = []
         for one in itertools.chain(_all_slept(folder, slept, clean), _slow_links(folder, links, clean)):
             say(f"  {len(scored):2}: {_line(one)}")
             scored.append(one)
