@@ -23,7 +23,7 @@ def browser():
     if path is None:
         # CI installs it, and sets this: there a skip would hide that it did not.
         assert "browser" not in os.environ.get("VITSCALE_MUST_RUN", ""), "Chromium was to be here and is not"
-        pytest.skip("needs Chromium: apt-get install chromium")
+        pytest.skip(reason="needs Chromium: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=path, args=ARGS)
         yield started

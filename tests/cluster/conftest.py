@@ -24,7 +24,7 @@ def needed(suite):
     except SetupError as error:
         if suite in os.environ.get("VITSCALE_MUST_RUN", "").split():
             raise
-        pytest.skip(f"{error.message} ({error.hint})")
+        pytest.skip(reason=f"{error.message} ({error.hint})")
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def open_to_all(folder):
 
 def give_away(folder):
     if os.geteuid() != 0:
-        pytest.skip("only root can give a file away")
+        pytest.skip(reason="only root can give a file away")
     path = a_part(folder)
     os.chown(path, 12345, -1)
     return f"`{path.name}` belongs to another user"

@@ -54,7 +54,7 @@ def test_memory_comes_back_between_runs(served):
     _, folders = served
     found = manifests(folders)
     if "memory_peak_bytes" in found[0]["notes"]:
-        pytest.skip("this system cannot reset a process's peak memory")
+        pytest.skip(reason="this system cannot reset a process's peak memory")
     # Between two equal runs with four engines between them. The first two runs load what stays loaded: code of ZeRO
     # and buffers that are made once.
     for before, after in zip(found[2]["devices"], found[6]["devices"], strict=True):

@@ -249,12 +249,12 @@ def test_a_damaged_plan_or_manifest_is_named(vitscale, simulated):
 
 def test_a_full_disk_loses_nothing(vitscale, tmp_path):
     if os.geteuid() or shutil.which("mount") is None:
-        pytest.skip("needs root to mount a small file system")
+        pytest.skip(reason="needs root to mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True)
     if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip(reason="mounting is not allowed here")
     try:
         command = ("run", "quick", "--launcher", "simulate", "hardware.name=h100", "--out", disk / "r")
         ran = vitscale(*command, "world_size=1,8,64")
@@ -269,12 +269,12 @@ def test_a_full_disk_loses_nothing(vitscale, tmp_path):
 
 def test_a_read_only_folder(vitscale, tmp_path):
     if os.geteuid() or shutil.which("mount") is None:
-        pytest.skip("needs root to mount a read-only file system")
+        pytest.skip(reason="needs root to mount a read-only file system")
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", disk], capture_output=True)
     if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
+        pytest.skip(reason="mounting is not allowed here")
     try:
         ran = vitscale("run", "quick", "--launcher", "simulate", "hardware.name=h100", "--out", disk / "r")
         assert ran.code == 10

@@ -53,6 +53,6 @@ def test_at_the_smallest_loss_scale_training_has_diverged():
 def test_the_words_are_deepspeeds():
     found = importlib.util.find_spec("deepspeed")
     if found is None:
-        pytest.skip("DeepSpeed is not installed")
+        pytest.skip(reason="DeepSpeed is not installed")
     (folder,) = found.submodule_search_locations
     assert "loss scale already at minimum" in (Path(folder) / "runtime/fp16/loss_scaler.py").read_text()
