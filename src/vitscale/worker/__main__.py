@@ -6,6 +6,7 @@ the parent reads it, ends the other ranks and decides what comes next.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -13,13 +14,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from vitscale.errors import SetupError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import Beat, Heartbeat, Round, failure_path
 
 _MPIRUNS = (OPEN_MPI, MPICH)
+_TRACKERS = ("mlflow", "wandb")
 
 
 def main(path: Path) -> None:
@@ -64,16 +68,17 @@ def _place(round_: Round) -> Position:
 
 
 def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
-    import torch
+    with _without_trackers():
+        import torch
 
-    from vitscale.config.runspec import RunSpec
-    from vitscale.hardware.probe import probe
-    from vitscale.worker import engines, gemm, links
-    from vitscale.worker.devices import keep_freed_memory
-    from vitscale.worker.distributed import barrier, connect
-    from vitscale.worker.measure import Launch
-    from vitscale.worker.parity import Proofs
-    from vitscale.worker.train import Training
+        from vitscale.config.runspec import RunSpec
+        from vitscale.hardware.probe import probe
+        from vitscale.worker import engines, gemm, links
+        from vitscale.worker.devices import keep_freed_memory
+        from vitscale.worker.distributed import barrier, connect
+        from vitscale.worker.measure import Launch
+        from vitscale.worker.parity import Proofs
+        from vitscale.worker.train import Training
 
     first = RunSpec.model_validate(round_.entries[0].spec)
     if first.threads_per_rank is not None:
@@ -82,8 +87,9 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     if round_.device == "cpu":
         keep_freed_memory()
     ranks = connect(round_.device, first.torch_backend)
-    for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
-        engines.prepare(engine, round_.device)
+    with _without_trackers():
+        for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
+            engines.prepare(engine, round_.device)
     machine = probe()
     barrier()
     process_start_s: float | None = _process_age_s()
@@ -99,6 +105,19 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
         process_start_s = None
     barrier()
     return len(round_.entries)
+
+
+@contextlib.contextmanager
+def _without_trackers() -> Iterator[None]:
+    """timm imports W&B and DeepSpeed MLflow where they are installed: a fifth of a start-up, for nothing here."""
+    modules: dict[str, Any] = sys.modules
+    hidden = [name for name in _TRACKERS if name not in modules]
+    modules |= dict.fromkeys(hidden)  # None: as if it were not installed
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
 
 
 def _process_age_s() -> float:
