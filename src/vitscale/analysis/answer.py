@@ -18,13 +18,15 @@ from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.scaling import speedup
 from vitscale.config.labels import ranks
 from vitscale.statistics import differ
-from vitscale.units import percent
+from vitscale.units import percent, size
 
 Outcome = Literal["faster", "slower", "same", "unknown"]
 
 _YES_NO = re.compile(r"\s*(does|do|did|is|are|can|could|will|would|has|have)\b", re.IGNORECASE)
 _HELPS = re.compile(r"\b(help|faster|quicker|speed|scal|pay|worth|gain|benefit|improve)", re.IGNORECASE)
 _NEGATED = re.compile(r"\b(not|no|stop|without|slower|less|worse|fail|lose)\b|n't\b", re.IGNORECASE)
+_WHICH = re.compile(r"\s*(which|what|who)\b.*\b(fast|quick|slow|best|most|least|cost)", re.IGNORECASE)
+_MEMORY = re.compile(r"\b(memory|ram|fits?|gib|gb)\b", re.IGNORECASE)
 _SPELT_OUT = 3
 
 
@@ -36,10 +38,13 @@ def answer(study: StudyData, results: Sequence[RunResult], baselines: Mapping[st
     scaled = [run for run in _largest(study, valid) if run.series in baselines and run.run_id != baselines[run.series]]
     by_id = {result.run_id: result for result in results}
     body = _scaling(study, by_id, baselines, scaled, question) if scaled else _levels(study, valid)
+    if scaled and _WHICH.match(question):
+        body = _side_by_side(study, by_id, scaled) + body
     missing = len(results) - len(valid)
     gap = f"; {missing} of {text.count(len(results), 'run')} without a valid result" if missing else ""
     learnt = _accuracies(study, valid) if scaled or len(valid) > _SPELT_OUT else ""
-    return f"{_source(valid)}{body}{_spread(study, by_id)}{learnt}{gap}."
+    kept = _memories(study, [by_id[run.run_id] for run in scaled] or valid) if _MEMORY.search(question) else ""
+    return f"{_source(valid)}{body}{kept}{_spread(study, by_id)}{learnt}{gap}."
 
 
 def outcome(result: RunResult, reference: RunResult) -> Outcome:
@@ -127,10 +132,10 @@ def _plateau(result: RunResult, before: RunResult | None, base: RunResult) -> st
     if before is None or before.run_id == base.run_id:
         return ""
     last = outcome(result, before)
-    size = before.world_size
+    fewer = before.world_size
     if last == "same":
-        return f", with no difference detected from {size}"
-    return f", slower than {size}" if last == "slower" else ""
+        return f", with no difference detected from {fewer}"
+    return f", slower than {fewer}" if last == "slower" else ""
 
 
 def _summary(study: StudyData, results: list[RunResult], outcomes: list[Outcome]) -> str:
@@ -160,7 +165,7 @@ def _spread(study: StudyData, results: Mapping[str, RunResult]) -> str:
         for run in runs:
             if results[run.run_id].valid and run.facts.nodes is not None:
                 by_size.setdefault(run.facts.world_size, []).append(run)
-        told = [size for size, placed in by_size.items() if len({run.facts.nodes for run in placed}) > 1]
+        told = [world_size for world_size, placed in by_size.items() if len({run.facts.nodes for run in placed}) > 1]
         if told:
             placed = sorted(by_size[max(told)], key=lambda run: run.facts.nodes or 0)
             few, many = placed[0], placed[-1]
@@ -190,6 +195,27 @@ def _levels(study: StudyData, valid: list[RunResult]) -> str:
     else:
         verdict = f"fastest is {study.labels[top.run_id]}"
     return f"{verdict[0].upper()}{verdict[1:]}: {told}{more}"
+
+
+def _side_by_side(study: StudyData, results: Mapping[str, RunResult], runs: Sequence[Run]) -> str:
+    """For a question that asks which: the series against each other, where they end at one world size."""
+    sizes = {(run.facts.protocol, run.facts.world_size, run.facts.nodes) for run in runs}
+    if len(runs) < 2 or len(sizes) > 1:
+        return ""
+    return f"{_levels(study, [results[run.run_id] for run in runs])}. "
+
+
+def _memories(study: StudyData, results: Sequence[RunResult]) -> str:
+    """For a question about memory: the range of what a rank takes at its peak."""
+    told = sorted(
+        (one.memory_peak_bytes, study.labels[one.run_id]) for one in results if one.memory_peak_bytes is not None
+    )
+    if len(told) < 2:
+        return ""
+    (low, least), (high, most) = told[0], told[-1]
+    if low == high:
+        return f"; peak memory of a rank {size(low)} in each of {len(told)} runs"
+    return f"; peak memory of a rank from {size(low)} ({least}) to {size(high)} ({most})"
 
 
 def _level(result: RunResult) -> str:

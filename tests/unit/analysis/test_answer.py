@@ -166,3 +166,33 @@ def test_what_it_costs_to_spread_the_same_ranks_over_nodes_is_told(make, tmp_pat
         "2 processes train 1.90x [1.90, 1.90] as fast as 1 (strong, efficiency 95.0 % [94.8, 95.2]); "
         "2 processes train 0.526x [0.525, 0.528] as fast on 2 nodes as on 1 (strong)."
     )
+
+
+def of_stages(make, peaks):
+    """ZeRO stage -> runs of 1 and 2 processes, the higher the stage the slower."""
+    for stage in peaks:
+        for ranks, factor in ((1, 1.0), (2, 1.9)):
+            yield make.make_spec(ranks, zero_stage=stage), over(factor, [value * (1 + stage) for value in ONE])
+
+
+def test_a_question_that_asks_which_is_answered_first(make, tmp_path):
+    runs = list(of_stages(make, (0, 1, 2, 3)))
+    answer = study(make, tmp_path, runs, "Which stage trains fastest on this machine?")
+    assert answer.startswith("Fastest is zero_stage 0, 2 processes: zero_stage 0, 2 processes 1,215"), answer
+    assert ". Of 4 series, each at its largest" in answer
+    assert "Fastest" not in study(make, tmp_path / "other", runs, "How does each stage scale?")
+
+
+def test_series_that_end_at_different_sizes_are_not_set_side_by_side(make, tmp_path):
+    runs = list(of_stages(make, (0, 1)))[:3]
+    assert "Fastest" not in study(make, tmp_path, runs, "Which stage is fastest?")
+
+
+def test_a_question_about_memory_is_told_the_memory(make, tmp_path):
+    runs = [(make.make_spec(1), ONE), (make.make_spec(2, zero_stage=3), ONE)]
+    asked = "What does each ZeRO stage save of a rank's memory?"
+    told = "; peak memory of a rank from 400 MiB (zero_stage 0, 1 process) to 401 MiB (zero_stage 3, 2 processes)."
+    assert study(make, tmp_path, runs, asked).endswith(told)
+    assert "memory" not in study(make, tmp_path / "other", runs)
+    same = [runs[0], (make.make_spec(1, zero_stage=3), ONE)]
+    assert study(make, tmp_path / "same", same, asked).endswith("; peak memory of a rank 400 MiB in each of 2 runs.")
