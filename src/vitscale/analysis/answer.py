@@ -25,7 +25,7 @@ Outcome = Literal["faster", "slower", "same", "unknown"]
 _YES_NO = re.compile(r"\s*(does|do|did|is|are|can|could|will|would|has|have)\b", re.IGNORECASE)
 _HELPS = re.compile(r"\b(help|faster|quicker|speed|scal|pay|worth|gain|benefit|improve)", re.IGNORECASE)
 _NEGATED = re.compile(r"\b(not|no|stop|without|slower|less|worse|fail|lose)\b|n't\b", re.IGNORECASE)
-_WHICH = re.compile(r"\s*(which|what|who)\b.*\b(fast|quick|slow|best|most|least|cost)", re.IGNORECASE)
+_WHICH = re.compile(r"\s*(which|what)\b.*\b(fast|quick|slow|best)", re.IGNORECASE)
 _MEMORY = re.compile(r"\b(memory|ram|fits?|gib|gb)\b", re.IGNORECASE)
 _SPELT_OUT = 3
 
@@ -206,16 +206,19 @@ def _side_by_side(study: StudyData, results: Mapping[str, RunResult], runs: Sequ
 
 
 def _memories(study: StudyData, results: Sequence[RunResult]) -> str:
-    """For a question about memory: the range of what a rank takes at its peak."""
+    """For a question about memory: the range of what a rank's tensors take, or the rank where they were not counted."""
+    counted = all(one.memory.measured for one in results)
+    what = "a rank's tensors take" if counted else "peak memory of a rank"
+    peaks = [one.memory.total_bytes if counted else one.memory_peak_bytes for one in results]
     told = sorted(
-        (one.memory_peak_bytes, study.labels[one.run_id]) for one in results if one.memory_peak_bytes is not None
+        (peak, study.labels[one.run_id]) for peak, one in zip(peaks, results, strict=True) if peak is not None
     )
     if len(told) < 2:
         return ""
     (low, least), (high, most) = told[0], told[-1]
     if low == high:
-        return f"; peak memory of a rank {size(low)} in each of {len(told)} runs"
-    return f"; peak memory of a rank from {size(low)} ({least}) to {size(high)} ({most})"
+        return f"; {what} {size(low)} in each of {len(told)} runs"
+    return f"; {what} from {size(low)} ({least}) to {size(high)} ({most})"
 
 
 def _level(result: RunResult) -> str:

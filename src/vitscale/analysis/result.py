@@ -97,7 +97,13 @@ class MemoryResult(Frozen):
     @property
     def measured(self) -> bool:
         """Whether every class was counted."""
-        return all(getattr(self, name).measured_bytes is not None for name in type(self).model_fields)
+        return self.total_bytes is not None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Of all classes, None where one was not counted."""
+        sizes = [getattr(self, name).measured_bytes for name in type(self).model_fields]
+        return None if None in sizes else sum(sizes)
 
 
 class RunResult(Frozen):

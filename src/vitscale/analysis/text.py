@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vitscale.analysis.result import Interval
 from vitscale.statistics import Estimate
@@ -41,6 +41,16 @@ def count(number_of: int, noun: str) -> str:
     """`1 run`, `2 runs`."""
     plural = f"{noun}es" if noun.endswith("ch") else noun if noun.endswith("series") else f"{noun}s"
     return f"{number_of} {noun if number_of == 1 else plural}"
+
+
+def by_reason(told: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Reason -> the first label it stands beside, and how many more; `told` has label and reason."""
+    labels: dict[str, list[str]] = {}
+    for label, reason in told:
+        labels.setdefault(reason, []).append(label)
+    return {
+        reason: f"{first}, and {len(others)} more" if others else first for reason, (first, *others) in labels.items()
+    }
 
 
 def _ends(value: Interval | Estimate, form: Callable[[float], str]) -> str:

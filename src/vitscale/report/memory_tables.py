@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
 from vitscale.cost.fit import MOST_BLOCKS
 from vitscale.report.rows import label
 from vitscale.report.rows.memory import CLASSES, held
 from vitscale.report.tables import Table, interval_text
 from vitscale.units import NOT_AVAILABLE, decimal, seconds, size
-
-_NOT_OFFERED = {
-    "activation checkpointing": "no study key yet",
-    "optimizer on the CPU": "DeepSpeed's offload keys are refused; its CPU Adam is compiled at first use",
-    "weights and optimizer on NVMe": "DeepSpeed's offload keys are refused; its async_io is compiled against libaio",
-}
-"""What would make room besides, and why it was not measured."""
 
 
 def memory_table(result: StudyResult) -> Table:
@@ -31,7 +25,7 @@ def memory_table(result: StudyResult) -> Table:
 
 
 def largest_table(result: StudyResult) -> Table:
-    """What a step takes and the largest models that fit, by run; then what was not measured, with the reason."""
+    """What a step takes and the largest models that fit, by run; then what the plan skipped, once for each reason."""
     steps = {run.run_id: run.step_s for run in result.analysis.runs}
     rows = []
     for run_id, one in result.largest.items():
@@ -40,6 +34,7 @@ def largest_table(result: StudyResult) -> Table:
         named = f"{one.name} ({decimal(one.name_parameters, '')})" if one.name else "none"
         rows.append((label(result, run_id), interval_text(steps[run_id], seconds), size(one.limit_bytes), deep, named))
     if rows:
-        rows += [(words, f"{NOT_AVAILABLE} ({reason})", "", "", "") for words, reason in _NOT_OFFERED.items()]
+        skipped = text.by_reason((one.label, one.reason) for one in result.skipped)
+        rows += [(words, f"{NOT_AVAILABLE} ({reason})", "", "", "") for reason, words in skipped.items()]
     header = ("Run", "Step [95 %]", "Memory of a rank", "Blocks that fit (parameters)", "Largest timm ViT")
     return Table("The largest models that fit, by the closed forms", header, tuple(rows))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitscale.analysis import text
 from vitscale.analysis.result import Interval, LaunchResult, RunResult, StudyResult
 from vitscale.report.rows import label
 from vitscale.report.rows.devices import COSTS, costly
@@ -233,9 +234,10 @@ def invalid_table(result: StudyResult) -> Table:
 
 
 def skipped_table(result: StudyResult) -> Table:
-    """Combinations that were not run, and why."""
-    rows = [(one.label, one.reason or "no reason recorded") for one in result.skipped]
-    return Table("Combinations that were skipped", ("Combination", "Why"), tuple(rows), words=2)
+    """Combinations that were not run, and why: the first of each reason. `skipped.csv` has all."""
+    rows = text.by_reason((one.label, one.reason or "no reason recorded") for one in result.skipped)
+    pairs = tuple((labels, reason) for reason, labels in rows.items())
+    return Table("Combinations that were skipped", ("Combination", "Why"), pairs, words=2)
 
 
 def launch_table(result: StudyResult) -> Table:

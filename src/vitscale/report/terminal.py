@@ -76,9 +76,9 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
 
 
 def print_choices(plan: Mapping[str, Any], out: Console) -> None:
-    """The combinations of a plan that cannot exist, each with its rule, and what was chosen where the study left it."""
-    for one in plan["skipped"]:
-        out.print(clean(f"skipped  {one['label']}: {one['reason']}"))
+    """The combinations of a plan that cannot exist by their rule, and what was chosen where the study left it open."""
+    for reason, labels in text.by_reason((one["label"], one["reason"]) for one in plan["skipped"]).items():
+        out.print(clean(f"skipped  {labels}: {reason}"))
     for note in plan["notes"]:
         out.print(clean(f"note     {note}"))
 
