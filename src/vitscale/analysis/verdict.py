@@ -141,7 +141,7 @@ def _told(case: Case, told: Sequence[Cause]) -> str:
     top = told[0]
     more = f", and {text.count(len(told) - 1, 'further cause')}" if len(told) > 1 else ""
     return (
-        f"{REMEDIES[top.kind].name}{_where(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
+        f"{named(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
         f"({percent(top.share)}); without it {text.ratio(top.gain)} the throughput{more}"
     )
 
@@ -168,8 +168,8 @@ def _around(case: Case) -> str:
     return f"{untold}; {number(others)} cores were at work for others"
 
 
-def _where(cause: Cause) -> str:
-    """What of it, in brackets."""
+def named(cause: Cause) -> str:
+    """A cause in words, with what of it in brackets: `A late rank (rank 1, in forward)`."""
     parts = [] if cause.rank is None else [f"rank {cause.rank}"]
     parts += [] if cause.detail is None else [f"in {cause.detail}" if cause.kind == "straggler" else cause.detail]
-    return f" ({', '.join(parts)})" if parts else ""
+    return REMEDIES[cause.kind].name + (f" ({', '.join(parts)})" if parts else "")
