@@ -112,7 +112,7 @@ def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
 
 
 def of_largest(analysis: Analysis, most: int | None = None) -> list[tuple[RunResult, Verdict]]:
-    """The verdict of each series at its largest world size, of a valid run where there is one.
+    """The verdict of each series at its largest world size, on the most hosts, of a valid run where there is one.
 
     Args:
         analysis: the study's.
@@ -122,12 +122,15 @@ def of_largest(analysis: Analysis, most: int | None = None) -> list[tuple[RunRes
     chosen: dict[str, RunResult] = {}
     for run in analysis.runs:
         held = chosen.get(run.series)
-        rank = (run.valid, run.world_size)
-        if run.run_id in told and (held is None or rank > (held.valid, held.world_size)):
+        if run.run_id in told and (held is None or _extent(run) > _extent(held)):
             chosen[run.series] = run
     by_share = sorted(chosen.values(), key=lambda run: -_top_share(told[run.run_id]))
     kept = {run.run_id for run in by_share[:most]}
     return [(run, told[run.run_id]) for run in chosen.values() if run.run_id in kept]
+
+
+def _extent(run: RunResult) -> tuple[bool, int, int]:
+    return run.valid, run.world_size, run.nodes or 0
 
 
 def _top_share(verdict: Verdict) -> float:
