@@ -140,7 +140,9 @@ class Launch:
         times, versions = self._times(process_start_s, setup_s), devices.versions(machine)
         if status == "ok":
             wanted = self._wanted()
-            self._keep(self._manifest(status, reason, times, device, versions, parameters))
+            standing = self._manifest(status, reason, times, device, versions, parameters)
+            if self.ranks.rank == 0:  # kept, should a rank not outlive what comes after the window
+                write_json(self.folder / SETTLED, standing.model_dump(mode="json"))
             with knobs.attention(turned):
                 more = {"overhead": self._time_measuring(), **self._look_closer(wanted), "memory": self._count_memory()}
             device = device.model_copy(update=more)
@@ -151,11 +153,6 @@ class Launch:
         if self.ranks.rank == 0:
             write_manifest(self.folder, manifest)
         barrier()
-
-    def _keep(self, manifest: Manifest) -> None:
-        """What stands now is kept, should a rank not outlive what comes after the window."""
-        if self.ranks.rank == 0:
-            write_json(self.folder / SETTLED, manifest.model_dump(mode="json"))
 
     def _parity(self) -> Parity | None:
         found = self.proofs.of(self.spec, self.ranks, build_model, lambda step: self.beat("parity", step, parity.STEPS))
