@@ -84,8 +84,9 @@ def test_of_two_causes_both_are_named_the_dearer_first(found, seed, kinds):
 
 
 def test_a_micro_batch_that_shrank_is_told_from_what_ranks_take_from_each_other(store, tmp_path):
-    # Four and two images: what a layer costs whatever is in it is nearly all of its time.
-    words = (*WORDS, "protocol=strong,weak", "world_size=1,2", "global_batch=4", "micro_batch=2")
+    # Four and two images in narrow layers: what a layer costs whatever is in it is nearly all of its time.
+    narrow = ("depth=12", "embed_dim=48", "global_batch=4", "micro_batch=2")
+    words = (*WORDS, "protocol=strong,weak", "world_size=1,2", *narrow)
     specs = {(spec.protocol, spec.world_size): spec for spec in runs(store, *words)}
     code, err = finish(start(store, tmp_path / "results", *words))
     assert code == 0, err

@@ -210,8 +210,8 @@ _PARTS: dict[str, _Words] = {
     "roofline": _Words(
         "Roofline by layer",
         "FLOP of matrix products and bytes moved once are closed forms, times are rank 0's in a few steps after the "
-        "steady window. The peak is that of a matrix product timed before; on a busy machine a layer may exceed it. Where few "
-        "FLOP a byte go with a low share of the peak, memory bounds the layer.",
+        "steady window. The peak is that of a matrix product timed before; on a busy machine a layer may exceed it. "
+        "Where few FLOP a byte go with a low share of the peak, memory bounds the layer.",
         verdict_tables.layer_table,
         alone=True,
     ),

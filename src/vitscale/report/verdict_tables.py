@@ -77,7 +77,12 @@ def layer_table(result: StudyResult) -> Table:
             moved = decimal(one.bytes_per_step / one.seconds_per_step, "B/s")
             rows.append((label(result, run_id), one.layer, *work, *rates, moved))
     header = ("Run", "Layers", "FLOP", "Bytes", "FLOP a byte", "Time", "Share", "Attained", "Of the peak", "Moved")
-    return Table("Forward passes of an optimizer step by class of layer; the peak is a matrix product's", header, tuple(rows), words=2)
+    return Table(
+        "Forward passes of an optimizer step by class of layer; the peak is a matrix product's",
+        header,
+        tuple(rows),
+        words=2,
+    )
 
 
 def rank_table(result: StudyResult) -> Table:
