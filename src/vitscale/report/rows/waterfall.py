@@ -39,7 +39,7 @@ def waterfall_data(result: StudyResult) -> ChartData:
     by_size = sorted(told, key=lambda one: (one[0].run_id not in largest, -one[0].world_size))
     chosen = {run.run_id for run, _ in by_size[:MOST_PANELS]}
     drawn = [(run, bars) for run, bars in told if run.run_id in chosen]
-    shown = [name for name in BARS if any(_seen(getattr(bars, name), bars) for _, bars in drawn)]
+    shown = [name for name in BARS if any(_seen(name, bars) for _, bars in drawn)]
     rows = tuple(row for run, bars in drawn for row in _bars(_panel(result, run), bars, shown))
     notes = [f"{len(drawn)} of {len(told)} runs are drawn; the table has all."] if len(drawn) < len(told) else []
     untimed = [run for run, bars in drawn if run.world_size > 1 and bars.comm_exposed_s is bars.comm_and_wait_s is None]
@@ -52,9 +52,10 @@ def waterfall_data(result: StudyResult) -> ChartData:
     return ChartData(rows, tuple(keys), panels, notes=tuple(notes))
 
 
-def _seen(value_s: float | None, bars: Waterfall) -> bool:
-    """Whether a part is more than its figure can show."""
-    return value_s is not None and percent(abs(value_s) / bars.step_s) != percent(0.0)
+def _seen(name: str, bars: Waterfall) -> bool:
+    """Whether there is anything to see; what no part accounts for is nothing mostly."""
+    value_s = getattr(bars, name)
+    return bool(value_s) and (name != "other_s" or percent(abs(value_s) / bars.step_s) != percent(0.0))
 
 
 def _late(verdict: Verdict) -> bool:
