@@ -142,7 +142,8 @@ def _told(case: Case, told: Sequence[Cause]) -> str:
     if not told:
         return f"Nothing found: no cause takes {percent(NOTICEABLE, 0)} of the step beyond noise"
     top = told[0]
-    more = f", and {text.count(len(told) - 1, 'further cause')}" if len(told) > 1 else ""
+    further = sum(cause.within is None for cause in told[1:])  # a setting is a part of one that is counted
+    more = f", and {text.count(further, 'further cause')}" if further else ""
     return (
         f"{named(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
         f"({percent(top.share)}); without it {text.ratio(top.gain)} the throughput{more}"

@@ -232,6 +232,14 @@ def test_an_interrupt_after_the_window_leaves_its_launch_as_measured(go, make, s
     assert statuses(tmp_path) == {"strong-w1-launch0": "ok"}
 
 
+def test_a_process_that_died_after_the_window_left_a_launch_that_counts(go, make, specs, tmp_path):
+    settle(make, tmp_path, specs[0], 0)
+    fake, _, outcome = go(runs=specs[:1], launches=1)
+    assert outcome.missing == ()
+    assert fake.rounds == []
+    assert statuses(tmp_path) == {"strong-w1-launch0": "ok"}
+
+
 def test_folders_of_somebody_elses_are_passed_over(go, specs, tmp_path):
     go(launches=1)
     (tmp_path / "runs" / specs[0].run_id / "launch0.bak").mkdir()
