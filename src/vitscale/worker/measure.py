@@ -329,20 +329,15 @@ class Launch:
             source="measured",
             versions=versions,
             devices=tuple(Device.model_validate(one["device"]) for one in seen),
-            layout=layout(self.round, self.spec),
+            layout=Layout(
+                world_size=self.round.world_size,
+                nodes=self.round.nodes,
+                ranks_per_node=self.round.ranks_per_node,
+                backend=self.spec.torch_backend,
+            ),
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
             parity=self.parity,
             notes={**self.notes, **unread},
         )
-
-
-def layout(round_: Round, spec: RunSpec) -> Layout:
-    """Where the ranks of a round are, and what they talk through."""
-    return Layout(
-        world_size=round_.world_size,
-        nodes=round_.nodes,
-        ranks_per_node=round_.ranks_per_node,
-        backend=spec.torch_backend,
-    )
