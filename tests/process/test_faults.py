@@ -1,9 +1,10 @@
 """Faults on real ranks: each ends its own launch only, is tried once more where that helps, and leaves no process."""
 
+import json
 import time
 
 import pytest
-from ranks import finish, launches, start, worker_processes
+from ranks import finish, launches, start, steps, worker_processes
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(280)]
 
@@ -79,6 +80,40 @@ def test_a_hang_ends_with_the_stacks_of_all_ranks(study):
     assert stacks.count("Current thread") == 2
     assert "_hang" in stacks
     assert struck_to_closed_s(results, "z2-fp32", results.parent / "hang") < OVER_S
+
+
+@pytest.fixture(scope="module")
+def looked_closer(store, tmp_path_factory):
+    """Two runs of one round; in the first a rank runs out of memory under the profiler, after the steady window."""
+    results = tmp_path_factory.mktemp("closer") / "results"
+    words = ("world_size=2", "global_batch=8", "zero_stage=0,1", "steps=48", "depth=2", "measure.profile=true")
+    process = start(store, results, *words, inject="oom rank=1 phase=closer step=3 launch=z0")
+    code, err = finish(process, timeout_s=240)
+    assert code == 0, err
+    return results, err
+
+
+def test_a_rank_without_memory_after_the_steady_window_takes_no_figure_with_it(looked_closer):
+    results, err = looked_closer
+    (((run_id, launch), manifest),) = launches(results, "z0").items()
+    assert (manifest["status"], manifest["reason"], manifest["steps"]) == ("ok", None, 49)
+    why = "the ranks ended after the steady window: rank 1: OutOfMemoryError: asked for by VITSCALE_INJECT"
+    for field in ("overhead", "silence", "overlap", "memory", "trace", "roofline"):
+        assert manifest["notes"][field] == why
+        assert all(device.get(field) is None for device in manifest["devices"])
+    assert [len(lines) for lines in steps(results / "runs" / run_id / launch).values()] == [49, 49]
+    assert {name.split(".")[0] for name in manifest["files"]} == {"run", "steps", "devices", "collectives"}
+    assert why in err
+
+
+def test_the_run_behind_it_is_looked_at_closer_all_the_same(looked_closer):
+    results, _ = looked_closer
+    (manifest,) = launches(results, "z1").values()
+    assert all(device["memory"] and device["overlap"] for device in manifest["devices"])
+    runs = json.loads((results / "analysis.json").read_text())["runs"]
+    assert [run["valid"] for run in runs] == [True, True]
+    assert all(run["shares"]["comm_exposed"] for run in runs)
+    assert not list(results.rglob(".settled.json"))
 
 
 def test_no_process_is_left(study):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,18 @@ ENGINES = {
     **{f"zero{stage}": (f"zero_stage={stage}",) for stage in range(4)},
     "fsdp": ("engine=fsdp",),
 }
+# With accumulation, and not slowed.
+STEADY = {
+    "ddp": ("engine=ddp",),
+    "zero2": ("zero_stage=2",),
+    "zero3": ("zero_stage=3",),
+    "fsdp": ("engine=fsdp",),
+    "tensor": ("engine=ddp", "tensor_parallel=2", "num_heads=4"),
+    **({"accelerate": ("engine=accelerate",)} if find_spec("accelerate") else {}),
+}
+if find_spec("accelerate") and find_spec("transformers"):
+    STEADY |= {f"accelerate zero{stage}": ("engine=accelerate_deepspeed", f"zero_stage={stage}") for stage in (0, 2, 3)}
+STEADY = {f"{name} in micro-steps": (*words, "grad_accum=2") for name, words in STEADY.items()}
 PLACES = (None, "forward", "backward", "data")
 SLEEP_S = 0.15
 WARMUP, STEPS = 3, 16
@@ -47,6 +60,8 @@ def launched(store, tmp_path_factory):
         for step in range(WARMUP, WARMUP + STEPS)
         if place(step)
     ]
+    for name, words in STEADY.items():
+        (specs[name],) = runs(store, *MODEL, *words, "warmup_steps=1", "steps=5")
     (specs["closer"],) = runs(store, *MODEL, "engine=ddp", "steps=48", "measure.profile=true")
     environ = {"VITSCALE_INJECT": ";".join(sleeps)}
     end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ)
@@ -75,7 +90,7 @@ def test_a_slow_rank_is_waiting_on_the_other_and_not_communication(launched, nam
     assert sum(line["late_s"] for line in slow) >= 0.9 * sum(line["wait_s"] for line in first)
 
 
-@pytest.mark.parametrize("name", [*ENGINES, "closer"])
+@pytest.mark.parametrize("name", [*ENGINES, *STEADY, "closer"])
 def test_the_parts_make_up_the_step_on_every_rank(launched, name):
     for lines in steps(launched[name][1]).values():
         for line in lines:
@@ -96,7 +111,7 @@ def check_bytes(spec, sent):
     assert sum(found.values()) < 100
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [*ENGINES, *STEADY])
 def test_the_bytes_that_were_sent_are_those_of_the_closed_form(launched, name):
     spec, folder = launched[name]
     lines = [json.loads(line) for line in (folder / "collectives.jsonl").read_text().splitlines()]

@@ -17,6 +17,7 @@ Kind = Literal[
     "contention",
     "oversubscribed",
     "throttled",
+    "memory_clock",
     "optimizer",
     "no_overlap",
     "accumulation",

@@ -12,7 +12,7 @@ from statistics import fmean, median, median_high, median_low
 
 from vitscale.analysis.case import Case, Found, calls
 from vitscale.analysis.cause import Kind
-from vitscale.analysis.device_findings import THROTTLED_SHARE, in_words
+from vitscale.analysis.device_findings import SLOW_MEMORY, THROTTLED_SHARE, in_words
 from vitscale.config.labels import ranks
 from vitscale.units import decimal, percent, seconds, size
 
@@ -156,7 +156,8 @@ def launch_bound(case: Case) -> Iterator[Found]:
 
 def optimizer_bound(case: Case) -> Iterator[Found]:
     """The update, beyond what the baseline takes for as much work per rank."""
-    values, ideal = case.typical_s("optimizer"), case.ideal_s("optimizer")
+    values = _update_s(case)
+    ideal = [case.ratio * value for value in _update_s(case.base)] if case.base else []
     if not values or not case.communication_told:
         return
     share = median(values) / case.step_s
@@ -194,6 +195,30 @@ def _throttled_s(case: Case) -> list[float]:
     return [value * (1 - clock / best) for value in case.typical_s("forward", "backward")]
 
 
+def memory_clock(case: Case) -> Iterator[Found]:
+    """Memory of GPUs below its highest clock. The update streams through memory, and takes as much longer."""
+    lacking, update = _memory_lacks(case), case.typical_s("optimizer")
+    if lacking and update and case.communication_told:
+        yield Found(
+            "memory_clock",
+            [lacking * value for value in update],
+            f"the memory of the GPUs ran at {percent(1 - lacking, 0)} of its highest clock (median), and the update, "
+            f"which streams through it, takes {seconds(median(update))}",
+        )
+
+
+def _memory_lacks(case: Case) -> float:
+    """Share that the typical GPU's memory clock lacks of its highest; 0 where that is little or not told."""
+    told = [share for use in case.uses for share in use.memory_clock_shares.values()]
+    lacking = 1 - median(told) if told else 0.0
+    return lacking if lacking > SLOW_MEMORY else 0.0
+
+
+def _update_s(case: Case) -> list[float]:
+    """The update, without what the memory's clock explains of it."""
+    return [value * (1 - _memory_lacks(case)) for value in case.typical_s("optimizer")]
+
+
 def compute(case: Case) -> Iterator[Found]:
     """Forward and backward per image slower than the baseline's, and what clocks do not explain of it."""
     values, ideal = case.typical_s("forward", "backward"), case.ideal_s("forward", "backward")
@@ -224,5 +249,6 @@ RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (
     launch_bound,
     optimizer_bound,
     throttled,
+    memory_clock,
     compute,
 )

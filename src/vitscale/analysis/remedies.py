@@ -102,6 +102,10 @@ REMEDIES: Mapping[Kind, Remedy] = {
         "Clocks held down",
         "look at cooling and at the power limit (nvidia-smi -q -d PERFORMANCE,POWER)",
     ),
+    "memory_clock": Remedy(
+        "Memory below its clock",
+        "look who set it, and at power and heat (nvidia-smi -q -d CLOCK,PERFORMANCE)",
+    ),
     "optimizer": Remedy(
         "The optimizer",
         "share the update out over the ranks (ZeRO 1 and up), or fuse it",

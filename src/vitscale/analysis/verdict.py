@@ -112,7 +112,7 @@ def _with_setting(cause: Cause, told: Sequence[Cause]) -> Cause:
 
 
 def of_largest(analysis: Analysis, most: int | None = None) -> list[tuple[RunResult, Verdict]]:
-    """The verdict of each series at its largest world size, of a valid run where there is one.
+    """The verdict of each series at its largest world size, on the most hosts, of a valid run where there is one.
 
     Args:
         analysis: the study's.
@@ -122,12 +122,15 @@ def of_largest(analysis: Analysis, most: int | None = None) -> list[tuple[RunRes
     chosen: dict[str, RunResult] = {}
     for run in analysis.runs:
         held = chosen.get(run.series)
-        rank = (run.valid, run.world_size)
-        if run.run_id in told and (held is None or rank > (held.valid, held.world_size)):
+        if run.run_id in told and (held is None or _extent(run) > _extent(held)):
             chosen[run.series] = run
     by_share = sorted(chosen.values(), key=lambda run: -_top_share(told[run.run_id]))
     kept = {run.run_id for run in by_share[:most]}
     return [(run, told[run.run_id]) for run in chosen.values() if run.run_id in kept]
+
+
+def _extent(run: RunResult) -> tuple[bool, int, int]:
+    return run.valid, run.world_size, run.nodes or 0
 
 
 def _top_share(verdict: Verdict) -> float:
@@ -139,9 +142,10 @@ def _told(case: Case, told: Sequence[Cause]) -> str:
     if not told:
         return f"Nothing found: no cause takes {percent(NOTICEABLE, 0)} of the step beyond noise"
     top = told[0]
-    more = f", and {text.count(len(told) - 1, 'further cause')}" if len(told) > 1 else ""
+    further = sum(cause.within is None for cause in told[1:])  # a setting is a part of one that is counted
+    more = f", and {text.count(further, 'further cause')}" if further else ""
     return (
-        f"{REMEDIES[top.kind].name}{_where(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
+        f"{named(top)}: {seconds(top.seconds.median)} of a step of {seconds(case.step_s)} "
         f"({percent(top.share)}); without it {text.ratio(top.gain)} the throughput{more}"
     )
 
@@ -168,8 +172,8 @@ def _around(case: Case) -> str:
     return f"{untold}; {number(others)} cores were at work for others"
 
 
-def _where(cause: Cause) -> str:
-    """What of it, in brackets."""
+def named(cause: Cause) -> str:
+    """A cause in words, with what of it in brackets: `A late rank (rank 1, in forward)`."""
     parts = [] if cause.rank is None else [f"rank {cause.rank}"]
     parts += [] if cause.detail is None else [f"in {cause.detail}" if cause.kind == "straggler" else cause.detail]
-    return f" ({', '.join(parts)})" if parts else ""
+    return REMEDIES[cause.kind].name + (f" ({', '.join(parts)})" if parts else "")

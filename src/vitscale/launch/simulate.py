@@ -70,6 +70,7 @@ def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Ite
     step = estimate.step
     assert step.step_s is not None
     assert step.compute_s is not None
+    sent_s, exposed_s = step.communication_s, step.exposed_comm_s
     for number in range(steps):
         yield StepRecord(
             step=number,
@@ -82,7 +83,9 @@ def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Ite
             forward_s=step.compute_s * (1 - _BACKWARD_SHARE),
             backward_s=step.compute_s * _BACKWARD_SHARE,
             optimizer_s=step.optimizer_s,
-            comm_exposed_s=step.exposed_comm_s,
+            comm_s=sent_s,
+            comm_exposed_s=exposed_s,
+            comm_overlapped_s=None if sent_s is None or exposed_s is None else sent_s - exposed_s,
             wait_s=step.wait_s,
         )
 

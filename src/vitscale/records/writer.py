@@ -19,6 +19,8 @@ from vitscale.records.schema import Manifest, StepRecord
 MANIFEST = "manifest.json"
 RUN = "run.json"
 AGGREGATE = "aggregate.json"
+SETTLED = ".settled.json"
+"""The manifest as it stands when the steady window is over, until the launch is finished."""
 
 
 def steps_name(rank: int) -> str:
@@ -67,6 +69,7 @@ def make_folder(path: Path) -> Path:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Finish a launch: the manifest with the sha256 of every other file, the last thing ever written there."""
+    (folder / SETTLED).unlink(missing_ok=True)
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
 

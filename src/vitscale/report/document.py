@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.analysis.verdict import of_largest
 from vitscale.report import memory_tables, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
+from vitscale.report.reasons import Reason, more_reasons, reasons
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH
 from vitscale.report.tables import Table
 
@@ -19,10 +19,6 @@ _SOURCES = {
     "simulated": "Simulated, not measured: times come from the cost model, no step was run.",
     "imported": "Imported, not measured by vitscale: the figures come from other people's logs.",
 }
-
-
-MOST_REASONS = 4
-"""Series whose verdict stands above the figures."""
 
 LIKE_FOR_LIKE = "Are the engines like for like?"
 """Heading of the parity."""
@@ -36,18 +32,6 @@ class Message:
     kind: str
     evidence: str
     hint: str
-
-
-@dataclass(frozen=True)
-class Reason:
-    """A verdict."""
-
-    run: str
-    text: str
-    evidence: str
-    """Of the dearest cause; empty where nothing was found."""
-    hint: str
-    override: str
 
 
 @dataclass(frozen=True)
@@ -100,8 +84,8 @@ def document(result: StudyResult, drawings: Sequence[Drawing]) -> Document:
         question=analysis.question,
         answer=analysis.answer,
         banners=_banners(result),
-        reasons=_reasons(result),
-        more_reasons=_more_reasons(result),
+        reasons=reasons(result),
+        more_reasons=more_reasons(result),
         alerts=tuple(one for one in messages if one.severity != "note"),
         parity=tables.parity_table(result),
         parts=tuple(_parts(result, {one.name: one for one in drawings})),
@@ -226,7 +210,8 @@ _PARTS: dict[str, _Words] = {
     "roofline": _Words(
         "Roofline by layer",
         "FLOP of matrix products and bytes moved once are closed forms, times are rank 0's in a few steps after the "
-        "steady window. Where few FLOP a byte go with a low share of the peak, memory bounds the layer.",
+        "steady window. The peak is that of a matrix product timed before; on a busy machine a layer may exceed it. "
+        "Where few FLOP a byte go with a low share of the peak, memory bounds the layer.",
         verdict_tables.layer_table,
         alone=True,
     ),
@@ -269,22 +254,6 @@ def _parts(result: StudyResult, drawings: dict[str, Drawing]) -> Iterator[Part]:
             yield Part(name, words.title, words.reading, about, True, drawing.notes, table)
         elif words.absent:
             yield Part(name, words.title, f"Not drawn: {words.absent}.", "", False, (), words.table(result))
-
-
-def _reasons(result: StudyResult) -> tuple[Reason, ...]:
-    """Of the series that lose most; the table of causes has all."""
-    found = []
-    for run, verdict in of_largest(result.analysis, MOST_REASONS):
-        top = verdict.causes[0] if verdict.causes else None
-        words = (top.evidence, top.hint, top.override or "") if top else ("", "", "")
-        found.append(Reason(result.labels.get(run.run_id, run.run_id), verdict.text, *words))
-    return tuple(found)
-
-
-def _more_reasons(result: StudyResult) -> str:
-    more = len(of_largest(result.analysis)) - MOST_REASONS
-    told = text.count(more, "further series")
-    return f"These lose most; {told} are in the table of causes." if more > 0 else ""
 
 
 def _banners(result: StudyResult) -> tuple[str, ...]:

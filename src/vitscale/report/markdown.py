@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from vitscale.report.document import LIKE_FOR_LIKE, Document, Message, Reason
+from vitscale.report.document import LIKE_FOR_LIKE, Document, Message
 from vitscale.report.escape import markdown
+from vitscale.report.reasons import Reason
 from vitscale.report.tables import Table
 
 
@@ -40,10 +41,12 @@ def render(document: Document) -> str:
 
 
 def _reason(one: Reason) -> str:
-    line = f"- {markdown(one.run)}: {markdown(' '.join(part for part in (one.text, one.evidence) if part))}"
-    if not one.hint:
-        return line
-    return f"{line} Change: {markdown(one.hint)}{f', {markdown(one.override)}' if one.override else ''}."
+    changes = [
+        f"  {number}. {markdown(change.cause)}. Change: {markdown(change.hint)}"
+        f"{f', {markdown(change.override)}' if change.override else ''}. {markdown(change.evidence)}"
+        for number, change in enumerate(one.changes, 1)
+    ]
+    return "\n".join((f"- {markdown(one.run)}: {markdown(one.text)}", *changes))
 
 
 def _finding(one: Message) -> str:

@@ -75,14 +75,15 @@ def split_table(result: StudyResult) -> Table:
     """Shares of the step of every run that has any."""
     runs = [run for run in result.analysis.runs if any(getattr(run.shares, part) is not None for part in PARTS)]
     others = {field: words for field, words in _OTHER_WAYS.items() if any(getattr(run, field) for run in runs)}
+    hidden = ("Of communication, hidden",) if any(run.overlapped_share is not None for run in runs) else ()
     rows = []
     for run in runs:
         parts = [percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS]
         told = [interval_text(getattr(run, field), percent) for field in others]
-        rows.append((label(result, run.run_id), *parts, *told))
+        rows.append((label(result, run.run_id), *parts, *(percent(run.overlapped_share) for _ in hidden), *told))
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
     caption = "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart"
-    return Table(caption, (*header, *others.values()), tuple(rows))
+    return Table(caption, (*header, *hidden, *others.values()), tuple(rows))
 
 
 _OTHER_WAYS = {

@@ -20,6 +20,7 @@ from vitscale.analysis import text
 from vitscale.analysis.compare import Comparison
 from vitscale.analysis.result import RunResult, StudyResult
 from vitscale.analysis.verdict import of_largest
+from vitscale.report.reasons import changes
 
 if TYPE_CHECKING:
     from vitscale.report.collection import Chapter
@@ -130,12 +131,13 @@ def print_summary(result: StudyResult, page: Path, out: Console) -> None:
 
 
 def _print_verdicts(result: StudyResult, out: Console) -> None:
-    """Why each series is not faster at its largest world size, and the key that changes most."""
+    """Why each series is not faster at its largest world size, and what to change, the dearest first."""
     for run, verdict in of_largest(result.analysis, _MOST_VERDICTS):
         label = result.labels.get(run.run_id, run.run_id)
         out.print(Text("why  ", style="bold") + clean(f"{label}: {verdict.text}"))
-        if verdict.causes and verdict.causes[0].override:
-            out.print(Text("     try ", style="dim") + clean(verdict.causes[0].override))
+        for number, change in enumerate(changes(verdict.causes), 1):
+            key = f": {change.override}" if change.override else ""
+            out.print(Text(f"     {number}. ", style="dim") + clean(f"{change.hint}{key}"))
     more = len(of_largest(result.analysis)) - _MOST_VERDICTS
     if more > 0:
         out.print(clean(f"     and of {text.count(more, 'further series')} in the report"))

@@ -68,14 +68,21 @@ def layer_table(result: StudyResult) -> Table:
     """Every class of layer of every run that timed them, as a roofline has it."""
     rows = []
     for run_id, lines in result.layers.items():
+        whole_s = sum(one.seconds_per_step for one in lines)
         for one in lines:
             each = NOT_AVAILABLE if one.flop_per_step is None else number(one.flop_per_step / one.bytes_per_step)
-            work = (decimal(one.flop_per_step, "FLOP"), size(one.bytes_per_step), each, seconds(one.seconds_per_step))
+            took = (seconds(one.seconds_per_step), percent(one.seconds_per_step / whole_s, 0))
+            work = (decimal(one.flop_per_step, "FLOP"), size(one.bytes_per_step), each, *took)
             rates = (decimal(one.flop_per_s, "FLOP/s"), percent(one.peak_share, 0))
             moved = decimal(one.bytes_per_step / one.seconds_per_step, "B/s")
             rows.append((label(result, run_id), one.layer, *work, *rates, moved))
-    header = ("Run", "Layers", "FLOP", "Bytes", "FLOP a byte", "Time", "Attained", "Of the GEMM peak", "Moved")
-    return Table("Forward passes of an optimizer step by class of layer", header, tuple(rows), words=2)
+    header = ("Run", "Layers", "FLOP", "Bytes", "FLOP a byte", "Time", "Share", "Attained", "Of the peak", "Moved")
+    return Table(
+        "Forward passes of an optimizer step by class of layer; the peak is a matrix product's",
+        header,
+        tuple(rows),
+        words=2,
+    )
 
 
 def rank_table(result: StudyResult) -> Table:

@@ -18,9 +18,9 @@ from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import Launcher, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
 from vitscale.records.round import Entry, Round
-from vitscale.records.schema import FINAL
+from vitscale.records.schema import FINAL, Status
 from vitscale.records.writer import MANIFEST
-from vitscale.study.follow import Follow, Observer, launch_step_s
+from vitscale.study.follow import Follow, Observer, images_per_s, launch_step_s
 from vitscale.study.rounds import bury, close_launch, make_round, next_entry, next_round
 
 
@@ -136,11 +136,12 @@ class _Execution:
             unfinished = [entry for entry in entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
                 break
-            self._close(round_, unfinished[0], end if end.status != "ok" else RoundEnd("failed", "left no record"))
+            end = end if end.status != "ok" else RoundEnd("failed", "left no record")
+            status = self._close(round_, unfinished[0], end)
             by_id = {run.run_id: run for run in left}
             left = [by_id[entry.run_id] for entry in unfinished[1:]]
             victim = by_id[unfinished[0].run_id]
-            if end.status != "oom":
+            if status not in FINAL:
                 self.failures[victim.run_id] += 1
                 if self.failures[victim.run_id] < ATTEMPTS:
                     left.append(victim)
@@ -161,9 +162,13 @@ class _Execution:
             follow.finish()
             self._read()
 
-    def _close(self, round_: Round, entry: Entry, end: RoundEnd) -> None:
-        close_launch(self.folder, entry, round_.name, end)
-        self.observer.launch_finished(entry.run_id, entry.launch, end.status, None, end.reason)
+    def _close(self, round_: Round, entry: Entry, end: RoundEnd) -> Status:
+        manifest = close_launch(self.folder, entry, round_.name, end)
+        pace = images_per_s(self.folder, entry) if manifest.status == "ok" else None
+        self.observer.launch_finished(entry.run_id, entry.launch, manifest.status, pace, manifest.reason)
+        if manifest.status == "ok":
+            self.observer.message(f"its figures stand; {manifest.notes['memory']}")
+        return manifest.status
 
 
 def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:

@@ -79,9 +79,13 @@ class Follow:
         entry = self._round.entries[number]
         folder = self._folder / entry.folder
         if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_bytes())["status"] == "ok":
-            step_s = launch_step_s(folder)
-            pace = None if step_s is None else entry.spec["global_batch"] / step_s
-            self._observer.launch_finished(entry.run_id, entry.launch, "ok", pace, None)
+            self._observer.launch_finished(entry.run_id, entry.launch, "ok", images_per_s(self._folder, entry), None)
+
+
+def images_per_s(folder: Path, entry: Entry) -> float | None:
+    """Throughput of a launch in its steady window; None without any."""
+    step_s = launch_step_s(folder / entry.folder)
+    return None if step_s is None else entry.spec["global_batch"] / step_s
 
 
 def launch_step_s(folder: Path) -> float | None:

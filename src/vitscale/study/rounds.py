@@ -11,10 +11,11 @@ from vitscale.config.runspec import RunSpec
 from vitscale.hardware.probe import Machine
 from vitscale.hardware.topology import core_sets, sibling_groups
 from vitscale.launch.outcome import RoundEnd
-from vitscale.records.launches import read_launches
+from vitscale.records.launches import read_launches, read_record
+from vitscale.records.layers import ROOFLINE
 from vitscale.records.round import Checkpointing, Entry, Round
-from vitscale.records.schema import Layout, Manifest
-from vitscale.records.writer import RUN, make_folder, write_json, write_manifest
+from vitscale.records.schema import SCHEMA_VERSION, Layout, Manifest
+from vitscale.records.writer import RUN, SETTLED, make_folder, write_json, write_manifest
 
 
 def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None, *, parity: bool = False) -> Entry:
@@ -54,10 +55,16 @@ def _next_number(folder: Path, pattern: str) -> int:
     return max((int(match[1]) for name in names if (match := re.fullmatch(pattern, name))), default=-1) + 1
 
 
-def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> None:
-    """Write the manifest of a launch that ended without one."""
+def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> Manifest:
+    """Write the manifest of a launch that ended without one.
+
+    A launch that got through its steady window is `ok` whatever came after: its figures were closed by then.
+    """
     path, spec = folder / entry.folder, RunSpec.model_validate(entry.spec)
     make_folder(path)
+    settled = read_record(folder, path / SETTLED, Manifest, SCHEMA_VERSION)
+    if settled is not None:
+        return _close_settled(path, spec, settled, end)
     if not (path / RUN).exists():
         write_json(path / RUN, entry.spec)
     began = datetime.datetime.fromtimestamp((path / RUN).stat().st_mtime, datetime.UTC)
@@ -77,6 +84,18 @@ def close_launch(folder: Path, entry: Entry, round_name: str, end: RoundEnd) -> 
         ),
     )
     write_manifest(path, manifest)
+    return manifest
+
+
+def _close_settled(path: Path, spec: RunSpec, settled: Manifest, end: RoundEnd) -> Manifest:
+    """What was looked at after the window is left out, on all ranks: some may have it and some not."""
+    for unfinished in (path / ROOFLINE, *path.glob("trace.rank*")):
+        unfinished.unlink(missing_ok=True)
+    fields = ("overhead", "silence", "overlap", "memory", *(("trace", "roofline") if spec.measure.profile else ()))
+    reason = f"the ranks ended after the steady window: {end.reason or end.status}"
+    manifest = settled.model_copy(update={"notes": {**dict.fromkeys(fields, reason), **settled.notes}})
+    write_manifest(path, manifest)
+    return manifest
 
 
 def bury(folder: Path, planned: Mapping[str, RunSpec]) -> None:

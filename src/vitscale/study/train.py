@@ -134,11 +134,10 @@ def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer
 def _raise_unless_finished(folder: Path, round_: Round, end: RoundEnd) -> None:
     entry = round_.entries[0]
     if not (folder / entry.folder / MANIFEST).exists():
+        end = end if end.status != "ok" else RoundEnd("failed", "left no record")
+        status, reason = end.status, end.reason or ""
         if (folder / entry.folder).exists():
-            close_launch(
-                folder, entry, round_.name, end if end.status != "ok" else RoundEnd("failed", "left no record")
-            )
-        status, reason = end.status, end.reason or "left no record"
+            status = close_launch(folder, entry, round_.name, end).status
     else:
         launch = next(one for one in read_launches(folder) if str(one.path.relative_to(folder)) == entry.folder)
         assert launch.manifest is not None

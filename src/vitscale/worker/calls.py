@@ -13,6 +13,9 @@ from vitscale.worker.intervals import Interval
 NEVER = torch.iinfo(torch.int64).max
 """In place of the moment at which a rank began to stand still, where it did not."""
 
+_NEED_ALL = ("all_reduce", "all_gather", "reduce_scatter")
+"""Done on no rank before all have arrived; the root of a broadcast may be."""
+
 
 @dataclass(eq=False, slots=True)
 class Call:
@@ -38,6 +41,13 @@ class Call:
     """Where this rank came last: from the median of when the others began to stand still, to its arrival."""
     asynchronous: bool = False
     """Whether this rank went on when it was issued."""
+
+    @property
+    def backwards_ns(self) -> int:
+        """For how long this rank had what it needs from all others before the last of them arrived, as clocks say."""
+        if self.operation not in _NEED_ALL or self.last is None or self.finished is None:
+            return 0
+        return max(0, self.last - self.finished)
 
     @property
     def wire(self) -> Interval | None:

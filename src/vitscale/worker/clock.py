@@ -154,12 +154,12 @@ class NoClock:
         return [StepTimes(step=float("nan")) for _ in range(steps)]
 
 
-def clock_for(ranks: Ranks, offset_ns: int = 0) -> StepClock:
-    """The clock that is right for a rank's device; `offset_ns` as in `Comms`."""
+def clock_for(ranks: Ranks, offset_ns: int = 0, error_ns: int = 0) -> StepClock:
+    """The clock that is right for a rank's device; offset and error as in `Comms`."""
     timeline = timeline_for(ranks.device)
     if ranks.world_size == 1:
         return StepClock(timeline)
-    return StepClock(timeline, Comms(timeline, ranks.device, offset_ns))
+    return StepClock(timeline, Comms(timeline, ranks.device, offset_ns, error_ns))
 
 
 def split(

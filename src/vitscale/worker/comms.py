@@ -44,10 +44,15 @@ OPERATIONS = {
 _WAITS = ("wait_tensor", "wait_tensors")
 _BESIDE = "the engine sends from a stream of its own, and when the step's stream waits for that one is not seen"
 _UNMATCHED = "ranks of a group did not issue the same collectives: their arrivals cannot be compared"
+_BACKWARDS = "a collective ended before its last rank arrived: the hosts' clocks moved apart, or one went backwards"
+_TOLD_TOGETHER = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")
+"""What rests on the arrivals of others."""
 IN_FRONT = "BackendSelect"
 """Key of the kernels that torch's dispatcher asks before those of the device."""
 BEHIND = torch._C._dispatch_keyset_full_after(torch._C.DispatchKey.BackendSelect)
 _LONGEST_S = 1.0
+_APART_NS = 1_000_000
+"""Clocks that are further apart than they were told to be make no figure."""
 _AT_ONCE = 1 << 16
 """Collectives whose arrivals travel in one message."""
 
@@ -72,11 +77,15 @@ class Comms:
         timeline: of the device.
         device: where arrivals lie while ranks exchange them.
         offset_ns: what has to be added to this host's clock to make it the first host's.
+        error_ns: how far that may be off, on any host.
         smallest: ranks of a group whose collectives are timed; one that is alone sends nothing.
     """
 
-    def __init__(self, timeline: Timeline, device: torch.device, offset_ns: int = 0, smallest: int = 2) -> None:
+    def __init__(
+        self, timeline: Timeline, device: torch.device, offset_ns: int = 0, error_ns: int = 0, smallest: int = 2
+    ) -> None:
         self._timeline, self._device, self._offset_ns, self._smallest = timeline, device, offset_ns, smallest
+        self._apart_ns = _APART_NS + 2 * error_ns
         self._libraries: list[Any] = []
         self._listening = False
         self._groups: dict[str, dist.ProcessGroup] = {}
@@ -219,8 +228,9 @@ class Comms:
         add_reducer_waits(calls, phases)
         for name in sorted(self._groups):  # one order on all ranks, whichever groups they are in
             if not self._meet(name, [one for one in calls if one.group == name]):
-                fields = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")
-                self.unread |= dict.fromkeys(fields, _UNMATCHED)
+                self.unread |= dict.fromkeys(_TOLD_TOGETHER, _UNMATCHED)
+        if any(one.backwards_ns > self._apart_ns for one in calls):
+            self.unread |= dict.fromkeys(_TOLD_TOGETHER, _BACKWARDS)
         edges = self._timeline.read([stamp for pair in others for stamp in pair])
         self._listening = listening
         blocked = [one.blocked for one in calls if one.blocked is not None]

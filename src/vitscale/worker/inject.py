@@ -1,7 +1,8 @@
 """Faults on demand, for the tests of what happens when things go wrong.
 
 `VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `oom`, `hang`; optional
-`launch=<run_id part>` and `once=<file>`, which is made when the fault strikes and keeps it from striking again.
+`launch=<run_id part>`, `phase=closer` (steps after the steady window, from 1), and `once=<file>`, which is made when
+the fault strikes and keeps it from striking again.
 `VITSCALE_INJECT="sleep rank=1 where=backward seconds=0.02"` slows a rank: a sleep in every step (or in `step=` only) as
 `data`, `forward`, `backward` or `optimizer` begins. Several are parted by `;`.
 """
@@ -26,9 +27,9 @@ class Injected(RuntimeError):
     """The fault that a test asked for."""
 
 
-def fault(run_id: str, rank: int, environ: Mapping[str, str]) -> Callable[[int], None] | None:
-    """What to call after each step of a launch, or None where nothing was asked for."""
-    asked = [_asked(text, run_id, rank) for text in environ.get("VITSCALE_INJECT", "").split(";")]
+def fault(run_id: str, rank: int, environ: Mapping[str, str], phase: str = "steps") -> Callable[[int], None] | None:
+    """What to call after each step of a launch's phase, or None where nothing was asked for."""
+    asked = [_asked(text, run_id, rank, phase) for text in environ.get("VITSCALE_INJECT", "").split(";")]
     strikes = [strike for strike in asked if strike is not None]
     if not strikes:
         return None
@@ -113,10 +114,10 @@ def _given(text: str, run_id: str, rank: int) -> dict[str, str]:
     return {"kind": kind, **given}
 
 
-def _asked(text: str, run_id: str, rank: int) -> Callable[[int], None] | None:
+def _asked(text: str, run_id: str, rank: int, phase: str) -> Callable[[int], None] | None:
     given = _given(text, run_id, rank)
     kind = given.get("kind", "sleep")
-    if kind == "sleep":
+    if kind == "sleep" or given.get("phase", "steps") != phase:
         return None
 
     def strike(step: int) -> None:

@@ -11,9 +11,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,7 +34,7 @@ from vitscale.records.schema import (
     Status,
     Times,
 )
-from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
+from vitscale.records.writer import RUN, SETTLED, StepWriter, make_folder, write_json, write_manifest
 from vitscale.worker import (
     closer,
     devices,
@@ -87,7 +86,8 @@ class Launch:
         self.started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.losses = Losses(self.spec.grad_accum)
         offsets = clock_offsets(ranks) if ranks.nodes > 1 else []
-        self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0)
+        error_ns = max((one.error_ns for one in offsets), default=0)
+        self.clock = clock_for(ranks, offsets[ranks.node].ns if offsets else 0, error_ns)
         self.warmup: list[StepTimes] = []
         self.steady: list[StepTimes] = []
         self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
@@ -135,18 +135,23 @@ class Launch:
         # The peak of the memory is read before any further step.
         cores, peak = self.round.cores_of(self.ranks.rank), self.peaks.get(self.spec.precision)
         device = devices.describe(self.ranks, machine, cores, peak, self.memory_peak_bytes)
+        if self.ranks.rank == 0:
+            write_collectives(self.folder, traffic.records([step.traffic for step in self.steady]))
+        times, versions = self._times(process_start_s, setup_s), devices.versions(machine)
         if status == "ok":
+            wanted = self._wanted()
+            standing = self._manifest(status, reason, times, device, versions, parameters)
+            if self.ranks.rank == 0:  # kept, should a rank not outlive what comes after the window
+                write_json(self.folder / SETTLED, standing.model_dump(mode="json"))
             with knobs.attention(turned):
-                more = {"overhead": self._time_measuring(), **self._look_closer(), "memory": self._count_memory()}
+                more = {"overhead": self._time_measuring(), **self._look_closer(wanted), "memory": self._count_memory()}
             device = device.model_copy(update=more)
-        unread = self.sampler.reasons() | self.clock.unread | self.unread
-        seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
+        manifest = self._manifest(status, reason, times, device, versions, parameters)
         self.engine.close()
         del self.model, self.optimizer
         devices.return_memory(self.ranks.device)
         if self.ranks.rank == 0:
-            times = self._times(process_start_s, setup_s)
-            self._finish(status, reason, times, seen, devices.versions(machine), parameters)
+            write_manifest(self.folder, manifest)
         barrier()
 
     def _parity(self) -> Parity | None:
@@ -189,17 +194,24 @@ class Launch:
         )
         self.unread |= {"launch_gap_s": untold} if untold else {}
 
-    def _look_closer(self) -> Mapping[str, object]:
-        """More steps, when what the records tell is closed: they change no figure of the window."""
+    def _wanted(self) -> Collection[str]:
+        """What to look closer at; why not at the rest is noted."""
         refused = closer.refusals(self.spec, len(self.steady))
         self.unread |= {field: reason for field, reason in refused.items() if reason}
-        wanted = [field for field, reason in refused.items() if reason is None]
+        return [field for field, reason in refused.items() if reason is None]
+
+    def _look_closer(self, wanted: Collection[str]) -> Mapping[str, object]:
+        """More steps, when what the records tell is closed: they change no figure of the window."""
         if not wanted:
             return {}
         taken = itertools.count(1)  # not 0: the steps have begun, and each has its time limit
+        fault = inject.fault(self.entry.run_id, self.ranks.rank, self.environ, "closer")
 
         def beat() -> None:
-            self.beat("silence", next(taken), 0)
+            step = next(taken)
+            self.beat("silence", step, 0)
+            if fault is not None:
+                fault(step)
 
         beat()
         opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
@@ -294,17 +306,20 @@ class Launch:
             **self.pauses,
         )
 
-    def _finish(
+    def _manifest(
         self,
         status: Status,
         reason: str | None,
         times: Times,
-        seen: list[dict[str, Any]],
+        device: Device,
         versions: dict[str, str],
         parameters: int,
-    ) -> None:
+    ) -> Manifest:
+        """The launch as all ranks see it. All ranks at once."""
+        unread = self.sampler.reasons() | self.clock.unread | self.unread
+        seen = gathered({"device": device.model_dump(mode="json"), "unread": unread}, self.ranks)
         unread = {field: reason for one in reversed(seen) for field, reason in one["unread"].items()}
-        manifest = Manifest(
+        return Manifest(
             run_id=self.entry.run_id,
             launch=self.entry.launch,
             round=self.round.name,
@@ -314,22 +329,15 @@ class Launch:
             source="measured",
             versions=versions,
             devices=tuple(Device.model_validate(one["device"]) for one in seen),
-            layout=layout(self.round, self.spec),
+            layout=Layout(
+                world_size=self.round.world_size,
+                nodes=self.round.nodes,
+                ranks_per_node=self.round.ranks_per_node,
+                backend=self.spec.torch_backend,
+            ),
             times=times,
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
             parity=self.parity,
             notes={**self.notes, **unread},
         )
-        write_collectives(self.folder, traffic.records([step.traffic for step in self.steady]))
-        write_manifest(self.folder, manifest)
-
-
-def layout(round_: Round, spec: RunSpec) -> Layout:
-    """Where the ranks of a round are, and what they talk through."""
-    return Layout(
-        world_size=round_.world_size,
-        nodes=round_.nodes,
-        ranks_per_node=round_.ranks_per_node,
-        backend=spec.torch_backend,
-    )

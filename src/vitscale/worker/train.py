@@ -72,12 +72,12 @@ class Training(Launch):
     def _count_memory(self) -> None:
         self.notes["memory"] = "counted where a run measures, not where it trains"
 
-    def _look_closer(self) -> dict[str, object]:
+    def _wanted(self) -> tuple[str, ...]:
         told = "where a run measures, not where it trains"
         self.notes |= dict.fromkeys(("silence", "overlap"), f"taken {told}")
         if self.spec.measure.profile:
             self.notes |= dict.fromkeys(("trace", "roofline"), f"written {told}")
-        return {}
+        return ()
 
     def _time_measuring(self) -> None:
         self.notes["overhead"] = "timed where a run measures, not where it trains"

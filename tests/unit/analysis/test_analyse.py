@@ -47,6 +47,24 @@ def test_steps_that_a_rank_did_not_record_are_not_counted(make, root):
     assert only(result).step_s.median == 0.2
 
 
+@pytest.mark.parametrize("harm", ["cut", "lost"])
+def test_the_split_is_made_of_the_records_there_are_and_flagged(make, root, harm):
+    folder = make.write_launch(root, make.make_spec(2), 0, parts=lambda rank: {"data_s": 0.3 if rank else 0.1})
+    path = folder / "steps.rank001.jsonl"
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-40])
+    else:
+        path.unlink()
+    result = analyse(root)
+    run = only(result)
+    assert run.shares.data == pytest.approx(0.2 if harm == "cut" else 0.1, rel=0.03)
+    assert run.shares.data + run.shares.other == pytest.approx(1)
+    assert not run.valid
+    assert ("records of 1 of 2 ranks" in run.invalid_reasons) == (harm == "lost")
+    told = " ".join(finding.evidence for finding in result.analysis.findings)
+    assert path.name in told
+
+
 def test_across_launches_the_interval_is_that_of_statistics(make, root):
     times = [0.10, 0.12, 0.11]
     launches(make, root, make.make_spec(1), times)

@@ -249,6 +249,25 @@ def test_clocks_held_down_by_heat_explain_slower_computing(make, root):
     assert "1.20 GHz, 1.50 GHz is the study's best; held down by heat in 100 %" in cause.evidence
 
 
+def test_memory_below_its_clock_costs_what_the_update_lacks_and_no_more(make, root):
+    def sampled(share):
+        gpus = tuple(
+            GpuSample(rank=rank, memory_clock_hz=share * 2.6e9, memory_clock_max_hz=2.6e9) for rank in range(2)
+        )
+        return [Sample(time_s=float(at), window="steady", node=0, gpus=gpus) for at in range(3)]
+
+    write(make, root, make.make_spec(2, "weak"), {"optimizer_s": 0.096}, samples=sampled(0.7))
+    write(make, root, make.make_spec(2, "weak", zero_stage=1), {"optimizer_s": 0.096}, samples=sampled(1.0))
+    update_s = 0.04 * BASE_S + 0.096
+    slow, clean = verdict(root, zero_stage=0).causes, verdict(root, zero_stage=1).causes
+    assert [(cause.kind, cause.seconds.median) for cause in slow] == [
+        ("optimizer", pytest.approx(0.7 * update_s, rel=0.02)),
+        ("memory_clock", pytest.approx(0.3 * update_s, rel=0.02)),
+    ]
+    assert [(cause.kind, cause.seconds.median) for cause in clean] == [("optimizer", pytest.approx(update_s, rel=0.02))]
+    assert "at 70 % of its highest clock" in slow[1].evidence
+
+
 def test_work_of_others_on_the_machine_is_said_with_the_verdict(make, root):
     def at(time_s):
         host = HostSample(cpu_s=2.5 * time_s, rank_cpu_s=1.0 * time_s)

@@ -78,3 +78,14 @@ def test_a_part_that_takes_less_than_its_ideal_is_a_gain(make, root):
     computing = next(row for row in waterfall_data(analyse(root)).rows if row["bar"] == "computing")
     assert (computing["kind"], computing["figure"]) == ("gained", "+40.0 %")
     assert computing["end"] > 1
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.03])
+def test_where_the_verdict_names_a_late_rank_the_figure_says_in_which_bars_it_is(make, root, late_s):
+    def parts(rank):
+        return {**PAIR, "forward_s": 0.2 + 10 * late_s * rank, "wait_s": 0.1 + 10 * late_s * (1 - rank)}
+
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.1, parts)
+    told = any("a late rank works longer" in note for note in waterfall_data(analyse(root)).notes)
+    assert told == (late_s > 0)

@@ -45,6 +45,9 @@ def test_the_records_say_what_the_plan_estimated(simulate):
         assert run.step_s.median == pytest.approx(estimate.step.step_s)
         assert run.memory_peak_bytes == estimate.memory.total_bytes
         assert run.step_s.low is None
+        hidden = estimate.step.communication_s - estimate.step.exposed_comm_s
+        expected = None if run.world_size == 1 else pytest.approx(hidden / estimate.step.communication_s)
+        assert run.overlapped_share == expected
         shares = [share for share in run.shares.model_dump().values() if share is not None]
         assert sum(shares) == pytest.approx(1)
     assert "Simulated, not measured" in result.analysis.answer

@@ -9,10 +9,11 @@ from rich.console import Console
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.verdict import of_largest
 from vitscale.report import terminal
-from vitscale.report.document import MOST_REASONS, document
+from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.markdown import render as markdown
 from vitscale.report.page import render
+from vitscale.report.reasons import MOST_REASONS
 from vitscale.report.rows.accumulation_map import map_data
 from vitscale.report.verdict_tables import cause_table, map_table, rank_table
 
@@ -24,7 +25,7 @@ def test_the_verdict_stands_before_every_figure_and_the_waterfall_is_the_first(r
     told = document(result, drawings)
     page = render(told, drawings)
     assert drawings[0].name == "waterfall"
-    assert told.reasons[0].override == "engine=ddp"
+    assert told.reasons[0].changes[0].override == "engine=ddp"
     assert page.index(">Why it is not faster<") < page.index('id="waterfall"') < page.index('id="throughput"')
     assert "<code>engine=ddp</code>" in page
     assert "## Why it is not faster" in markdown(told)
@@ -54,7 +55,7 @@ def test_the_terminal_says_why_and_what_to_try(make, result, tmp_path):
     lines = out.file.getvalue().splitlines()
     at = next(index for index, line in enumerate(lines) if line.startswith("why  strong, zero_stage 0, 2 processes: "))
     assert "Communication (link): 3.29 ms of a step of 54.9 ms (6.0 %)" in lines[at]
-    assert lines[at + 1] == "     try engine=ddp"
+    assert lines[at + 1] == "     1. an engine that sends gradients while the backward pass goes on: engine=ddp"
 
 
 def test_each_rank_has_its_row_where_a_run_has_several(result):

@@ -59,6 +59,16 @@ class Fake:
         return RoundEnd("ok")
 
 
+def settle(make, root, spec, launch):
+    """Leave a launch as it is when its steady window is over, and a trace that is not whole."""
+    folder = make.write_launch(root, spec, launch, 0.1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["notes"] = {"silence": "fewer than 48 steady steps"}
+    (folder / ".settled.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").unlink()
+    (folder / "trace.rank000.json.gz").write_bytes(b"half of")
+
+
 @pytest.fixture
 def specs(make):
     return [make.make_spec(1), make.make_spec(2), make.make_spec(1, "weak"), make.make_spec(2, "weak")]
@@ -187,6 +197,47 @@ def test_out_of_memory_is_final_even_while_launches_are_added(go, make, specs, t
     go(noisy, runs=specs[:1], **adaptive)
     found = statuses(tmp_path)
     assert found == {"strong-w1-launch0": "ok", "strong-w1-launch1": "oom"}
+
+
+@pytest.mark.parametrize("end", [RoundEnd("oom", "rank 1: no memory"), RoundEnd("timeout", "rank 1: no memory")])
+def test_a_launch_that_got_through_its_window_counts_whatever_came_after(go, make, specs, tmp_path, end):
+    def faults(round_, number):
+        entry = round_.entries[number]
+        if entry.run_id != specs[1].run_id:
+            return None
+        settle(make, tmp_path, specs[1], entry.launch)
+        return end
+
+    fake, observer, outcome = go(Fake(make, tmp_path, faults), launches=1)
+    assert outcome.missing == ()
+    assert [(round_.world_size, len(round_.entries)) for round_ in fake.rounds] == [(1, 2), (2, 2), (2, 1)]
+    (path,) = (tmp_path / "runs" / specs[1].run_id).glob("launch*")
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert (manifest["status"], manifest["reason"]) == ("ok", None)
+    told = "the ranks ended after the steady window: rank 1: no memory"
+    assert manifest["notes"] == {"silence": "fewer than 48 steady steps"} | dict.fromkeys(
+        ("overhead", "overlap", "memory"), told
+    )
+    assert not {"trace.rank000.json.gz", ".settled.json"} & {one.name for one in path.iterdir()}
+    assert ("message", f"its figures stand; {told}") in observer.told
+
+
+def test_an_interrupt_after_the_window_leaves_its_launch_as_measured(go, make, specs, tmp_path):
+    def faults(round_, number):
+        settle(make, tmp_path, specs[0], 0)
+        return KeyboardInterrupt()
+
+    with pytest.raises(Interrupted):
+        go(Fake(make, tmp_path, faults), runs=specs[:1], launches=1)
+    assert statuses(tmp_path) == {"strong-w1-launch0": "ok"}
+
+
+def test_a_process_that_died_after_the_window_left_a_launch_that_counts(go, make, specs, tmp_path):
+    settle(make, tmp_path, specs[0], 0)
+    fake, _, outcome = go(runs=specs[:1], launches=1)
+    assert outcome.missing == ()
+    assert fake.rounds == []
+    assert statuses(tmp_path) == {"strong-w1-launch0": "ok"}
 
 
 def test_folders_of_somebody_elses_are_passed_over(go, specs, tmp_path):

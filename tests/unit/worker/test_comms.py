@@ -56,6 +56,33 @@ def test_every_collective_is_noted_with_the_size_that_nccl_tests_gives_it(group,
     assert one.arrived <= one.last
 
 
+@pytest.mark.parametrize(
+    ("name", "ahead_ms", "told"), [("all_reduce", 2, False), ("all_reduce", 0.5, True), ("broadcast", 2, True)]
+)
+def test_clocks_that_moved_apart_leave_nothing_that_rests_on_arrivals(group, monkeypatch, name, ahead_ms, told):
+    """Rank 0 of a broadcast may be done before the others come; an all-reduce has to wait for all."""
+    comms = Comms(HostTimeline(), CPU)
+    clock = StepClock(HostTimeline(), comms)
+
+    def meet(_group, calls):
+        for one in calls:
+            one.last = one.finished + round(ahead_ms * 1e6)
+        return True
+
+    monkeypatch.setattr(comms, "_meet", meet)
+    clock.start()
+    CALLS[name][0]()
+    clock.mark("backward")
+    clock.end_step()
+    clock.stop()
+    (times,) = clock.drain()
+    fields = ("comm", "comm_exposed", "comm_overlapped", "wait", "late")
+    assert [field in times for field in fields] == [told] * 5
+    assert all("the hosts' clocks moved apart" in reason for reason in clock.unread.values())
+    assert {*clock.unread} == (set() if told else {f"{field}_s" for field in fields})
+    assert times["step"] > 0
+
+
 def test_torch_is_left_as_it_was(group):
     wait = dist.Work.wait
     comms = Comms(HostTimeline(), CPU)

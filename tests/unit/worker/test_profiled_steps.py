@@ -1,5 +1,6 @@
 """The parts of a profiled step are named, for torch's profiler and for NVTX."""
 
+import gzip
 from contextlib import contextmanager
 
 import pytest
@@ -8,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from vitscale.worker import profile
+from vitscale.worker import closer, profile
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.pipeline import Batch
 
@@ -73,3 +74,40 @@ def test_on_cuda_the_parts_of_a_traced_step_are_nvtx_ranges_too(ranges):
 def test_elsewhere_and_untraced_there_are_none(ranges, kind, nvtx):
     assert taken(kind, nvtx=nvtx) == PARTS * profile.STEPS
     assert ranges == []
+
+
+class Unread:
+    """What the profiler saw, which nobody may write."""
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+
+def test_a_trace_above_a_gibibyte_is_refused_on_all_ranks_before_any_of_it_is_written(monkeypatch, tmp_path):
+    """This rank saw little; the largest of all ranks decides."""
+    told = []
+    monkeypatch.setattr(profile, "largest", lambda size, device: told.append(size) or 1.5 * 2**30)
+    ranks = Ranks(1, 1, 2, 2, torch.device("cpu"))
+    reason = profile.write(tmp_path, ranks, Unread(), events=1000)
+    assert reason == "about 1.5 GiB of events in 3 steps; up to 1 GiB are written"
+    assert 0 < told[0] < 2**20
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trace_is_taken_for_no_smaller_than_it_is(monkeypatch, tmp_path):
+    engine = OneWeight()
+    monkeypatch.setattr(profile, "barrier", lambda: None)
+    ranks, sizes = Ranks(0, 0, 1, 1, torch.device("cpu")), []
+    monkeypatch.setattr(profile, "largest", lambda size, device: sizes.append(size) or size)
+    seen, events = profile.taken(ranks, engine, engine, 2, False, lambda: None)
+    assert profile.write(tmp_path, ranks, seen, len(events)) is None
+    with gzip.open(tmp_path / "trace.rank000.json.gz") as file:
+        assert len(file.read()) < 1.5 * sizes[0] + 20_000  # a trace has a head, whatever is in it
+
+
+def test_without_a_profiler_steps_without_collectives_are_taken_all_the_same(monkeypatch, make):
+    spec = make.make_spec(2)
+    spec = spec.model_copy(update={"measure": spec.measure.model_copy(update={"profile": True})})
+    monkeypatch.setattr(closer.profile, "available", lambda: False)
+    untold = "this torch has no profiler"
+    assert closer.refusals(spec, 48) == {"silence": None, "overlap": untold, "trace": untold, "roofline": None}

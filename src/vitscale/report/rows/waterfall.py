@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vitscale.analysis.cause import Waterfall
+from vitscale.analysis.cause import Verdict, Waterfall
 from vitscale.analysis.result import RunResult, StudyResult
 from vitscale.analysis.verdict import of_largest
 from vitscale.report.rows import ChartData, label
@@ -39,15 +39,27 @@ def waterfall_data(result: StudyResult) -> ChartData:
     by_size = sorted(told, key=lambda one: (one[0].run_id not in largest, -one[0].world_size))
     chosen = {run.run_id for run, _ in by_size[:MOST_PANELS]}
     drawn = [(run, bars) for run, bars in told if run.run_id in chosen]
-    shown = [name for name in BARS if any(getattr(bars, name) for _, bars in drawn)]
+    shown = [name for name in BARS if any(_seen(name, bars) for _, bars in drawn)]
     rows = tuple(row for run, bars in drawn for row in _bars(_panel(result, run), bars, shown))
     notes = [f"{len(drawn)} of {len(told)} runs are drawn; the table has all."] if len(drawn) < len(told) else []
     untimed = [run for run, bars in drawn if run.world_size > 1 and bars.comm_exposed_s is bars.comm_and_wait_s is None]
     if untimed:
         notes.append("Where communication was not timed apart it is in computing and optimizer.")
+    if any(verdict.run_id in chosen and _late(verdict) for verdict in result.analysis.verdicts):
+        notes.append("What a late rank works longer is in computing, what the others wait for it in wait for ranks.")
     keys = [key for key in (ENDS, LOST, GAINED) if any(row["kind"] == key for row in rows)]
     panels = tuple(dict.fromkeys(row["panel"] for row in rows))
     return ChartData(rows, tuple(keys), panels, notes=tuple(notes))
+
+
+def _seen(name: str, bars: Waterfall) -> bool:
+    """Whether there is anything to see; what no part accounts for is nothing mostly."""
+    value_s = getattr(bars, name)
+    return bool(value_s) and (name != "other_s" or percent(abs(value_s) / bars.step_s) != percent(0.0))
+
+
+def _late(verdict: Verdict) -> bool:
+    return any(cause.kind in ("straggler", "imbalance") for cause in verdict.causes)
 
 
 def _panel(result: StudyResult, run: RunResult) -> str:
