@@ -256,25 +256,31 @@ def _point(
     )
 
 
-def _draws(calibration: Calibration, layouts: list[Layout], change: Change) -> list[Array]:
-    """Draws of ln step for each layout: the Gaussian given theta, by its equally likely values."""
-    theta = calibration.posterior.parameters
-    seen = calibration.seen
+def gaussian(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> tuple[Array, Array]:
+    """Of each draw, mean (draws, n) and covariance (draws, n, n) of ln step given the evidence, without own noise."""
+    theta, seen = calibration.posterior.parameters, calibration.seen
     own = log_ratios(seen, change.parameters(theta), [(layout, "step") for layout in layouts], change.plan)
     mean = seen.log_micro_s + change.log_scale + own
-    total = covariance(seen, theta, layouts)
+    total = covariance(seen, theta, list(layouts))
     count = len(seen.rows)
-    variance = np.diagonal(total[:, count:, count:], axis1=1, axis2=2).copy()
+    spread = total[:, count:, count:]
     if count:
         values = np.array([row.log_value for row in seen.rows])
         known = log_ratios(seen, theta, [(row.layout, row.kind) for row in seen.rows])
         across = total[:, count:, :count]
         gain = np.linalg.solve(total[:, :count, :count], np.swapaxes(across, 1, 2))
         mean = mean + np.einsum("dra,dr->da", gain, values - seen.log_micro_s - known)
-        variance -= np.einsum("dar,dra->da", across, gain)
-    noise = theta[:, PARAMETERS.index("noise")]
-    spread = np.sqrt(np.maximum(variance, 0) + np.square(noise)[:, None] + change.log_sd**2)
-    return [(mean[:, [index]] + spread[:, [index]] * _SCORES).ravel() for index in range(len(layouts))]
+        spread = spread - across @ gain
+    return mean, spread
+
+
+def _draws(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> list[Array]:
+    """Draws of ln step for each layout: the Gaussian given theta, by its equally likely values."""
+    mean, spread = gaussian(calibration, layouts, change)
+    variance = np.maximum(np.diagonal(spread, axis1=1, axis2=2), 0)
+    noise = calibration.posterior.parameters[:, PARAMETERS.index("noise")]
+    deviation = np.sqrt(variance + np.square(noise)[:, None] + change.log_sd**2)
+    return [(mean[:, [index]] + deviation[:, [index]] * _SCORES).ravel() for index in range(len(layouts))]
 
 
 def _log_micro(seen: Evidence, theta: Array) -> Array:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from statistics import median
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from vitscale.predict.model import Quantiles, calibrate, predict_layouts
@@ -38,6 +41,10 @@ class Scored:
         """Predicted over measured step, minus 1."""
         return self.said.median / self.seen_s - 1
 
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**asdict(self), "error": self.error}
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -61,6 +68,10 @@ class Summary:
     """Mean interval score of the logarithms at 95 % (Gneiting & Raftery 2007): width, and 40 times what lies outside."""
     baseline_score: float
     """The same of the better baseline with an interval that is the other points' spread."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
 
     def __str__(self) -> str:
         """As one line."""
@@ -128,7 +139,7 @@ def summary(points: Sequence[Scored]) -> Summary:
     )
 
 
-def _gain(points: Sequence[Scored], gains: np.ndarray) -> tuple[float, float, float]:  # type: ignore[type-arg]
+def _gain(points: Sequence[Scored], gains: NDArray[np.float64]) -> tuple[float, float, float]:
     names = sorted({(one.table, one.series) for one in points})
     groups = [gains[[(one.table, one.series) == name for one in points]] for name in names]
     rng = np.random.default_rng(0)
@@ -144,7 +155,7 @@ def _interval_score(seen: float, low: float, high: float) -> float:
     return math.log(high / low) + 40 * (below + above)
 
 
-def _baseline_score(errors: np.ndarray) -> float:  # type: ignore[type-arg]
+def _baseline_score(errors: NDArray[np.float64]) -> float:
     """Its interval: a Gaussian around it with the root mean square of its own errors, the best it could know."""
     half = float(-ndtri(0.025)) * float(np.sqrt(np.mean(np.square(errors))))
     return float(np.mean(2 * half + 40 * np.maximum(0, errors - half)))
@@ -158,3 +169,14 @@ def table(points: Sequence[Scored]) -> str:
         f"{one.said.high95:.4g}], linear {one.linear_s / one.seen_s - 1:+.1%}"
         for one in points
     )
+
+
+def noise_floor(series: Sequence[Series]) -> float | None:
+    """Median difference between runs of one layout within a series, as a fraction; None without repeats."""
+    apart = []
+    for one in series:
+        ordered = sorted(one.measured, key=lambda seen: (seen.layout.world_size, str(seen.layout)))
+        for _, group in groupby(ordered, key=lambda seen: seen.layout):
+            times = [seen.step_s for seen in group if seen.step_s is not None]
+            apart += [max(times) / min(times) - 1] if len(times) > 1 else []
+    return median(apart) if apart else None
