@@ -21,6 +21,7 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
         "schema_version": 1,
         "series": prediction.series,
         "method": prediction.method,
+        "asked": prediction.asked,
         "baseline": prediction.baseline,
         "knee": prediction.knee,
         "pays": prediction.pays,
@@ -84,9 +85,10 @@ def write(folder: Path, calibrations: Sequence[Calibration], predictions: Sequen
     write_json(folder / NAME, calibration_file(calibrations).model_dump(mode="json"))
     make_folder(folder / FOLDER)
     for one in predictions:
-        write_json(folder / FOLDER / f"{file_stem(one.series)}.json", prediction_document(one))
+        write_json(folder / FOLDER / f"{file_stem(one)}.json", prediction_document(one))
 
 
-def file_stem(series: str) -> str:
-    """A series' name as a file's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", series).strip("-.")[:120] or "series"
+def file_stem(prediction: Prediction) -> str:
+    """A series' name as a file's, with what was asked beyond it."""
+    words = [prediction.series, *(f"{key}-{value}" for key, value in prediction.asked.items())]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "+".join(words).replace("+", "--")).strip("-.")[:160] or "series"

@@ -104,6 +104,8 @@ class Prediction:
 
     series: str
     method: str
+    asked: dict[str, str | int]
+    """What differs from the series, by key; empty: its own configuration."""
     points: tuple[Point, ...]
     baseline: int
     """World size that speed-up and efficiency refer to."""
@@ -170,7 +172,9 @@ def predict(
         _point(calibration, change, layout, base, logs[index], base_log, theta) for index, layout in enumerate(layouts)
     )
     told = (*calibration.assumptions, *change.assumptions)
-    return Prediction(calibration.series.name, METHOD, points, base.world_size, _knee(points), _pays(points), told)
+    return Prediction(
+        calibration.series.name, METHOD, asked.told, points, base.world_size, _knee(points), _pays(points), told
+    )
 
 
 def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list[Quantiles]:

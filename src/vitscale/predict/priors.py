@@ -33,16 +33,16 @@ GENERIC: Mapping[str, tuple[float, float]] = {
     "fixed_share": (0.08, 1.0),
     "update": (0.02, 1.0),
     "intra_node": (0.03, 1.2),
-    "inter_node": (0.06, 1.2),
-    "hop": (1e-4, 1.2),
-    "contention": (0.06, 0.8),
+    "inter_node": (0.12, 1.2),
+    "hop": (3e-4, 1.2),
+    "contention": (0.1, 0.8),
     "exposed_floor": (0.3, 0.6),
     "jitter": (0.006, 0.9),
     "noise": (0.007, 0.8),
     "drift": (0.008, 0.7),
 }
 
-BOARD_NOISE = (0.025, 0.6)
+BOARD_NOISE = (0.048, 0.6)
 """Noise of boards that no maker's server holds (PCIe cards, workstations): they share fans and power with what is beside
 them, and slow down when hot. Three runs of one configuration on 8 T4: 0.6 to 16 % apart."""
 

@@ -79,6 +79,11 @@ class Asked:
         return any(one is not None for one in (self.protocol, self.micro_batch, self.grad_accum, self.global_batch))
 
     @property
+    def told(self) -> dict[str, str | int]:
+        """What differs, by key."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+    @property
     def any(self) -> bool:
         """Whether anything differs."""
         return any(value is not None for value in self.__dict__.values())
