@@ -46,6 +46,8 @@ BOARD_NOISE = (0.048, 0.6)
 """Noise of boards that no maker's server holds (PCIe cards, workstations): they share fans and power with what is beside
 them, and slow down when hot. Three runs of one configuration on 8 T4: 0.6 to 16 % apart."""
 
+_GUESSED_BATCH = 3.0
+"""How much more a step drifts where the work of a rank is a guess."""
 _LINK_EFFICIENCY = 0.7  # of a data sheet's bandwidth at large messages: nccl-tests tables, median of 19
 _KNOWN_LOG_SD = 0.7
 _RATE_LOG_SD = 0.3
@@ -83,6 +85,8 @@ def priors(series: Series, reference_micro_batch: float) -> Priors:
     device = find_device(series.device)
     if device is not None and device.devices_per_node is None:
         table["noise"] = BOARD_NOISE
+    if not series.batch_told:
+        table["drift"] = (_GUESSED_BATCH * table["drift"][0], table["drift"][1])
     micro_s = _micro_step_s(series, device, reference_micro_batch, told)
     if micro_s is not None and device is not None:
         table |= _known(series, device, micro_s, told)

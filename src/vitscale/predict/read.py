@@ -62,6 +62,7 @@ def _told(name: str, runs: Sequence[FoundRun], protocol: str | None) -> Series:
         name,
         tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
         images_per_epoch=max((spec.images_per_epoch or 0 for spec in specs), default=0) or None,
+        batch_told=all(spec.micro_batch or spec.global_batch for spec in specs),
         remarks=tuple(dict.fromkeys(remarks)),
         **same,
     )

@@ -40,6 +40,8 @@ class Series:
     zero_stage: int | None = None
     precision: str | None = None
     images_per_epoch: int | None = None
+    batch_told: bool = True
+    """False where no micro-batch is told: then equal work of a rank is a guess."""
     source: str = "imported"
     remarks: tuple[str, ...] = field(default=())
     """What was noticed in reading it, in words; each is an assumption of the prediction."""
