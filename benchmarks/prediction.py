@@ -1,6 +1,6 @@
 """Prediction held against published tables: the smallest counts are fitted, the larger ones predicted.
 
-`python -m benchmarks.prediction --tables DIR` reads every table of a folder whose form it knows (`published.py`); as a
+`python -m benchmarks.prediction --tables DIR` reads every table of a folder whose form it knows (`published_tables.py`); as a
 benchmark without a folder it takes the tables that the package ships.
 """
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.figure import Figure
-from benchmarks.published import read_folder
+from benchmarks.published_tables import read_folder
 from vitscale.predict.score import Scored, score, summary, table
 
 FITTED = (2, 3, 4)
@@ -47,8 +47,12 @@ def measure(short: bool) -> list[Figure]:
     command = "python -m benchmarks prediction"
     return [
         Figure("prediction: median error", f"{found.median_error:.1%}", "", "5 %", found.median_error <= 0.05, command),
-        Figure("prediction: 95 % coverage", f"{found.cover95:.1%}", "", "90-99 %", 0.9 <= found.cover95 <= 0.99, command),
-        Figure("prediction: 80 % coverage", f"{found.cover80:.1%}", "", "72-88 %", 0.72 <= found.cover80 <= 0.88, command),
+        Figure(
+            "prediction: 95 % coverage", f"{found.cover95:.1%}", "", "90-99 %", 0.9 <= found.cover95 <= 0.99, command
+        ),
+        Figure(
+            "prediction: 80 % coverage", f"{found.cover80:.1%}", "", "72-88 %", 0.72 <= found.cover80 <= 0.88, command
+        ),
     ]
 
 

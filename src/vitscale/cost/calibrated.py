@@ -39,8 +39,8 @@ class FittedSeries(_Frozen):
     """Forward and backward of the reference micro-step, seconds."""
     parameters: dict[str, FittedParameter]
     """`fixed_share`, `update`, `intra_node`, `inter_node`, `hop`, `contention`, `exposed_floor`, `jitter` (see
-    `cost.scaling.Mechanisms`), and `noise` and `drift`: launch-to-launch noise, and what the mechanisms miss per root of
-    a doubling of the world size, both as standard deviations of the logarithm of the step."""
+    `cost.scaling.Mechanisms`), and `noise` and `drift`: launch-to-launch noise, and what the mechanisms miss per root
+    of a doubling of the world size, both as standard deviations of the logarithm of the step."""
     measured: tuple[tuple[int, int, float, int, float | None], ...]
     """Of each run: world size, nodes, micro-batch, accumulation, step in seconds (null: not measured)."""
     effective_draws: float

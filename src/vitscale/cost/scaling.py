@@ -3,8 +3,8 @@
 All parts are ratios to one thing, the reference micro-step m: forward and backward of one micro-batch of b0 images.
 So the seconds of a device stand in one figure, and what is fitted of one device says something of another.
 
-1. compute = A · ((1 - eta) · b / b0 + eta). A share eta of the reference micro-step does not shrink with the micro-batch
-   (kernel launches, tiles that are not full): t0 + b/r of Hockney's form, with eta = t0 / (t0 + b0/r).
+1. compute = A · ((1 - eta) · b / b0 + eta). A share eta of the reference micro-step does not shrink with the
+   micro-batch (kernel launches, tiles that are not full): t0 + b/r of Hockney's form, with eta = t0 / (t0 + b0/r).
 2. update = phi / N where ZeRO shares the optimizer's state, else phi: bytes over memory bandwidth.
 3. communication = volume · (max of kappa1 · ring(G) and kappa2 · ring(N) · (1 + gamma · log2 K)) + lambda · hops, with
    G ranks a node, K nodes. ring(n) = (n - 1) / n: an all-reduce sends 2 (n-1)/n of the gradients over each link, and a
@@ -106,11 +106,13 @@ class Parts:
         return total
 
 
-def schedule(engine: str | None, zero_stage: int | None, *, on_cpu: bool = False, overlap: bool | None = None) -> Schedule:
+def schedule(
+    engine: str | None, zero_stage: int | None, *, on_cpu: bool = False, overlap: bool | None = None
+) -> Schedule:
     """Return what an engine sends and hides; an engine that is not known sends one all-reduce and hides nothing.
 
-    Volumes: `collectives.step_collectives`; what overlaps: `step._overlaps`. Of an unknown engine the fit finds the part
-    that is not hidden.
+    Volumes: `collectives.step_collectives`; what overlaps: `step._overlaps`. Of an unknown engine the fit finds the
+    part that is not hidden.
     """
     stage = zero_stage or 0
     if engine == "fsdp" or (engine == "deepspeed" and stage == 3):

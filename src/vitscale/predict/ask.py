@@ -90,7 +90,7 @@ def _sizes(text: str | None) -> list[int]:
     found = []
     for word in (text or "").split(",") if text is not None else ():
         word = word.strip().replace("_", "")
-        if not (word.isascii() and word.isdigit() and 0 < int(word[:20])):
+        if not (word.isascii() and word.isdigit() and int(word[:20]) > 0):
             raise UsageError(f"`--world-size` has {word!r}, not a whole number above 0", "for example 16,32")
         found.append(int(word[:20]))
     return found

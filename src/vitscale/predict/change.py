@@ -65,7 +65,12 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     Raises:
         UsageError: a device without figures, or a link where the model's bytes are not known.
     """
-    names = {"engine": asked.engine, "zero_stage": asked.zero_stage, "precision": asked.precision, "device": asked.device}
+    names = {
+        "engine": asked.engine,
+        "zero_stage": asked.zero_stage,
+        "precision": asked.precision,
+        "device": asked.device,
+    }
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
     speed, told, variance = 1.0, [], 0.0
     factors = dict.fromkeys(("update", "intra_node", "inter_node"), 1.0)

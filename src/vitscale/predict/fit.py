@@ -4,10 +4,11 @@
    (flat where no data sheet tells), drift is a random walk in log2 N that starts at the smallest measured world size,
    noise is independent per run. Given theta, all of it is Gaussian, so m, drift and noise are integrated out exactly
    (a Gaussian process; Rasmussen & Williams 2006, ch. 2).
-2. theta is drawn from its prior and weighted by that likelihood. Where few draws carry the weight, proposals are adapted
-   (population Monte Carlo; Cappé et al. 2004): a Student-t around the weighted mean, mixed with the prior.
+2. theta is drawn from its prior and weighted by that likelihood. Where few draws carry the weight, proposals are
+   adapted (population Monte Carlo; Cappé et al. 2004): a Student-t around the weighted mean, mixed with the prior.
 3. With few data the weights are nearly equal: the prior carries the prediction, and its width is the prior's.
-4. Seconds of compute, and of communication with waiting, are further rows of the same Gaussian where records split them.
+4. Seconds of compute, and of communication with waiting, are further rows of the same Gaussian where records split
+   them.
 
 Everything is deterministic: fixed seed.
 """
@@ -78,10 +79,11 @@ class Evidence:
 
 def evidence(observations: tuple[Observation, ...], reference: float, plan: Schedule, prior: Priors) -> Evidence:
     """Step times first, then the parts of steps."""
-    rows = []
-    for one in observations:
-        if one.step_s is not None:
-            rows.append(_Row(one.layout, "step", math.log(one.step_s), one.launches, one.spread))
+    rows = [
+        _Row(one.layout, "step", math.log(one.step_s), one.launches, one.spread)
+        for one in observations
+        if one.step_s is not None
+    ]
     for one in observations:
         if one.compute_s:
             rows.append(_Row(one.layout, "compute", math.log(one.compute_s)))

@@ -7,8 +7,8 @@ from vitscale.cost.memory import rank_memory
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Layout
-from vitscale.cost.vit import PRECISION_BYTES, parameter_tensors, parameters
 from vitscale.cost.sequence import activation_bytes
+from vitscale.cost.vit import PRECISION_BYTES, parameter_tensors, parameters
 from vitscale.errors import VitscaleError
 from vitscale.predict.series import Series
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import ndtri
@@ -14,7 +15,7 @@ from vitscale.errors import UsageError
 from vitscale.predict import memory
 from vitscale.predict.change import Change, changed
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
-from vitscale.predict.priors import PARAMETERS, mechanisms, priors
+from vitscale.predict.priors import PARAMETERS, find_device, mechanisms, priors
 from vitscale.predict.series import Asked, Observation, Series
 
 METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
@@ -79,7 +80,9 @@ class Loss:
     @property
     def limit(self) -> str:
         """The dearest of them, in words; `compute` where each takes less than 5 % of the step."""
-        dearest = max(("small_batch", "update", "communication", "waiting"), key=lambda name: float(getattr(self, name)))
+        dearest = max(
+            ("small_batch", "update", "communication", "waiting"), key=lambda name: float(getattr(self, name))
+        )
         return dearest.replace("_", " ") if getattr(self, dearest) >= 0.05 else "compute"
 
 
@@ -112,7 +115,7 @@ class Prediction:
     knee: int | None
     """World size at which time and cost per image, multiplied, are least (`analysis.costs`); None with one point."""
     pays: int | None
-    """Largest world size that gains, over the next smaller one, at least half of what its further ranks would ideally."""
+    """Largest world size that gains, over the next smaller one, half of what its further ranks would at best."""
     assumptions: tuple[str, ...]
 
 
@@ -219,8 +222,6 @@ def _strong(series: Series, asked: Asked, at: Layout, total: float) -> Layout:
 
 def _fullest(series: Series, world_size: int) -> int:
     """Ranks on a node: the series' fullest, or where one node held all, the device's usual server."""
-    from vitscale.predict.priors import find_device
-
     seen = max(math.ceil(one.layout.world_size / one.layout.nodes) for one in series.observations)
     if any(one.layout.nodes > 1 for one in series.observations) or world_size <= seen:
         return seen
@@ -327,7 +328,7 @@ def _knee(points: tuple[Point, ...]) -> int | None:
 
 def _pays(points: tuple[Point, ...]) -> int | None:
     found = None
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         gain = after.images_per_s.median / before.images_per_s.median - 1
         if gain < 0.5 * (after.layout.world_size / before.layout.world_size - 1):
             break

@@ -43,8 +43,8 @@ GENERIC: Mapping[str, tuple[float, float]] = {
 }
 
 BOARD_NOISE = (0.048, 0.6)
-"""Noise of boards that no maker's server holds (PCIe cards, workstations): they share fans and power with what is beside
-them, and slow down when hot. Three runs of one configuration on 8 T4: 0.6 to 16 % apart."""
+"""Noise of boards that no maker's server holds (PCIe cards, workstations): they share fans and power with what is
+beside them, and slow down when hot. Three runs of one configuration on 8 T4: 0.6 to 16 % apart."""
 
 _GUESSED_BATCH = 3.0
 """How much more a step drifts where the work of a rank is a guess."""

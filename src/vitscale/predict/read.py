@@ -108,7 +108,7 @@ def _agree(spec: ImportedSpec, step_s: float | None, epoch_step_s: float) -> Non
     ratio = step_s / epoch_step_s
     unit = "milliseconds" if 300 < ratio < 3000 else "another unit or batch"
     raise UsageError(
-        f"`{spec.file}:{spec.line}`: `step_s` is {step_s:g}, but epoch, images and batch give {epoch_step_s:.4g} s a step",
+        f"`{spec.file}:{spec.line}`: `step_s` is {step_s:g}, but epoch, images and batch give {epoch_step_s:.4g} s",
         f"is one of them in {unit}? Times are in seconds",
     )
 
@@ -124,7 +124,9 @@ def _layout(spec: ImportedSpec, remarks: list[str]) -> Layout:
     if accum is None and micro is not None and spec.global_batch is not None:
         accum = max(1, round(spec.global_batch / size / micro))
     if micro is None:
-        remarks.append("the micro-batch is not told: taken as the same in every run, and throughput counts micro-batches")
+        remarks.append(
+            "the micro-batch is not told: taken as the same in every run, and throughput counts micro-batches"
+        )
     return Layout(size, nodes, micro or 1.0, accum or 1)
 
 
@@ -135,7 +137,9 @@ def _of_results(folder: Path) -> list[Series]:
     found = []
     for name, runs in load(folder).by_series.items():
         sound = [run for run in runs if not run_problems(run) and run.step_s]
-        left_out = [f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)]
+        left_out = [
+            f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)
+        ]
         if sound:
             found.append(checked(_measured(name, sound, left_out)))
     if not found:
@@ -186,7 +190,9 @@ def _seen(run: Run) -> Observation:
     micro, accum = facts_.micro_batch or 1, facts_.grad_accum or 1
     peaks = run.memory_peaks_bytes
     return Observation(
-        Layout(facts_.world_size, facts_.nodes or 1, (facts_.global_batch or 0) / facts_.world_size / accum or micro, accum),
+        Layout(
+            facts_.world_size, facts_.nodes or 1, (facts_.global_batch or 0) / facts_.world_size / accum or micro, accum
+        ),
         step_s,
         launches=len(logs),
         spread=stdev(logs) / math.sqrt(len(logs)) if len(logs) > 2 else None,

@@ -65,7 +65,7 @@ class Summary:
     half_width: float
     """Median half-width of the 95 % interval over the median."""
     score: float
-    """Mean interval score of the logarithms at 95 % (Gneiting & Raftery 2007): width, and 40 times what lies outside."""
+    """Mean interval score of the logarithms at 95 % (Gneiting & Raftery 2007): width and 40 times what lies outside."""
     baseline_score: float
     """The same of the better baseline with an interval that is the other points' spread."""
 
@@ -97,7 +97,7 @@ def score(series: Series, fitted: int, table: str = "") -> list[Scored]:
         found.append(
             Scored(
                 table, series.name, fitted, cut, one.layout.world_size, one.step_s or math.nan, said,
-                _linear(shown, one), _same(shown, one),
+                _linear(shown, one), _same(shown),
             )
         )  # fmt: skip
     return found
@@ -112,9 +112,8 @@ def _linear(shown: Series, one: Observation) -> float:
     return (first.step_s or math.nan) * _work(one) / _work(first)
 
 
-def _same(shown: Series, one: Observation) -> float:
-    last = shown.measured[-1]
-    return last.step_s or math.nan
+def _same(shown: Series) -> float:
+    return shown.measured[-1].step_s or math.nan
 
 
 def summary(points: Sequence[Scored]) -> Summary:

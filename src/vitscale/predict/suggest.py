@@ -1,9 +1,9 @@
 """Which further short runs would narrow the interval most: experiment design on the fitted draws.
 
-1. ln step at the asked and at a candidate layout are jointly distributed over the draws: their covariance is that of the
-   draws' means, and the mean of what the Gaussian given the parameters adds.
-2. Taken as jointly Gaussian, a launch of candidate c leaves Var - Cov^2 / (Var_c + noise^2) of the asked one's variance
-   (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
+1. ln step at the asked and at a candidate layout are jointly distributed over the draws: their covariance is that of
+   the draws' means, and the mean of what the Gaussian given the parameters adds.
+2. Taken as jointly Gaussian, a launch of candidate c leaves Var - Cov^2 / (Var_c + noise^2) of the asked one's
+   variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
 3. What is left never falls below the noise of one launch, which no further run takes away.
 """
 
@@ -75,7 +75,7 @@ def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | No
     """Powers of two up to four times the largest measured world size, below the asked one; and those measured."""
     own = {one.layout.world_size for one in calibration.series.measured}
     top = min(world_size - 1, 4 * max(own, default=2))
-    sizes = own | {2**power for power in range(0, 31) if 2**power <= top}
+    sizes = own | {2**power for power in range(31) if 2**power <= top}
     return [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(sizes) if size <= top]
 
 

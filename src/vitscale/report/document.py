@@ -160,8 +160,8 @@ _PARTS: dict[str, _Words] = {
     ),
     "prediction": _Words(
         "Prediction",
-        "What further ranks would give, by mechanisms fitted to the measured runs: `vitscale predict` wrote it. The bands "
-        "are where a launch would fall, not where a mean would.",
+        "What further ranks would give, by mechanisms fitted to the measured runs: `vitscale predict` wrote it. The "
+        "bands are where a launch would fall, not where a mean would.",
         tables.prediction_table,
     ),
     "split": _Words(

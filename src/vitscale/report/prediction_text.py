@@ -15,9 +15,9 @@ from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
 _MOST_MISSES = 12
-_LEGEND = """error: median over the hidden points; linear: of perfect linear scaling; same step: of the largest known step time;
-better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval; score: interval score
-of the logarithms, lower is better, and that of the better of the two with an interval as wide as its own errors"""
+_LEGEND = """error: median over the hidden points; linear: that of perfect linear scaling; same step: of the largest known step
+better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
+score: interval score of the logarithms, lower is better, and that of the better of the two with its own errors' width"""
 
 
 def print_prediction(prediction: Prediction, advice: Advice | None, out: Console) -> None:

@@ -19,9 +19,9 @@ TRUE = {
 }  # fmt: skip
 
 
-def truth(layout, plan=Schedule(), reference=64):
+def truth(layout):
     one = Mechanisms(*(np.array([TRUE[name]]) for name in MECHANISMS))
-    return float(parts(one, layout, reference, plan).step[0])
+    return float(parts(one, layout, 64, Schedule()).step[0])
 
 
 def made(sizes, per_node=8, micro=64, seconds=0.1, noise=0.002, **facts):
@@ -45,7 +45,9 @@ def test_parts_are_the_written_forms():
     assert found.update[0] == pytest.approx(0.02)
     assert found.wait[0] == pytest.approx(0.01 * expected_maximum(16, 1.0) * compute)
     assert found.exposed[0] == pytest.approx(0.15 * 15 / 16 * 1.05 + 1e-4 * 2 * (7 + 1))
-    assert found.step[0] == pytest.approx(sum(getattr(found, name)[0] for name in ("compute", "update", "exposed", "wait")))
+    assert found.step[0] == pytest.approx(
+        sum(getattr(found, name)[0] for name in ("compute", "update", "exposed", "wait"))
+    )
 
 
 def test_one_rank_sends_nothing_and_overlap_leaves_a_floor():
@@ -78,7 +80,9 @@ def test_larger_counts_are_found_from_smaller_ones():
 
 
 def test_with_fewer_runs_the_interval_is_wider():
-    widths = [at(predict(calibrate(made(sizes)), [64]), 64).step_s.half_width for sizes in ((1,), (1, 2, 4), (4, 8, 16, 32))]
+    widths = [
+        at(predict(calibrate(made(sizes)), [64]), 64).step_s.half_width for sizes in ((1,), (1, 2, 4), (4, 8, 16, 32))
+    ]
     assert widths[0] > widths[1] > widths[2]
 
 
@@ -118,7 +122,9 @@ def test_specs_only_knows_the_device_or_says_that_it_cannot():
 
 
 def test_strong_scaling_keeps_the_global_batch():
-    seen = tuple(Observation(Layout(size, 1, 64 / size, 1), 0.1 * truth(Layout(size, 1, 64 / size, 1))) for size in (1, 2, 4))
+    seen = tuple(
+        Observation(Layout(size, 1, 64 / size, 1), 0.1 * truth(Layout(size, 1, 64 / size, 1))) for size in (1, 2, 4)
+    )
     series = Series("strong", seen, "strong")
     found = predict(calibrate(series), [8, 16])
     assert {one.layout.global_batch for one in found.points} == {64}
@@ -134,7 +140,9 @@ def test_accumulation_gives_way_where_the_series_varies_it():
 
 
 def test_a_faster_link_is_faster_and_says_so():
-    series = made((1, 2), per_node=1, seconds=1.0, model="vit_tiny_patch16_224", device="cpu", precision="fp32", source="measured")
+    series = made(
+        (1, 2), per_node=1, seconds=1.0, model="vit_tiny_patch16_224", device="cpu", precision="fp32", source="measured"
+    )
     slow, fast = (predict(calibrate(series), [4], Asked(link=rate)) for rate in ("100mbit", "10gbit"))
     assert slow.points[0].step_s.median > fast.points[0].step_s.median
     assert any("100mbit" in line for line in slow.assumptions)

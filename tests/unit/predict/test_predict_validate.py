@@ -41,7 +41,7 @@ def test_every_row_names_its_source_and_stands_once():
         assert max(Counter((row["series"], row["world_size"]) for row in rows).values()) == 1
 
 
-@pytest.mark.parametrize(("name", "error"), zip(TABLES, (0.04, 0.04, 0.06), strict=True))
+@pytest.mark.parametrize(("name", "error"), list(zip(TABLES, (0.04, 0.04, 0.06), strict=True)))
 def test_errors_stay_small_and_below_both_baselines(found, name, error):
     told = summary(found[name])
     assert told.median_error < error

@@ -12,7 +12,17 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import accumulation_map, curves, devices, memory, prediction, scaling, split, sweeps, waterfall
+from vitscale.report.figures import (
+    accumulation_map,
+    curves,
+    devices,
+    memory,
+    prediction,
+    scaling,
+    split,
+    sweeps,
+    waterfall,
+)
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
 from vitscale.report.rows.accumulation_map import map_data

@@ -21,7 +21,9 @@ def prediction_data(result: StudyResult) -> ChartData:
         for run in measured:
             assert run.efficiency is not None
             shown = f"{label(result, run.run_id)}, measured"
-            rows.append({**same, "kind": "run", "world_size": run.world_size, "y": run.efficiency.median, "shown": shown})
+            rows.append(
+                {**same, "kind": "run", "world_size": run.world_size, "y": run.efficiency.median, "shown": shown}
+            )
         for point in one.points:
             spread = point.efficiency
             shown = f"predicted: {number(point.images_per_s.median)} images/s, limited by {point.limit}"

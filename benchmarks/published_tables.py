@@ -68,6 +68,7 @@ def _split(runs: list[_Run]) -> Iterable[Series]:
         yield _one(runs, "")
         return
     for kind in ("weak", "strong"):
+
         def same(run: _Run, kind: str = kind) -> tuple[float, ...]:
             at = run.layout
             return (at.micro_batch, at.grad_accum) if kind == "weak" else (at.global_batch, at.micro_batch)
