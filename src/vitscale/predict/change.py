@@ -7,6 +7,7 @@ stays as fitted.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -65,11 +66,8 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     Raises:
         UsageError: a device without figures, or a link where the model's bytes are not known.
     """
-    names = {
-        "engine": asked.engine,
-        "zero_stage": asked.zero_stage,
-        "precision": asked.precision,
-        "device": asked.device,
+    names: dict[str, Any] = {
+        key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")
     }
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
     speed, told, variance = 1.0, [], 0.0
@@ -86,9 +84,9 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
         told.append("engine or stage was not measured: what it sends and hides is by its documentation")
     values = {}
     if asked.link is not None:
-        values["inter_node"] = _link_ratio(wanted, asked.link, micro_step_s / speed)
+        values |= {"inter_node": _link_ratio(wanted, asked.link, micro_step_s / speed), "contention": 0.0}
         variance += _LINK_LOG_SD**2
-        told.append(f"network: {asked.link} at its full rate, 2 bytes sent for each byte of gradients")
+        told.append(f"network: {asked.link} of each node at its full rate, 2 bytes sent for each byte of gradients")
     on_cpu = wanted.device in (None, "cpu") and wanted.source == "measured"
     plan = schedule(wanted.engine, wanted.zero_stage, on_cpu=on_cpu)
     scale = -float(np.log(speed))

@@ -151,7 +151,8 @@ def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
     def same(get: Callable[[Run], Any], field: str) -> Any:
         return _one(name, field, [get(run) for run in runs])
 
-    first, sizes = runs[0].facts, {}
+    first = runs[0].facts
+    sizes: dict[str, Any] = {}
     if not isinstance(runs[0].spec, ImportedSpec):
         sizes = {key: runs[0].spec.model.sizes.get(key) for key in ("img_size", "patch_size")}
     names = {device for run in runs for device in run.device_names}

@@ -61,20 +61,22 @@ def suggest(calibration: Calibration, world_size: int, asked: Asked, *, ranks_pe
     left = dict(enumerate(candidates, start=1))
     while left and len(found) < MOST:
         gains = {index: total[0, index] ** 2 / (total[index, index] + noise) for index in left}
-        best = max(gains, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
-        after = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
-        narrowed = _half_width(after[0, 0] + noise)
-        if narrowed > (1 - _WORTH) * width:
+        worth = [index for index in left if _half_width(total[0, 0] + noise - gains[index]) < (1 - _WORTH) * width]
+        if not worth:
             break
-        total, width = after, narrowed
+        best = max(worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
+        total = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
+        width = _half_width(total[0, 0] + noise)
         found.append(Suggestion(left[best], width, _device_s(left.pop(best), means[best])))
     return Advice(world_size, _half_width(now), tuple(found))
 
 
 def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | None, world_size: int) -> list[Layout]:
-    """Powers of two up to four times the largest measured world size, below the asked one; and those measured."""
+    """Powers of two below the asked one, up to four times the largest measured or two nodes; and those measured."""
     own = {one.layout.world_size for one in calibration.series.measured}
-    top = min(world_size - 1, 4 * max(own, default=2))
+    target = layout_of(calibration.series, asked, world_size, ranks_per_node)
+    two_nodes = 2 * math.ceil(world_size / target.nodes)
+    top = min(world_size - 1, max(two_nodes, 4 * max(own, default=2)))
     sizes = own | {2**power for power in range(31) if 2**power <= top}
     return [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(sizes) if size <= top]
 

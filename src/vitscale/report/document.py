@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
 from vitscale.analysis.verdict import of_largest
-from vitscale.report import memory_tables, tables, verdict_tables
+from vitscale.report import memory_tables, prediction_tables, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -162,7 +162,7 @@ _PARTS: dict[str, _Words] = {
         "Prediction",
         "What further ranks would give, by mechanisms fitted to the measured runs: `vitscale predict` wrote it. The "
         "bands are where a launch would fall, not where a mean would.",
-        tables.prediction_table,
+        prediction_tables.prediction_table,
     ),
     "split": _Words(
         "Where a step's time goes",

@@ -25,7 +25,8 @@ def prediction(data: ChartData) -> alt.LayerChart:
         return alt.Y(f"{field}:Q", title="Efficiency", scale=scale, axis=axis)
 
     names, colours = key_scale(data)
-    colour = alt.Color("key:N", scale=alt.Scale(domain=names, range=colours))
+    bold = alt.Legend(symbolOpacity=1)
+    colour = alt.Color("key:N", scale=alt.Scale(domain=names, range=colours), legend=bold)
     base = alt.Chart().encode(x=x, color=colour)
     said = base.transform_filter("datum.kind === 'predicted'")
     tooltip = [alt.Tooltip("world_size:Q", title="ranks"), alt.Tooltip("y:Q", format=".1%"), alt.Tooltip("shown:N")]
