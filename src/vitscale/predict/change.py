@@ -66,9 +66,7 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     Raises:
         UsageError: a device without figures, or a link where the model's bytes are not known.
     """
-    names: dict[str, Any] = {
-        key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")
-    }
+    names: dict[str, Any] = {key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")}
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
     speed, told, variance = 1.0, [], 0.0
     factors = dict.fromkeys(("update", "intra_node", "inter_node"), 1.0)
@@ -82,7 +80,7 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     if (wanted.engine, wanted.zero_stage) != (series.engine, series.zero_stage):
         variance += _ENGINE_LOG_SD**2
         told.append("engine or stage was not measured: what it sends and hides is by its documentation")
-    values = {}
+    values: dict[str, float] = {}
     if asked.link is not None:
         values |= {"inter_node": _link_ratio(wanted, asked.link, micro_step_s / speed), "contention": 0.0}
         variance += _LINK_LOG_SD**2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, stdev
 from typing import TYPE_CHECKING, Any
@@ -16,10 +17,10 @@ from vitscale.importers import table
 from vitscale.importers.found import FoundRun
 from vitscale.importers.source import sources
 from vitscale.predict.checks import checked
-from vitscale.predict.series import Observation, Series
+from vitscale.predict.series import LinkRates, Observation, Series
 
 if TYPE_CHECKING:
-    from vitscale.analysis.load import Run
+    from vitscale.analysis.load import Run, StudyData
 
 _SAME = ("device", "engine", "zero_stage", "model", "precision", "protocol", "optimizer")
 
@@ -135,16 +136,33 @@ def _of_results(folder: Path) -> list[Series]:
     from vitscale.analysis.scaling import run_problems
 
     found = []
-    for name, runs in load(folder).by_series.items():
+    study = load(folder)
+    for name, runs in study.by_series.items():
         sound = [run for run in runs if not run_problems(run) and run.step_s]
         left_out = [
             f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)
         ]
         if sound:
-            found.append(checked(_measured(name, sound, left_out)))
+            links = _links(study, runs)
+            found.append(checked(replace(_measured(name, sound, left_out), links=links)))
     if not found:
         raise UsageError(f"`{folder}` has no run that can be predicted from", "`vitscale report` says why")
     return found
+
+
+def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:
+    """Rates by the link benchmark of the series' rounds, or as the launcher `lab` shaped them."""
+    from vitscale.analysis.collectives import idle_links
+
+    rates: dict[bool, float] = {}
+    for run in runs:
+        if not isinstance(run.spec, ImportedSpec) and run.spec.link_bytes_per_s is not None:
+            rates.setdefault(True, run.spec.link_bytes_per_s)
+        timed = idle_links(study, run)
+        reduced = [one for one in timed.timings if one.operation == "all_reduce"] if timed else []
+        if timed is not None and reduced:
+            rates[timed.nodes > 1] = max(reduced, key=lambda one: one.bytes).bus_bytes_per_s
+    return LinkRates(rates.get(False), rates.get(True))
 
 
 def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:

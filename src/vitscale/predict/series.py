@@ -25,6 +25,16 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class LinkRates:
+    """What the links gave on their own, or are shaped to, in bytes per second and direction; None is not known."""
+
+    intra_node: float | None = None
+    """Of one rank, by the bus bandwidth of an all-reduce."""
+    inter_node: float | None = None
+    """Of one node."""
+
+
+@dataclass(frozen=True)
 class Series:
     """Runs equal in everything but world size, nodes and what the batch identity solves from them."""
 
@@ -40,6 +50,7 @@ class Series:
     zero_stage: int | None = None
     precision: str | None = None
     images_per_epoch: int | None = None
+    links: LinkRates = LinkRates()
     batch_told: bool = True
     """False where no micro-batch is told: then equal work of a rank is a guess."""
     source: str = "imported"

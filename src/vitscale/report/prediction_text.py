@@ -15,7 +15,7 @@ from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
 _MOST_MISSES = 12
-_LEGEND = """error: median over the hidden points; linear: that of perfect linear scaling; same step: of the largest known
+_LEGEND = """error: median over the hidden points; linear: of perfect linear scaling; same step: of the largest known
 better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
 score: interval score of the logarithms, lower is better, and that of the better of the two as wide as its errors"""
 
@@ -63,7 +63,9 @@ def print_advice(advice: Advice, out: Console) -> None:
     """The runs to add, in order."""
     out.print(clean(f"half-width of the 95 % interval at {advice.asked:,} ranks: {advice.half_width:.1%}"))
     if not advice.suggestions:
-        out.print(clean("no run up to 4 times the largest measured world size, or on two nodes, narrows it by a twentieth"))
+        out.print(
+            clean("no run up to 4 times the largest measured world size, or on two nodes, narrows it by a twentieth")
+        )
     for one in advice.suggestions:
         at = one.layout
         where = f"{at.world_size} ranks on {at.nodes} node{'s' * (at.nodes > 1)}, micro-batch {at.micro_batch:g}"

@@ -20,7 +20,12 @@ TABLES = ("bert_nvidia", "mpt_llm_foundry", "vit_deepspeed")
 def found():
     """All series of ViTs, every third of the others: the whole is what `vitscale validate` prints."""
     return {
-        name: [point for one in series[:: 1 if name == "vit_deepspeed" else 3] for count in FITTED for point in score(one, count, name)]
+        name: [
+            point
+            for one in series[:: 1 if name == "vit_deepspeed" else 3]
+            for count in FITTED
+            for point in score(one, count, name)
+        ]
         for name, series in shipped_tables().items()
     }
 
