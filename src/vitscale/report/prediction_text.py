@@ -31,7 +31,9 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
         table.add_row(*(clean(cell) for cell in _cells(one)))
     out.print(table)
     if prediction.knee is not None:
-        out.print(clean(f"knee: {prediction.knee:,} ranks, of those asked; beyond, cost rises faster than time falls"))
+        last = prediction.knee == prediction.points[-1].layout.world_size
+        beyond = "or beyond what was asked" if last else "of those asked; beyond, cost rises faster than time falls"
+        out.print(clean(f"knee: {prediction.knee:,} ranks, {beyond}"))
         pays = "none" if prediction.pays is None else f"{prediction.pays:,} ranks"
         out.print(clean(f"largest that pays for itself (half of what its further ranks would give at best): {pays}"))
     told = dict.fromkeys([*prediction.assumptions, *(line for one in prediction.points for line in one.assumptions)])
@@ -68,9 +70,10 @@ def print_advice(advice: Advice, out: Console) -> None:
         )
     for one in advice.suggestions:
         at = one.layout
-        where = f"{at.world_size} ranks on {at.nodes} node{'s' * (at.nodes > 1)}, micro-batch {at.micro_batch:g}"
+        batch = f"micro-batch {at.micro_batch:g}, accumulation {at.grad_accum}"
         cost = f"{one.device_s / 60:,.0f} device minutes"
-        out.print(clean(f"run  {where}, accumulation {at.grad_accum}: then about {one.half_width:.1%}; {cost}"))
+        words = f"world_size={at.world_size} nodes={at.nodes}"
+        out.print(clean(f"run  {words}  ({batch}): then about {one.half_width:.1%}; {cost}"))
 
 
 def print_validation(found: Validation, out: Console) -> None:
