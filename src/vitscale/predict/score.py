@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import combinations
 from statistics import median
 from typing import Any
 
@@ -171,11 +171,15 @@ def table(points: Sequence[Scored]) -> str:
 
 
 def noise_floor(series: Sequence[Series]) -> float | None:
-    """Median difference between runs of one layout within a series, as a fraction; None without repeats."""
-    apart = []
+    """Median of how far apart two runs of one configuration are, as a fraction; None where nothing was run twice.
+
+    A configuration is device, model, engine, stage, precision and layout, whatever the series: what differs between two
+    such runs is the day, or how long they took. Without a device only runs of one series count as the same.
+    """
+    found: dict[tuple[object, ...], list[float]] = {}
     for one in series:
-        ordered = sorted(one.measured, key=lambda seen: (seen.layout.world_size, str(seen.layout)))
-        for _, group in groupby(ordered, key=lambda seen: seen.layout):
-            times = [seen.step_s for seen in group if seen.step_s is not None]
-            apart += [max(times) / min(times) - 1] if len(times) > 1 else []
-    return median(apart) if apart else None
+        where = (one.device or one.name, one.model, one.engine, one.zero_stage, one.precision)
+        for seen in one.measured:
+            found.setdefault((*where, seen.layout), []).append(seen.step_s or math.nan)
+    apart = [abs(math.log(a / b)) for times in found.values() for a, b in combinations(times, 2)]
+    return math.expm1(median(apart)) if apart else None

@@ -26,7 +26,7 @@ class Validation:
     by_table: dict[str, Summary]
     whole: Summary
     noise_floor: float | None
-    """Median difference of repeats of one run, as a fraction; None where nothing was measured twice."""
+    """Median difference between two runs of one configuration, as a fraction; None where nothing was run twice."""
     short: tuple[str, ...]
     """Series with too few world sizes for this, by name."""
 

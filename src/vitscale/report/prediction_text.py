@@ -94,7 +94,9 @@ def print_validation(found: Validation, out: Console) -> None:
         )  # fmt: skip
     out.print(table)
     out.print(clean(_LEGEND))
-    floor = "n/a, no run was told twice" if found.noise_floor is None else f"{found.noise_floor:.1%} between repeats"
+    floor = "n/a, nothing was run twice"
+    if found.noise_floor is not None:
+        floor = f"{found.noise_floor:.1%} apart, the median of two runs of one configuration"
     out.print(clean(f"noise floor: {floor}"))
     if found.short:
         out.print(clean(f"{len(found.short)} series have too few world sizes for this"))

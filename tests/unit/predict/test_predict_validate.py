@@ -9,7 +9,7 @@ import pytest
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.predict import priors
-from vitscale.predict.score import score, summary
+from vitscale.predict.score import noise_floor, score, summary
 from vitscale.predict.series import Observation, Series
 from vitscale.predict.validate import FITTED, shipped_tables, validate
 
@@ -98,3 +98,12 @@ def test_scores_are_the_written_ones():
     assert told.points == 1
     assert told.cover95 == 1
     assert told.linear_error == 0
+
+
+def test_the_noise_floor_is_of_runs_of_one_configuration():
+    def of(name, *times, device="t4"):
+        return Series(name, tuple(Observation(Layout(1, 1, 32, 1), one) for one in times), device=device)
+
+    assert noise_floor([of("a", 1.0), of("b", 1.1)]) == pytest.approx(0.1)
+    assert noise_floor([of("a", 1.0, device=None), of("b", 1.1, device=None)]) is None
+    assert noise_floor([of("a", 1.0, 1.2, device=None)]) == pytest.approx(0.2)
