@@ -85,8 +85,7 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
         values |= {"inter_node": _link_ratio(wanted, asked.link, micro_step_s / speed), "contention": 0.0}
         variance += _LINK_LOG_SD**2
         told.append(f"network: {asked.link} of each node at its full rate, 2 bytes sent for each byte of gradients")
-    on_cpu = wanted.device in (None, "cpu") and wanted.source == "measured"
-    plan = schedule(wanted.engine, wanted.zero_stage, on_cpu=on_cpu)
+    plan = schedule(wanted.engine, wanted.zero_stage, on_cpu=wanted.device == "cpu")
     scale = -float(np.log(speed))
     return Change(wanted, plan, scale, factors, values, float(np.sqrt(variance)), tuple(told), asked.any)
 

@@ -29,9 +29,9 @@ _PROPOSED = 6000
 _ROUNDS = 4
 _ENOUGH = 400.0
 _UNKNOWN_LOG_SD = 3.0
-_SPLIT_LOG_SD = 0.03
+_SPLIT_LOG_SD = 0.07
 """Compute by a host's or rank 0's timer against compute in the step."""
-_COMM_LOG_SD = 0.4
+_COMM_LOG_SD = 0.6
 """Communication by a host's timer: one rank's, and a median where the step's is a mean."""
 
 

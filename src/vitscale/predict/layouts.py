@@ -12,11 +12,15 @@ from vitscale.predict.series import Asked, Series
 
 
 def layout_of(series: Series, asked: Asked, world_size: int, ranks_per_node: int | None) -> Layout:
-    """The series' next member: what its protocol keeps stays, the rest is solved."""
-    per_node = ranks_per_node or asked.ranks_per_node or _fullest(series, world_size)
+    """The series' member of that world size, measured or not.
+
+    Raises:
+        UsageError: a strong series whose global batch leaves ranks without an image.
+    """
+    per_node = ranks_per_node or _fullest(series, world_size)
     nodes = max(1, -(-world_size // per_node))
     same = next((one.layout for one in series.observations if one.layout.world_size == world_size), None)
-    if same is not None and not asked.batch and ranks_per_node in (None, per_node) and same.nodes == nodes:
+    if same is not None and not asked.batch and same.nodes == nodes:
         return same
     largest = max((one.layout for one in series.observations), key=lambda one: one.world_size)
     micro = float(asked.micro_batch or largest.micro_batch)

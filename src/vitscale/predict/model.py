@@ -21,7 +21,8 @@ from vitscale.predict.result import Parameter as Parameter
 from vitscale.predict.result import Point as Point
 from vitscale.predict.result import Prediction as Prediction
 from vitscale.predict.result import Quantiles as Quantiles
-from vitscale.predict.result import knee, parameter, pays, quantiles
+from vitscale.predict.result import knee, parameter, pays
+from vitscale.predict.result import quantiles as quantiles
 from vitscale.predict.series import Asked, Observation, Series
 
 METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
@@ -112,6 +113,21 @@ def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list
     """Steps of exactly these layouts, in the configuration of the series, seconds."""
     change = changed(calibration.series, Asked(), calibration.micro_step_s.median)
     return [quantiles(np.exp(logs)) for logs in _draws(calibration, list(layouts), change)]
+
+
+def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
+    """Draws of the step's seconds, the same parameters draw by draw.
+
+    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device, which
+    all layouts share.
+    """
+    change = changed(calibration.series, asked, calibration.micro_step_s.median)
+    rng, found = np.random.default_rng(0), []
+    for layout in layouts:
+        (logs,) = _draws(calibration, [layout], change)
+        by_draw = logs.reshape(-1, len(_SCORES))
+        found.append(np.exp(rng.permuted(by_draw, axis=1) if calibration.seen.rows else by_draw).ravel())
+    return found
 
 
 def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:

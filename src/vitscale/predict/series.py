@@ -77,7 +77,6 @@ class Asked:
     micro_batch: int | None = None
     grad_accum: int | None = None
     global_batch: int | None = None
-    ranks_per_node: int | None = None
     engine: str | None = None
     zero_stage: int | None = None
     precision: str | None = None
