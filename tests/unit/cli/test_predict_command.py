@@ -106,7 +106,15 @@ def test_a_calibration_that_is_none_is_named(tmp_path):
 def test_validate_prints_errors_of_a_table(vitscale, table):
     ran = vitscale("validate", table)
     assert ran.code == 0, ran.err
-    for words in ("in 95 %", "noise floor: n/a", "worst first:"):
+    for words in ("in 95 %", "noise floor: 10.0%", "worst first:"):
         assert words in ran.out
     told = json.loads(vitscale("validate", table, "--json").out)
     assert len(told["points"]) == told["summary"]["points"] == 2
+
+
+def test_validate_leaves_out_the_largest_world_size_of_a_study(vitscale):
+    ran = vitscale("validate", GOLDEN, "--json")
+    assert ran.code == 0, ran.err
+    points = json.loads(ran.out)["points"]
+    assert points
+    assert {(one["fitted"], one["largest"], one["world_size"]) for one in points} == {(1, 1, 2)}

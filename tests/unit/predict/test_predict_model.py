@@ -10,7 +10,8 @@ from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, Schedule, part
 from vitscale.cost.stragglers import expected_maximum
 from vitscale.errors import UsageError
 from vitscale.predict.model import calibrate, predict
-from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.priors import PARAMETERS, priors
+from vitscale.predict.series import Asked, LinkRates, Observation, Series
 from vitscale.predict.suggest import suggest
 
 TRUE = {
@@ -190,3 +191,17 @@ def test_a_suggested_run_does_narrow_it_when_it_is_done():
     more = replace(series, observations=(*series.observations, Observation(layout, 0.1 * truth(layout))))
     after = at(predict(calibrate(more), [64], ranks_per_node=8), 64).step_s.half_width
     assert after < 0.8 * at(predict(calibrate(series), [64], ranks_per_node=8), 64).step_s.half_width
+
+
+def test_a_link_that_was_timed_is_a_narrow_prior():
+    seen = (Observation(Layout(1, 1, 32, 1), 0.5),)
+    series = Series("cpu", seen, "weak", model="vit_tiny_patch16_224", device="cpu", precision="fp32")
+    told = priors(replace(series, links=LinkRates(None, 12.5e6)), 32)
+    index = PARAMETERS.index("inter_node")
+    assert told.median[index] == pytest.approx(2 * 4 * 5.72e6 / 12.5e6 / 0.5, rel=0.01)
+    assert told.log_sd[index] < 0.5 * priors(series, 32).log_sd[index]
+    assert any("as it was timed or shaped" in line for line in told.assumptions)
+    shaped = replace(series, links=LinkRates(None, 12.5e6))
+    said = predict(calibrate(shaped), [2], ranks_per_node=1).points[0].step_s
+    assert said.median == pytest.approx(0.5 + 4 * 5.72e6 / 12.5e6, rel=0.1)
+    assert said.half_width < 0.4
