@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import memory_tables, tables, verdict_tables
+from vitscale.report import memory_tables, prediction_tables, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -141,6 +141,12 @@ _PARTS: dict[str, _Words] = {
         "Speed-up over what the added ranks would give at best; 100 % is ideal.",
         lambda result: tables.gain_table(result, "efficiency"),
         "no series has a baseline",
+    ),
+    "prediction": _Words(
+        "Prediction",
+        "What further ranks would give, by mechanisms fitted to the measured runs: `vitscale predict` wrote it. The "
+        "bands are where a launch would fall, not where a mean would.",
+        prediction_tables.prediction_table,
     ),
     "split": _Words(
         "Where a step's time goes",

@@ -1,0 +1,235 @@
+"""From a series to a prediction: `calibrate` fits, `predict` asks. The interface of this room for everyone else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtri
+
+from vitscale.cost.scaling import Array, Layout, Schedule, parts, schedule
+from vitscale.errors import UsageError
+from vitscale.predict import memory
+from vitscale.predict.change import Change, changed
+from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
+from vitscale.predict.layouts import layout_of as layout_of
+from vitscale.predict.priors import PARAMETERS, mechanisms, priors
+from vitscale.predict.result import Loss as Loss
+from vitscale.predict.result import Parameter as Parameter
+from vitscale.predict.result import Point as Point
+from vitscale.predict.result import Prediction as Prediction
+from vitscale.predict.result import Quantiles as Quantiles
+from vitscale.predict.result import knee, parameter, pays
+from vitscale.predict.result import quantiles as quantiles
+from vitscale.predict.series import Asked, Observation, Series
+
+METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
+MOST_RANKS = 100_000_000
+
+_SCORES = ndtri((np.arange(8) + 0.5) / 8)
+"""Equally likely standard normal values: each draw's Gaussian stands for itself by eight."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a series says of its mechanisms: what `predict` starts from, and `calibration.json` keeps."""
+
+    series: Series
+    reference_micro_batch: float
+    plan: Schedule
+    seen: Evidence
+    posterior: Posterior
+    micro_step_s: Parameter
+    """m: seconds of forward and backward of the reference micro-batch."""
+    parameters: dict[str, Parameter]
+    """By the names of `priors.PARAMETERS`: ratios to m, see `cost.scaling`; noise and drift as logarithms' sd."""
+    assumptions: tuple[str, ...]
+
+
+def calibrate(series: Series, draws: int = 2000) -> Calibration:
+    """Fit a series; without a measured step the priors stand ("specs only").
+
+    Raises:
+        UsageError: no layout at all, or one that is not measured of a device or model of which no figures are known.
+    """
+    if not series.observations:
+        raise UsageError(f"series `{series.name}` has no runs", "at least one run, or a row without times, is needed")
+    reference = max(one.layout.micro_batch for one in series.measured or series.observations)
+    plan = schedule(series.engine, series.zero_stage, on_cpu=series.device == "cpu")
+    prior = priors(series, reference)
+    if not series.measured and prior.micro_step_s is None:
+        raise UsageError(
+            f"series `{series.name}` has no times, and {prior.assumptions[0]}", "measure one run: `vitscale run`"
+        )
+    seen = evidence(series.observations, reference, plan, prior)
+    posterior = fit(seen, draws)
+    names = {name: parameter(posterior.parameters[:, index]) for index, name in enumerate(PARAMETERS)}
+    micro = np.exp(_log_micro(seen, posterior.parameters))
+    told = (*series.remarks, *prior.assumptions, *_data_told(series))
+    return Calibration(series, reference, plan, seen, posterior, parameter(micro), names, told)
+
+
+def predict(
+    calibration: Calibration,
+    world_sizes: Sequence[int],
+    asked: Asked | None = None,
+    *,
+    ranks_per_node: int | None = None,
+) -> Prediction:
+    """Predict world sizes of a calibrated series.
+
+    Args:
+        calibration: of `calibrate`.
+        world_sizes: asked, in any order.
+        asked: what differs from the series: protocol, batch, engine, stage, precision, device, link; None is nothing.
+        ranks_per_node: of the asked layouts; None takes the series' fullest node.
+
+    Raises:
+        UsageError: a world size that cannot be, or a change that cannot be told from the series.
+    """
+    asked = asked or Asked()
+    for size in world_sizes:
+        if not 1 <= size <= MOST_RANKS:
+            raise UsageError(f"a world size of {size:,} is not predicted", f"1 to {MOST_RANKS:,}")
+    change = changed(calibration.series, asked, calibration.micro_step_s.median)
+    layouts = [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(set(world_sizes))]
+    base = _baseline(calibration, asked, ranks_per_node)
+    logs = _draws(calibration, [*layouts, base], change)
+    own = calibration.series.measured
+    base_log = logs[-1] if change.any or not own else np.full_like(logs[-1], math.log(_fastest(own, base)))
+    theta = change.parameters(calibration.posterior.parameters)
+    points = tuple(
+        _point(calibration, change, layout, base, logs[index], base_log, theta) for index, layout in enumerate(layouts)
+    )
+    told = (*calibration.assumptions, *change.assumptions)
+    return Prediction(
+        calibration.series.name, METHOD, asked.told, points, base.world_size, knee(points), pays(points), told
+    )
+
+
+def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list[Quantiles]:
+    """Steps of exactly these layouts, in the configuration of the series, seconds."""
+    change = changed(calibration.series, Asked(), calibration.micro_step_s.median)
+    return [quantiles(np.exp(logs)) for logs in _draws(calibration, list(layouts), change)]
+
+
+def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
+    """Draws of the step's seconds, the same parameters draw by draw.
+
+    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device,
+    which all layouts share.
+    """
+    change = changed(calibration.series, asked, calibration.micro_step_s.median)
+    rng, found = np.random.default_rng(0), []
+    for layout in layouts:
+        (logs,) = _draws(calibration, [layout], change)
+        by_draw = logs.reshape(-1, len(_SCORES))
+        found.append(np.exp(rng.permuted(by_draw, axis=1) if calibration.seen.rows else by_draw).ravel())
+    return found
+
+
+def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:
+    series = calibration.series
+    smallest = min((one.layout for one in series.measured or series.observations), key=lambda one: one.world_size)
+    return layout_of(series, asked, smallest.world_size, ranks_per_node) if asked.any else smallest
+
+
+def _fastest(own: Sequence[Observation], base: Layout) -> float:
+    times = [one.step_s for one in own if one.layout.world_size == base.world_size and one.step_s is not None]
+    return float(np.median(times))
+
+
+def _point(
+    calibration: Calibration, change: Change, layout: Layout, base: Layout, logs: Array, base_log: Array, theta: Array
+) -> Point:
+    step = np.exp(logs)
+    rate = layout.global_batch / step
+    gain = rate / (base.global_batch / np.exp(base_log))
+    if layout == base:
+        gain = np.ones_like(gain)
+    series = change.series
+    return Point(
+        layout,
+        quantiles(step),
+        quantiles(rate),
+        quantiles(gain),
+        quantiles(gain * base.world_size / layout.world_size),
+        memory.rank_bytes(series, layout),
+        _losses(theta, layout, calibration.reference_micro_batch, change.plan),
+        _point_told(calibration.series, layout),
+    )
+
+
+def gaussian(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> tuple[Array, Array]:
+    """Of each draw, mean (draws, n) and covariance (draws, n, n) of ln step given the evidence, without own noise."""
+    theta, seen = calibration.posterior.parameters, calibration.seen
+    own = log_ratios(seen, change.parameters(theta), [(layout, "step") for layout in layouts], change.plan)
+    mean = seen.log_micro_s + change.log_scale + own
+    total = covariance(seen, theta, list(layouts))
+    count = len(seen.rows)
+    spread = total[:, count:, count:]
+    if count:
+        values = np.array([row.log_value for row in seen.rows])
+        known = log_ratios(seen, theta, [(row.layout, row.kind) for row in seen.rows])
+        across = total[:, count:, :count]
+        gain = np.linalg.solve(total[:, :count, :count], np.swapaxes(across, 1, 2))
+        mean = mean + np.einsum("dra,dr->da", gain, values - seen.log_micro_s - known)
+        spread = spread - across @ gain
+    return mean, spread
+
+
+def _draws(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> list[Array]:
+    """Draws of ln step for each layout: the Gaussian given theta, by its equally likely values."""
+    mean, spread = gaussian(calibration, layouts, change)
+    variance = np.maximum(np.diagonal(spread, axis1=1, axis2=2), 0)
+    noise = calibration.posterior.parameters[:, PARAMETERS.index("noise")]
+    deviation = np.sqrt(variance + np.square(noise)[:, None] + change.log_sd**2)
+    return [(mean[:, [index]] + deviation[:, [index]] * _SCORES).ravel() for index in range(len(layouts))]
+
+
+def _log_micro(seen: Evidence, theta: Array) -> Array:
+    """E[ln m | theta, rows]."""
+    if not seen.rows:
+        rng = np.random.default_rng(1)
+        drawn: Array = seen.log_micro_s + seen.log_micro_sd * rng.standard_normal(len(theta))
+        return drawn
+    values = np.array([row.log_value for row in seen.rows])
+    off = values - seen.log_micro_s - log_ratios(seen, theta, [(row.layout, row.kind) for row in seen.rows])
+    solved = np.linalg.solve(covariance(seen, theta, []), off[..., None])[..., 0]
+    found: Array = seen.log_micro_s + seen.log_micro_sd**2 * solved.sum(axis=1)
+    return found
+
+
+def _losses(theta: Array, layout: Layout, reference: float, plan: Schedule) -> Loss:
+    middle = mechanisms(np.median(theta, axis=0, keepdims=True))
+    found = parts(middle, layout, reference, plan)
+    step = float(found.step[0])
+    ideal = layout.grad_accum * layout.micro_batch / reference
+    lost = max(0.0, float(found.compute[0]) - ideal)
+    return Loss(lost / step, float(found.update[0]) / step, float(found.exposed[0]) / step, float(found.wait[0]) / step)
+
+
+def _data_told(series: Series) -> tuple[str, ...]:
+    sizes = {one.layout.world_size for one in series.measured}
+    if not sizes:
+        return ("nothing was measured: data sheets and priors only",)
+    if len(sizes) == 1:
+        return ("one world size was measured: how the step changes with it is the priors' alone",)
+    return ()
+
+
+def _point_told(series: Series, layout: Layout) -> tuple[str, ...]:
+    own = series.measured
+    if not own:
+        return ()
+    told = []
+    largest, smallest = (end(one.layout.world_size for one in own) for end in (max, min))
+    if layout.world_size > 16 * largest:
+        told.append(f"{layout.world_size / largest:,.0f} times the largest measured world size")
+    if layout.world_size < smallest:
+        told.append(f"below the smallest measured world size, {smallest}")
+    if layout.nodes > 1 and all(one.layout.nodes == 1 for one in own):
+        told.append("no run across nodes was measured: the network is a prior's")
+    return tuple(told)

@@ -1,0 +1,119 @@
+"""What a prediction says: quantiles, what limits, where more stops paying."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from vitscale.cost.scaling import Array, Layout
+
+_LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Median with its 80 and 95 % intervals, of what one further launch would measure."""
+
+    median: float
+    low80: float
+    high80: float
+    low95: float
+    high95: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval over the median."""
+        return (self.high95 - self.low95) / 2 / self.median
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One fitted parameter."""
+
+    median: float
+    low95: float
+    high95: float
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Shares of the step at the medians of the parameters: what limits."""
+
+    small_batch: float
+    """The part of compute that a larger micro-batch would not have."""
+    update: float
+    communication: float
+    waiting: float
+
+    @property
+    def limit(self) -> str:
+        """The dearest of them, in words; `compute` where each takes less than 5 % of the step."""
+        dearest = max(
+            ("small_batch", "update", "communication", "waiting"), key=lambda name: float(getattr(self, name))
+        )
+        return dearest.replace("_", " ") if getattr(self, dearest) >= 0.05 else "compute"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One world size."""
+
+    layout: Layout
+    step_s: Quantiles
+    images_per_s: Quantiles
+    speedup: Quantiles
+    efficiency: Quantiles
+    memory_bytes: int | None
+    """Of one rank, a lower bound by closed form; None where the model is no timm ViT."""
+    losses: Loss
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All asked world sizes of one series."""
+
+    series: str
+    method: str
+    asked: dict[str, str | int]
+    """What differs from the series, by key; empty: its own configuration."""
+    points: tuple[Point, ...]
+    baseline: int
+    """World size that speed-up and efficiency refer to."""
+    knee: int | None
+    """World size at which time and cost per image, multiplied, are least (`analysis.costs`); None with one point."""
+    pays: int | None
+    """Largest world size that gains, over the next smaller one, half of what its further ranks would at best."""
+    assumptions: tuple[str, ...]
+
+
+def quantiles(values: Array) -> Quantiles:
+    """Of draws."""
+    low95, low80, median, high80, high95 = (float(one) for one in np.quantile(values, _LEVELS))
+    return Quantiles(median, low80, high80, low95, high95)
+
+
+def parameter(values: Array) -> Parameter:
+    """Of draws."""
+    low, median, high = (float(one) for one in np.quantile(values, (0.025, 0.5, 0.975)))
+    return Parameter(median, low, high)
+
+
+def knee(points: tuple[Point, ...]) -> int | None:
+    """World size at which time and cost per image, multiplied, are least; None with one point."""
+    if len(points) < 2:
+        return None
+    return min(points, key=lambda one: one.layout.world_size / one.images_per_s.median**2).layout.world_size
+
+
+def pays(points: tuple[Point, ...]) -> int | None:
+    """Largest world size that pays for itself, see `Prediction.pays`."""
+    found = None
+    for before, after in pairwise(points):
+        gain = after.images_per_s.median / before.images_per_s.median - 1
+        if gain < 0.5 * (after.layout.world_size / before.layout.world_size - 1):
+            break
+        found = after.layout.world_size
+    return found
