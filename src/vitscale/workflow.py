@@ -35,6 +35,7 @@ class LauncherName(StrEnum):
     local = "local"
     lab = "lab"
     mpi = "mpi"
+    hosts = "hosts"
     env = "env"
     simulate = "simulate"
 
@@ -67,7 +68,10 @@ def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
     from vitscale.launch.hostfile import read_hostfile
 
     path = loaded.study.launch.hostfile
-    return read_hostfile(Path(path)) if path and launcher in (None, LauncherName.mpi) else ()
+    if launcher is LauncherName.hosts and path is None:
+        raise UsageError("the launcher `hosts` needs `launch.hostfile`", "launch.hostfile=hosts.txt")
+    read = launcher in (None, LauncherName.mpi, LauncherName.hosts)
+    return read_hostfile(Path(path)) if path and read else ()
 
 
 def require_ready(launcher: LauncherName) -> None:
@@ -76,6 +80,7 @@ def require_ready(launcher: LauncherName) -> None:
     Raises:
         SetupError: with what to install, or to type.
     """
+    from vitscale.launch.hosts import find_ssh
     from vitscale.launch.lab import require_namespaces
     from vitscale.launch.mpi import find_mpirun
     from vitscale.launch.preflight import require_training_packages
@@ -85,6 +90,8 @@ def require_ready(launcher: LauncherName) -> None:
         require_namespaces()
     if launcher is LauncherName.mpi:
         find_mpirun()
+    if launcher is LauncherName.hosts:
+        find_ssh()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -245,8 +252,10 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
 def write_reports(folder: Path) -> tuple[StudyResult, Path]:
     """Analyse a results folder and write what is shown of it; the page's path."""
     from vitscale.analysis.analyse import analyse, write_analysis
+    from vitscale.records.writer import require_no_links
     from vitscale.report.write import write_report
 
+    require_no_links(folder)
     result = analyse(folder)
     write_analysis(folder, result)
     return result, write_report(folder, result)

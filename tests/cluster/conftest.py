@@ -1,11 +1,13 @@
 import contextlib
 import os
+import shutil
 import signal
 
 import pytest
 
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
+from vitscale.launch.hosts import find_ssh
 from vitscale.launch.lab import network, require_namespaces
 from vitscale.launch.mpi import find_mpirun
 
@@ -41,6 +43,15 @@ def mpirun():
     """An MPI that is installed."""
     with needed("mpi"):
         return find_mpirun()
+
+
+@pytest.fixture(scope="session")
+def sshd():
+    """An ssh server and its client that are installed."""
+    with needed("hosts"):
+        find_ssh()
+        if shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            raise SetupError("no `sshd`", "apt-get install openssh-server")
 
 
 @pytest.fixture(scope="session")

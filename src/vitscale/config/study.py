@@ -255,8 +255,8 @@ class LaunchSection(Section):
     step_timeout_s: PositiveFloat = 120.0
     """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
     hostfile: Annotated[str, Field(min_length=1), AfterValidator(printable)] | None = None
-    """File of the hosts that the launcher `mpi` starts ranks on, in DeepSpeed's format: `name slots=4`, one a line.
-    Off: this machine. Not read by others."""
+    """File of the hosts that the launchers `hosts` and `mpi` start ranks on, in DeepSpeed's format: `name slots=4`, one
+    a line. `hosts` needs it; off, `mpi` starts them on this machine. Not read by others."""
     link: Rate | None = None
     """What the launcher `lab` shapes the link of each of its hosts to, in either direction: bits per second as `tc`
     writes them, `100mbit`, `2.5gbit`. Off: as fast as this machine moves packets. Not read by others."""

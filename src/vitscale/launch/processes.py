@@ -8,7 +8,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
 
@@ -24,6 +24,19 @@ class Command(NamedTuple):
     environ: Mapping[str, str]
 
 
+def begin(command: Command, folder: Path, out: IO[bytes] | int, err: IO[bytes] | int) -> Process:
+    """Start a process that works in a folder, leads a session, and holds our end of a pipe as standard input."""
+    return subprocess.Popen(
+        command.words,
+        cwd=folder,
+        env=command.environ,
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=err,
+        start_new_session=True,
+    )
+
+
 class Ranks:
     """The ranks of a round, where this process starts each of them."""
 
@@ -31,18 +44,9 @@ class Ranks:
         self.processes: list[Process] = []
 
     def start(self, command: Command, results: Path, folder: Path) -> None:
-        """Start a process that leads a session and holds our end of a pipe; what it says is kept beside the round."""
+        """Start a process of a rank's; what it says is kept beside the round."""
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
-            process = subprocess.Popen(
-                command.words,
-                cwd=results,
-                env=command.environ,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-        self.processes.append(process)
+            self.processes.append(begin(command, results, out, err))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the ranks on this host."""

@@ -27,7 +27,7 @@ class Where:
     elsewhere: bool = False
     """Whether ranks are laid out by a starter outside, by the launcher `env`: over as many hosts as the study says."""
     hosts: tuple[Host, ...] = ()
-    """Hosts of the launcher `mpi`, taken to be machines like this one; none is this machine."""
+    """Hosts of the launchers `hosts` and `mpi`, taken to be machines like this one; none is this machine."""
 
     def device(self, asked: str) -> Literal["cpu", "cuda"]:
         """Resolve the `device` axis.
