@@ -234,19 +234,20 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     from vitscale.data.catalog import store_root
     from vitscale.hardware.position import position
     from vitscale.launch.env import Env
+    from vitscale.launch.inputs import Inputs
     from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
     from vitscale.launch.mpi import Mpi, find_mpirun
 
-    section = loaded.study.data
-    path = Path(section.path).expanduser() if section.path else None
-    init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    study = loaded.study
+    path = Path(study.data.path).expanduser() if study.data.path else None
+    init = Path(study.train.init).expanduser() if study.train.init else None
+    inputs = Inputs(store_root(), path, study.launch, init)
     if name is LauncherName.mpi:
-        return Mpi(find_mpirun(), where.hosts, store_root(), path, loaded.study.launch, init=init)
+        return Mpi(find_mpirun(), where.hosts, inputs)
     if name is LauncherName.env:
-        return Env(position(os.environ), store_root(), path, loaded.study.launch, init)
-    kind = Lab if name is LauncherName.lab else Local
-    return kind(store_root(), path, loaded.study.launch, init=init)
+        return Env(position(os.environ), inputs)
+    return Lab(inputs) if name is LauncherName.lab else Local(inputs)
 
 
 def write_reports(folder: Path) -> tuple[StudyResult, Path]:
