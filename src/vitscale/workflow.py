@@ -234,6 +234,7 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     from vitscale.data.catalog import store_root
     from vitscale.hardware.position import position
     from vitscale.launch.env import Env
+    from vitscale.launch.hosts import Hosts, find_ssh
     from vitscale.launch.inputs import Inputs
     from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
@@ -245,6 +246,8 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     inputs = Inputs(store_root(), path, study.launch, init)
     if name is LauncherName.mpi:
         return Mpi(find_mpirun(), where.hosts, inputs)
+    if name is LauncherName.hosts:
+        return Hosts(find_ssh(), where.hosts, inputs)
     if name is LauncherName.env:
         return Env(position(os.environ), inputs)
     return Lab(inputs) if name is LauncherName.lab else Local(inputs)

@@ -12,11 +12,10 @@ import psutil
 import pytest
 from ranks import finish, launches, start, wait_until, worker_processes
 
-from vitscale.errors import SetupError
 from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(150), pytest.mark.usefixtures("kernel", "sshd")]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.usefixtures("kernel", "sshd")]
 
 ADDRESSES = ("10.0.0.1", "10.0.0.2")
 CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "RANK": "7", "WORLD_SIZE": "9"}
@@ -107,7 +106,11 @@ def _serve(folder, name, address):
 
 def agents(results=None):
     """Agents of the launcher, and the ssh that reach them."""
-    return [one for one in psutil.process_iter(["cmdline"]) if "vitscale.launch.agent" in " ".join(one.info["cmdline"] or ())]
+    return [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if "vitscale.launch.agent" in " ".join(one.info["cmdline"] or ())
+    ]
 
 
 def in_training(process, results):

@@ -1,4 +1,4 @@
-"""What training and its report leave behind and whom they talk to: no secret in any file, nobody outside this machine."""
+"""What training and its report leave behind, and whom they talk to: no secret in a file, and nobody elsewhere."""
 
 import ast
 import gzip

@@ -75,6 +75,8 @@ def test_the_gate_sees_each_of_them(source):
     assert list(offences(source))
 
 
-@pytest.mark.parametrize("source", ["model.eval()", "re.compile('a')", "torch.load(path, weights_only=True)", "block.compile()"])
+@pytest.mark.parametrize(
+    "source", ["model.eval()", "re.compile('a')", "torch.load(path, weights_only=True)", "block.compile()"]
+)
 def test_the_gate_lets_what_is_harmless_pass(source):
     assert not list(offences(source))

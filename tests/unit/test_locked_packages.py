@@ -34,7 +34,7 @@ def test_every_package_of_the_locked_files_has_its_hashes(path):
 @pytest.mark.parametrize("path", LOCKED, ids=lambda path: path.name)
 def test_the_versions_are_those_that_were_tested(path):
     lines = filter(None, (ROOT / "constraints.txt").read_text().splitlines())
-    tested = dict((canonicalize_name(name), version) for name, _, version in (line.partition("==") for line in lines))
+    tested = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
     found = {name: version for name, (version, _) in packages(path).items() if name in tested}
     assert found == {name: tested[name] for name in found}
 

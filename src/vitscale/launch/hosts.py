@@ -23,7 +23,7 @@ from vitscale.errors import SetupError
 from vitscale.launch.agent import LIFE_S, SILENCE_S, Lines, Work
 from vitscale.launch.attend import attend
 from vitscale.launch.hostfile import Host, chosen
-from vitscale.launch.inputs import Inputs, of_any_host
+from vitscale.launch.inputs import OF_ONE_HOST, Inputs, allowed
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Process, Ranks, begin
 from vitscale.records.round import Round
@@ -68,7 +68,8 @@ class Hosts:
 
     def __init__(self, ssh: str, hosts: Sequence[Host], inputs: Inputs) -> None:
         self._ssh, self._hosts, self._inputs = ssh, hosts, inputs
-        self._environ = of_any_host(inputs.environ) | inputs.variables()
+        given = allowed(inputs.environ)
+        self._environ = {name: given[name] for name in given if name not in OF_ONE_HOST} | inputs.variables()
         self._met: set[str] = set()
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
@@ -86,12 +87,20 @@ class Hosts:
         self._met |= {one.host.name for one in ranks.agents if one.ready}
         if strange := [one for one in ranks.agents if one.host.name not in self._met and one.reason]:
             reach = shlex.join(self.words(strange[0].host)[:-1])
-            raise SetupError(_listed(strange), f"`{reach} true` has to work, with this folder and this Python there too")
+            raise SetupError(
+                _listed(strange), f"`{reach} true` has to work, with this folder and this Python there too"
+            )
         return end
 
     def words(self, host: Host) -> list[str]:
         """What is started for a host."""
-        return [self._ssh, *_OPTIONS, "--", host.name, f"exec {shlex.quote(sys.executable)} -P -m vitscale.launch.agent"]
+        return [
+            self._ssh,
+            *_OPTIONS,
+            "--",
+            host.name,
+            f"exec {shlex.quote(sys.executable)} -P -m vitscale.launch.agent",
+        ]
 
 
 class _Agent:

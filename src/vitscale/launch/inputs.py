@@ -19,6 +19,8 @@ _KEPT_BEGINNINGS = (
 )  # fmt: skip
 """What ranks need of the environment. Keys of trackers and hubs are not among it."""
 _SECRET = {"SLURM_JWT"}
+OF_ONE_HOST = {"HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME"}
+"""Variables that each host has its own value of."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import psutil
 from vitscale.errors import SetupError
 from vitscale.launch.attend import attend
 from vitscale.launch.hostfile import Host, chosen
-from vitscale.launch.inputs import Inputs, allowed
+from vitscale.launch.inputs import OF_ONE_HOST, Inputs, allowed
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks, end_leftovers
@@ -34,7 +34,6 @@ _STOP_S = 5.0
 
 _OF_MPIRUN = ("OPAL_PREFIX", "OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
 """What mpirun itself reads: settings, and what a scheduler gave the job."""
-_OF_THIS_HOST = {"HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME"}
 
 
 class Mpirun(NamedTuple):
@@ -98,7 +97,7 @@ class Mpi:
 
 def _is_for_others(name: str) -> bool:
     """Whether ranks of other hosts get a variable. Its value is not part of the command, which all users can see."""
-    return name not in _OF_THIS_HOST and not name.startswith(_OF_MPIRUN) and name.isidentifier()
+    return name not in OF_ONE_HOST and not name.startswith(_OF_MPIRUN) and name.isidentifier()
 
 
 def _open_mpi(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> list[str]:

@@ -70,7 +70,7 @@ _MAY_LEAD_AWAY = ("checkpoints", "export")
 
 
 def require_no_links(folder: Path) -> None:
-    """Refuse links at the top of a results folder, and in its report: somebody else's may lead anywhere, and be written through.
+    """Refuse links at the top of a results folder, and in its report: they may lead anywhere, and be written through.
 
     Raises:
         ResultsError: naming the link.

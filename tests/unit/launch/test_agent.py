@@ -14,17 +14,6 @@ from vitscale.launch.agent import Agent, Lines, Work
 from vitscale.records.round import Entry, Round
 
 
-@pytest.fixture
-def pipe():
-    reading, writing = os.pipe()
-    yield reading, writing
-    for descriptor in (reading, writing):
-        try:
-            os.close(descriptor)
-        except OSError:
-            continue
-
-
 class Talk:
     """An agent in a thread, and both ends of what is said."""
 
@@ -57,11 +46,10 @@ class Talk:
         return rank
 
     def close(self):
-        for descriptor in (self.orders, *self._descriptors):
-            try:
-                os.close(descriptor)
-            except OSError:
-                continue
+        os.close(self.orders)
+        self.thread.join(5)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
 
 
 @pytest.fixture
@@ -69,30 +57,28 @@ def talk(tmp_path, monkeypatch):
     """An agent whose rank is `sleep`, for the second of two hosts."""
     monkeypatch.setattr(module, "worker", lambda round_: ["sleep", "60"])
     entry = Entry(folder="runs/a/launch0", run_id="a", launch=0, spec={})
-    round_ = Round(
-        name="0000-w2", world_size=2, nodes=2, ranks_per_node=1, device="cpu", cores=(), entries=(entry,)
-    )
+    round_ = Round(name="0000-w2", world_size=2, nodes=2, ranks_per_node=1, device="cpu", cores=(), entries=(entry,))
     (tmp_path / "rounds" / "0000-w2").mkdir(parents=True)
     (tmp_path / "rounds" / "0000-w2" / "round.json").write_text(round_.model_dump_json())
     talk = Talk(tmp_path)
     yield talk
-    os.set_blocking(talk.orders, False)
     talk.close()
-    talk.thread.join(5)
 
 
-def test_lines_come_whole_however_they_are_cut_and_what_is_no_object_is_passed_over(pipe):
-    lines = Lines(pipe[0])
+def test_lines_come_whole_however_they_are_cut_and_what_is_no_object_is_passed_over():
+    reading, writing = os.pipe()
+    lines = Lines(reading)
     told = b'Welcome to node1!\n{"a": 1}\n[1]\n\n{"b": "\xc3\xa4"}\n{"c"'
     found = []
     for place in range(len(told)):
-        os.write(pipe[1], told[place : place + 1])
+        os.write(writing, told[place : place + 1])
         found += lines.read()
     assert found == [{"a": 1}, {"b": "ä"}]
     assert not lines.closed
-    os.close(pipe[1])
+    os.close(writing)
     assert not list(lines.read())
     assert lines.closed
+    os.close(reading)
 
 
 def test_a_signal_reaches_the_rank_and_its_end_is_told(talk):

@@ -137,14 +137,14 @@ def test_a_host_that_answered_before_costs_its_round_and_not_the_study(launcher,
 
 def test_a_host_without_the_results_folder_is_named(launcher, tmp_path):
     away = "agent.Round.read = lambda path: (_ for _ in ()).throw(agent.ResultsError('not there'))"
-    with pytest.raises(SetupError, match="^host `b` does not see the results folder$"):
+    with pytest.raises(SetupError, match=r"^host `b` does not see the results folder$"):
         serve(launcher(b=away), tmp_path)
 
 
 def test_a_host_that_falls_silent_is_named_and_the_other_ranks_end(launcher, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SILENCE_S", 2.5)
+    monkeypatch.setattr(module, "SILENCE_S", 1.6)
     end = serve(launcher(rank=DIES.replace("'1'", "'9'"), b="agent.Agent._report = lambda self: None"), tmp_path)
-    assert (end.status, end.reason) == ("failed", "host `b` was not heard of for 3 s")
+    assert (end.status, end.reason) == ("failed", "host `b` was not heard of for 2 s")
 
 
 def test_an_agent_that_is_killed_is_named(launcher, tmp_path):
