@@ -7,7 +7,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # The shipped studies that repeat the paper's on CPUs.
 TWINS := $(sort $(basename $(notdir $(wildcard src/vitscale/studies/paper/*_cpu.toml))))
 
-LOCK := --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --constraint constraints.txt
+LOCK := --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --constraint constraints.txt
 
 SEVERAL_HOSTS := fig04_05_cpu fig14_cpu fig15_cpu
 

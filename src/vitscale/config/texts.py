@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-LARGEST_BYTES = 1 << 20
+LARGEST_BYTES = 1 << 18
 """A file that a person wrote is smaller. Somebody else's study may name anything, `/dev/zero` too."""
 
 
