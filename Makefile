@@ -60,7 +60,7 @@ lock: $(VENV)/.dev            ## requirements/*.txt: what was tested, by version
 
 audit: $(VENV)/.dev           ## known weaknesses of the locked packages, where PyPI's list of them can be reached
 	$(PIP) pip-audit
-	$(BIN)/pip-audit --require-hashes --disable-pip -r requirements/base.txt -r requirements/tools.txt
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt -r requirements/tools.txt
 
 picture: $(VENV)/.dev         ## README's picture, from the report in results/quick
 	$(BIN)/python tools/picture.py

@@ -113,6 +113,22 @@ def test_a_lab_is_planned_by_anyone_and_started_by_root(vitscale, monkeypatch, t
     assert not (tmp_path / "out").exists()
 
 
+def test_hosts_are_planned_by_anyone_and_reached_where_there_is_a_list_and_ssh(vitscale, monkeypatch, tmp_path):
+    words = ("run", "quick", "--launcher", "hosts", "world_size=2,4")
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert (ran.code, ran.error) == (2, "the launcher `hosts` needs `launch.hostfile`")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2\n")
+    words = (*words, f"launch.hostfile={hosts}")
+    ran = vitscale(*words, "--dry-run", "--json")
+    worlds = {(run["spec"]["world_size"], run["spec"]["nodes"]) for run in json.loads(ran.out)["runs"]}
+    assert worlds == {(2, 1), (4, 2)}
+    monkeypatch.setattr("vitscale.launch.hosts.shutil.which", lambda name: None)
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert (ran.code, ran.error) == (3, "the launcher `hosts` needs `ssh`, not found")
+    assert not (tmp_path / "out").exists()
+
+
 def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vitscale, monkeypatch, tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=2\nb slots=2\n")
