@@ -90,9 +90,7 @@ def trained(store, tmp_path_factory):
                     Entry(folder=f"runs/{root}/launch{half}", run_id=spec.run_id, launch=half,
                           spec=spec.model_dump(mode="json"), checkpoints=plan)
                 )  # fmt: skip
-        end = Local(Inputs(store)).run(
-            results, make_round(number, spec, entries, probe()), lambda beat: None
-        )
+        end = Local(Inputs(store)).run(results, make_round(number, spec, entries, probe()), lambda beat: None)
         assert end.status == "ok", end.reason
 
     train(0, 4, ENGINES, (0, 1))

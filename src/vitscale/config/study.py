@@ -81,6 +81,9 @@ def rate_bytes_per_s(rate: str) -> float:
     return float(number) * _BITS[unit] / 8
 
 
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,-]{0,119}$")]
+
+
 class ModelSection(Section):
     """`[model]`: a plain timm Vision Transformer. The head follows the data set."""
 
@@ -257,6 +260,19 @@ class LaunchSection(Section):
     hostfile: Annotated[str, Field(min_length=1), AfterValidator(printable)] | None = None
     """File of the hosts that the launcher `mpi` starts ranks on, in DeepSpeed's format: `name slots=4`, one a line.
     Off: this machine. Not read by others."""
+    partition: SlurmName | None = None
+    """Partition, or several with commas, that the launcher `slurm` asks for. Off: SLURM's default. This key and the
+    next five are not read by others."""
+    account: SlurmName | None = None
+    """Account that pays. Off: the user's own."""
+    qos: SlurmName | None = None
+    """Quality of service. Off: the account's own."""
+    constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|-]{0,119}$")] | None = None
+    """Features that nodes have to have, `a100` or `a100&ib`. Off: any nodes."""
+    time_limit: Annotated[str, Field(pattern=r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$")] | None = None
+    """Time limit of a job, as SLURM writes it: `30` minutes, `1:30:00`, `2-12`. Off: the partition's."""
+    exclusive: bool = True
+    """Whether a job gets its nodes whole. Others on the same node would disturb what is measured."""
     link: Rate | None = None
     """What the launcher `lab` shapes the link of each of its hosts to, in either direction: bits per second as `tc`
     writes them, `100mbit`, `2.5gbit`. Off: as fast as this machine moves packets. Not read by others."""

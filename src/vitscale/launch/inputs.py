@@ -29,7 +29,7 @@ class Inputs:
     """Folder of the prepared data sets, the same path on every host."""
     data_path: Path | None = None
     """The image folder that `imagefolder` was prepared from."""
-    limits: LaunchSection = LaunchSection()
+    limits: LaunchSection = field(default_factory=LaunchSection)
     """The study's `[launch]`."""
     init: Path | None = None
     """File of the weights that training starts from."""
