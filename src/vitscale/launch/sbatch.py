@@ -15,7 +15,7 @@ from vitscale.config.runspec import slug
 from vitscale.config.study import LaunchSection
 from vitscale.errors import UsageError
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
-from vitscale.records.round import Round
+from vitscale.records.round import DETACHED, Round
 
 SCRIPT, STATUS = "job.sh", "status"
 _GRACE_S = 60
@@ -26,9 +26,8 @@ _VALUE = re.compile(r"[A-Za-z0-9_.,:@&|+=/-]+")
 def script(results: Path, round_: Round, limits: LaunchSection, variables: Mapping[str, str]) -> str:
     """The file for a round; `variables` are those of every rank."""
     folder = results / "rounds" / round_.name
-    environ = {**variables, **of_the_round(folder, round_, LOOPBACK if round_.nodes == 1 else None)}
-    # Ranks end where their standard input closes, as it does by default here: nobody holds its other end.
-    words = [*srun(round_), "--input=/dev/null", *worker(round_)]
+    environ = {**variables, DETACHED: "1", **of_the_round(folder, round_, LOOPBACK if round_.nodes == 1 else None)}
+    words = [*srun(round_), "--input=none", *worker(round_)]
     return rendered(_asked(results, round_, limits), environ, words, f"rounds/{round_.name}/{STATUS}")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vitscale.errors import SetupError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
-from vitscale.records.round import Beat, Heartbeat, Round, failure_path
+from vitscale.records.round import DETACHED, Beat, Heartbeat, Round, failure_path
 
 _MPIRUNS = (OPEN_MPI, MPICH)
 
@@ -45,8 +45,8 @@ def main(path: Path) -> None:
 
 
 def _has_parent(place: Position) -> bool:
-    """Whether the tool's process holds the other end of our standard input: a job of SLURM goes on without it."""
-    if os.path.samestat(os.fstat(0), Path(os.devnull).stat()):
+    """Whether the tool's process holds the other end of our standard input."""
+    if DETACHED in os.environ:
         return False
     return place.rank == 0 or place.starter not in _MPIRUNS  # which hand theirs to rank 0 alone
 
