@@ -3,6 +3,7 @@ import os
 import signal
 
 import pytest
+from slurm_cluster import cluster
 
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
@@ -41,6 +42,15 @@ def mpirun():
     """An MPI that is installed."""
     with needed("mpi"):
         return find_mpirun()
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A SLURM of two nodes."""
+    with contextlib.ExitStack() as stack:
+        with needed("slurm"):
+            up = stack.enter_context(cluster())
+        yield up
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 OverTimeLimit=0
+EnforcePartLimits=ALL
 SlurmdTimeout=20
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=1 RealMemory=4000

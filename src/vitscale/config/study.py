@@ -5,6 +5,7 @@ The docstring under a field is its documentation: the reference page and the JSO
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -81,6 +82,13 @@ def rate_bytes_per_s(rate: str) -> float:
     return float(number) * _BITS[unit] / 8
 
 
+def _written(limit: Any) -> Any:
+    """A time limit as text: `30` is a number to TOML, and `01:30:00` a time of day."""
+    return str(limit) if isinstance(limit, int | datetime.time) and not isinstance(limit, bool) else limit
+
+
+_TIME_LIMIT = r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$"
+TimeLimit = Annotated[str, BeforeValidator(_written), Field(pattern=_TIME_LIMIT)]
 SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,-]{0,119}$")]
 
 
@@ -269,7 +277,9 @@ class LaunchSection(Section):
     """Quality of service. Off: the account's own."""
     constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|-]{0,119}$")] | None = None
     """Features that nodes have to have, `a100` or `a100&ib`. Off: any nodes."""
-    time_limit: Annotated[str, Field(pattern=r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$")] | None = None
+    time_limit: (
+        Annotated[str, BeforeValidator(_written), Field(pattern=r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$")] | None
+    ) = None
     """Time limit of a job, as SLURM writes it: `30` minutes, `1:30:00`, `2-12`. Off: the partition's."""
     exclusive: bool = True
     """Whether a job gets its nodes whole. Others on the same node would disturb what is measured."""

@@ -28,7 +28,7 @@ def script(results: Path, round_: Round, limits: LaunchSection, variables: Mappi
     folder = results / "rounds" / round_.name
     environ = {**variables, DETACHED: "1", **of_the_round(folder, round_, LOOPBACK if round_.nodes == 1 else None)}
     words = [*srun(round_), "--input=none", *worker(round_)]
-    return rendered(_asked(results, round_, limits), environ, words, f"rounds/{round_.name}/{STATUS}")
+    return rendered(_asked(results, round_, limits), environ, words, f"rounds/{round_.name}")
 
 
 def srun(round_: Round) -> list[str]:
@@ -49,8 +49,7 @@ def srun(round_: Round) -> list[str]:
 
 
 def _asked(results: Path, round_: Round, limits: LaunchSection) -> dict[str, str | None]:
-    """Options of the job; None is a word without a value. Paths are relative to the results folder, where it works."""
-    log = f"rounds/{round_.name}"
+    """Options of the job; None is a word without a value. Logs are the script's: SLURM expands `%` in paths."""
     asked: dict[str, str | None] = {
         "job-name": f"{slug(results.resolve().name, 40)}-{round_.name}",
         "nodes": str(round_.nodes),
@@ -71,7 +70,7 @@ def _asked(results: Path, round_: Round, limits: LaunchSection) -> dict[str, str
     asked |= {"signal": f"TERM@{_GRACE_S}"} if trains else {}
     # A launch that begins anew in the same folder is no measurement; training goes on in a job of its own.
     asked["no-requeue"] = None
-    return asked | {"open-mode": "append", "output": f"{log}/stdout.log", "error": f"{log}/stderr.log"}
+    return asked | {"output": "/dev/null"}
 
 
 def _threads(round_: Round) -> int | None:
@@ -83,7 +82,7 @@ def rendered(
     asked: Mapping[str, str | None],
     environ: Mapping[str, str],
     words: Sequence[str],
-    status: str,
+    folder: str,
     home: Path | None = None,
 ) -> str:
     """The text of the file.
@@ -92,7 +91,7 @@ def rendered(
         asked: options of `sbatch`.
         environ: variables of the ranks.
         words: command that starts them.
-        status: where its exit status is left, relative to the folder that the job works in.
+        folder: where its logs and its exit status are left, relative to the folder that the job works in.
         home: home folder, of this user if None.
 
     Raises:
@@ -104,7 +103,9 @@ def rendered(
     ]
     exports = [f"export {_plain('a variable', name)}={quoted(value, home)}" for name, value in environ.items()]
     command = " \\\n    ".join(quoted(word, home) for word in words)
-    lines = ["#!/bin/bash", *options, "", "umask 077", *exports, "", command, f"echo $? > {quoted(status, home)}", ""]
+    logs = f"exec >>{quoted(f'{folder}/stdout.log', home)} 2>>{quoted(f'{folder}/stderr.log', home)}"
+    status = f"echo $? >{quoted(f'{folder}/{STATUS}', home)}"
+    lines = ["#!/bin/bash", *options, "", "umask 077", logs, *exports, "", command, status, ""]
     return "\n".join(lines)
 
 
