@@ -122,13 +122,12 @@ def show_jobs(plan: Plan, where: Where, folder: Path) -> None:
     """Print the files that SLURM would be given first, one for each process start."""
     from vitscale.launch.slurm import Slurm
     from vitscale.report import terminal
-    from vitscale.study.rounds import by_process_start, make_round, next_entry, next_round
+    from vitscale.study.rounds import first_rounds
 
     starter, out = launcher_of(LauncherName.slurm, plan.loaded, where), terminal.console(data=True)
     if not isinstance(starter, Slurm):
         return
-    for number, group in enumerate(by_process_start(plan.grid.runs), next_round(folder)):
-        round_ = make_round(number, group[0], [next_entry(folder, run) for run in group], where.machine)
+    for round_ in first_rounds(folder, plan.grid.runs, where.machine):
         out.print(terminal.clean(f"\nrounds/{round_.name}/job.sh:"))
         sys.stdout.write(starter.script(folder, round_))
 
@@ -195,11 +194,12 @@ def measure(
     folder: Path, plan: Plan, runs: Sequence[RunSpec], where: Where, launcher: LauncherName, console: Console
 ) -> tuple[str, ...]:
     """Measure runs of the plan; the run_ids that are still missing afterwards."""
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
     starter = launcher_of(launcher, plan.loaded, where)
-    _end_leftovers(folder, starter)
+    end_leftovers(folder, starter)
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer, _leading(starter, folder):
@@ -211,12 +211,13 @@ def train_to_end(
     folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console, trackers: list[Tracker]
 ) -> None:
     """Train the only run, with trackers beside it."""
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.train import train
     from vitscale.trackers.follow import Follower, catch_up
 
     starter = launcher_of(launcher, plan.loaded, where)
-    _end_leftovers(folder, starter)
+    end_leftovers(folder, starter)
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:
@@ -227,17 +228,6 @@ def train_to_end(
 
         with _leading(starter, folder):
             train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
-
-
-def _end_leftovers(folder: Path, starter: Launcher) -> None:
-    """End what a killed tool left at work in the folder. Jobs go on, and only who waits for them may work there."""
-    from vitscale.launch import jobs
-    from vitscale.launch.outcome import Queue
-    from vitscale.launch.processes import end_leftovers
-
-    if not isinstance(starter, Queue):
-        jobs.require_none(folder)
-        end_leftovers(folder)
 
 
 def _leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:

@@ -277,9 +277,7 @@ class LaunchSection(Section):
     """Quality of service. Off: the account's own."""
     constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|-]{0,119}$")] | None = None
     """Features that nodes have to have, `a100` or `a100&ib`. Off: any nodes."""
-    time_limit: (
-        Annotated[str, BeforeValidator(_written), Field(pattern=r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$")] | None
-    ) = None
+    time_limit: TimeLimit | None = None
     """Time limit of a job, as SLURM writes it: `30` minutes, `1:30:00`, `2-12`. Off: the partition's."""
     exclusive: bool = True
     """Whether a job gets its nodes whole. Others on the same node would disturb what is measured."""

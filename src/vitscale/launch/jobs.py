@@ -11,6 +11,8 @@ import json
 from pathlib import Path
 
 from vitscale.errors import ResultsError
+from vitscale.launch import processes
+from vitscale.launch.outcome import Launcher, Queue
 from vitscale.records.writer import append_lines, write_whole
 
 JOBS = "jobs.jsonl"
@@ -57,6 +59,17 @@ def require_none(results: Path) -> None:
             f"SLURM was given rounds of `{results}` whose end was not seen: job {named}",
             f"`--launcher slurm`, outside of a job, picks them up; `scancel {' '.join(jobs)}` before it ends them",
         )
+
+
+def end_leftovers(results: Path, launcher: Launcher) -> None:
+    """End what a killed tool left at work in a folder. Jobs go on: only who waits for them works beside them.
+
+    Raises:
+        ResultsError: there are some, and this is another launcher.
+    """
+    if not isinstance(launcher, Queue):
+        require_none(results)
+        processes.end_leftovers(results)
 
 
 def _append(results: Path, document: dict[str, str]) -> None:

@@ -83,6 +83,7 @@ class _Execution:
         self.observer.started(self.measure.launches * len(self.runs), done)
         for round_ in left:
             self._serve([RunSpec.model_validate(entry.spec) for entry in round_.entries], round_)
+        self.failures.clear()  # those were an earlier command's
         for turn in itertools.count():
             wanting = [run for run in self.runs if self._wanting(run)]
             if not wanting:

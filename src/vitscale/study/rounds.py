@@ -51,6 +51,14 @@ def by_process_start(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]
 
 
+def first_rounds(folder: Path, runs: Sequence[RunSpec], machine: Machine) -> list[Round]:
+    """The next launch of each run, as they would be served."""
+    groups = enumerate(by_process_start(runs), next_round(folder))
+    return [
+        make_round(number, group[0], [next_entry(folder, run) for run in group], machine) for number, group in groups
+    ]
+
+
 def next_round(folder: Path) -> int:
     """Number of the next round."""
     return _next_number(folder / "rounds", r"(\d+)-w\d+")
