@@ -35,9 +35,9 @@ class RanksOfJob(Ranks):
         self._asked = -_ASK_S
 
     def waiting(self) -> bool:
-        """Whether the job has not begun, as far as is known."""
+        """Whether the job has not begun and still may, as far as is known."""
         state = self._look(_ASK_S)
-        return self._status() is None and (state is None or state.waiting)
+        return self._status() is None and (state is None or (state.waiting and not state.never))
 
     def codes(self) -> list[int | None]:
         """How the job's script ended, as soon as it says so; else what SLURM says of the job."""
@@ -45,7 +45,7 @@ class RanksOfJob(Ranks):
         if status == 0:
             return [0]
         state = self._look(_ASK_S if status is None else _SOON_S)
-        if state is None or not state.over:
+        if state is None or not (state.over or state.never):
             return [None]
         return [0 if state.name == "COMPLETED" and status is None else status or 1]
 
@@ -81,7 +81,7 @@ class RanksOfJob(Ranks):
 
     def end(self) -> None:
         """End the job if it works, and wait until no rank writes any more."""
-        if self.codes() != [None]:
+        if self.codes() != [None] and not (self._state and self._state.never):
             return
         self._scheduler.signal(self._job, signal.SIGKILL)
         self._scheduler.cancel(self._job)
@@ -94,6 +94,8 @@ class RanksOfJob(Ranks):
 
 def ended_by_slurm(job: str, state: State, errors: str) -> RoundEnd | None:
     """A round's end by the state of its job, None where its ranks know better. `errors` is what `srun` said."""
+    if state.never:
+        return RoundEnd("failed", f"job {job} cannot start, SLURM says {state.reason}", again=False)
     if state.name == "CANCELLED":
         return RoundEnd("killed", f"job {job} was cancelled", again=False)
     if state.name in ("TIMEOUT", "DEADLINE"):

@@ -27,6 +27,11 @@ _OVER = {
     "TIMEOUT",
 }  # fmt: skip
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_NEVER = {
+    "AccountNotAllowed", "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS",
+    "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed",
+}  # fmt: skip
+"""Reasons to wait that no time takes away."""
 _FORGOTTEN = "FORGOTTEN"
 _ITS_OUTPUT = ("SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_")
 """Variables by which users change what the commands print."""
@@ -39,6 +44,8 @@ class State(NamedTuple):
     """SLURM's own word, `RUNNING`; `FORGOTTEN` where it does not know the job any more."""
     nodes: str = ""
     """Its nodes, as SLURM writes them: `n[1-4]`."""
+    reason: str = ""
+    """Why it waits: `Priority`."""
 
     @property
     def over(self) -> bool:
@@ -49,6 +56,11 @@ class State(NamedTuple):
     def waiting(self) -> bool:
         """Whether the job has not begun."""
         return self.name in _WAITING
+
+    @property
+    def never(self) -> bool:
+        """Whether it will wait for ever."""
+        return self.waiting and self.reason in _NEVER
 
 
 class Cluster(NamedTuple):
@@ -93,9 +105,9 @@ class Scheduler:
 
     def state(self, job: str) -> State | None:
         """How a job is, or None where SLURM does not answer."""
-        done = _call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%N"], self._environ)
+        done = _call(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T|%N|%r"], self._environ)
         if done.returncode == 0 and "|" in done.stdout:
-            return State(*done.stdout.strip().splitlines()[0].split("|", 1))
+            return State(*done.stdout.strip().splitlines()[0].split("|", 2))
         if done.returncode == 0 or "Invalid job id" in done.stderr:
             return self._accounted(job)
         return None

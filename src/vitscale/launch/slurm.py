@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted, SetupError
@@ -53,11 +52,9 @@ class Slurm:
     def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
         """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes."""
         taken = []
-        for round_ in rounds:
-            try:
-                taken.append(f"{round_.name} is job {self._submit(results, round_)}")
-            except SetupError:
-                break
+        with _leaving(results), contextlib.suppress(SetupError):
+            for round_ in rounds:
+                taken.append(f"{round_.name} is job {self._submit(results, round_)}")  # noqa: PERF401 (some are kept)
         return f"SLURM: {', '.join(taken)}" if taken else None
 
     def left(self, results: Path) -> list[Round]:
@@ -69,9 +66,9 @@ class Slurm:
 
         Raises:
             SetupError: SLURM refuses it.
-            LeftRunning: this process was asked to stop; jobs go on.
+            LeftRunning: this process was asked to stop, and jobs go on.
         """
-        try:
+        with _leaving(results):
             job = jobs.unfinished(results).get(round_.name) or self._submit(results, round_)
             folder = results / "rounds" / round_.name
             ranks = RanksOfJob(self._scheduler, job, folder)
@@ -80,9 +77,7 @@ class Slurm:
             ranks.end()
             scrub(folder)
             jobs.note_ended(results, round_.name, job, end.status)
-        except (KeyboardInterrupt, Interrupted):
-            _leave(results)
-        return end
+            return end
 
     def _submit(self, results: Path, round_: Round) -> str:
         round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which is not theirs
@@ -122,14 +117,19 @@ def _await_start(ranks: RanksOfJob, folder: Path, round_: Round, watch: Watch) -
         time.sleep(_POLL_S)
 
 
-def _leave(results: Path) -> NoReturn:
-    left = jobs.unfinished(results).values()
-    if not left:
-        raise Interrupted("interrupted", "the same command goes on with what is missing")
-    raise LeftRunning(
-        f"interrupted; SLURM goes on with job {', '.join(left)}",
-        f"the same command picks up what they finish; scancel {' '.join(left)} ends them",
-    )
+@contextlib.contextmanager
+def _leaving(results: Path) -> Iterator[None]:
+    """Where this process is asked to stop, say which jobs go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        left = jobs.unfinished(results).values()
+        if not left:
+            raise
+        raise LeftRunning(
+            f"interrupted; SLURM goes on with job {', '.join(left)}",
+            f"the same command picks up what they finish; scancel {' '.join(left)} ends them",
+        ) from None
 
 
 class Allocation:

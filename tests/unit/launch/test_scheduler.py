@@ -65,8 +65,8 @@ def test_slurms_own_message_is_shown_where_it_refuses_a_job(slurm, tmp_path):
 @pytest.mark.parametrize(
     ("squeue", "sacct", "expected"),
     [
-        (("RUNNING|n[1-2]\n", "", 0), None, State("RUNNING", "n[1-2]")),
-        (("PENDING|\n", "", 0), None, State("PENDING", "")),
+        (("RUNNING|n[1-2]|None\n", "", 0), None, State("RUNNING", "n[1-2]", "None")),
+        (("PENDING||Priority\n", "", 0), None, State("PENDING", "", "Priority")),
         (("", GONE, 1), ("CANCELLED by 0|n1\n", "", 0), State("CANCELLED", "n1")),
         (("", "", 0), ("TIMEOUT|n[1-2]\n", "", 0), State("TIMEOUT", "n[1-2]")),
         (("", GONE, 1), ("", "Slurm accounting storage is disabled", 1), State("FORGOTTEN")),

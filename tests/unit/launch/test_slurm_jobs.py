@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from vitscale.config.study import LaunchSection
-from vitscale.errors import Interrupted, ResultsError, SetupError
+from vitscale.errors import ResultsError, SetupError
 from vitscale.launch import jobs
 from vitscale.launch.inputs import Inputs
 from vitscale.launch.job import RanksOfJob, ended_by_slurm, killed_of
@@ -45,13 +45,14 @@ class FakeScheduler:
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(state, BaseException):
             raise state
-        return State(state) if state else None
+        return State(*state.split("|")) if state else None
 
     def signal(self, job, number):
         self.said.append((number.name, job))
 
     def cancel(self, job):
         self.said.append(("cancel", job))
+        self.states = ["CANCELLED"]
 
 
 @pytest.fixture(autouse=True)
@@ -112,16 +113,22 @@ def test_ctrl_c_leaves_jobs_running_and_the_same_command_submits_nothing_again(l
     assert second.left(tmp_path) == []
 
 
-def test_an_interruption_that_leaves_no_job_says_so(launcher, tmp_path):
+def test_an_interruption_names_jobs_where_there_are_some(launcher, tmp_path):
     one = launcher("PENDING")
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     one._submit = stopped
-    with pytest.raises(Interrupted, match=r"^interrupted$") as caught:
+    with pytest.raises(KeyboardInterrupt):
         one.run(tmp_path, round_of(), lambda beat: None)
-    assert not isinstance(caught.value, LeftRunning)
+    jobs.note_submitted(tmp_path, "0001-w1", "17")
+    for stopped_at in (
+        lambda: one.run(tmp_path, round_of(), lambda beat: None),
+        lambda: one.submit(tmp_path, [round_of()]),
+    ):
+        with pytest.raises(LeftRunning, match="job 17"):
+            stopped_at()
 
 
 def test_what_slurm_refuses_ahead_is_told_when_its_turn_comes(launcher, tmp_path):
@@ -192,6 +199,15 @@ def test_an_end_that_is_not_the_ranks_doing_is_told_by_its_name(state, status, w
     assert (end.status, end.again) == (status, again)
     assert "job 17" in end.reason
     assert words in end.reason
+
+
+def test_a_job_that_can_never_start_is_taken_back_and_not_tried_again(launcher, tmp_path):
+    one = launcher("PENDING||Priority", "PENDING||PartitionTimeLimit")
+    assert one.run(tmp_path, round_of(), lambda beat: None) == RoundEnd(
+        "failed", "job 17 cannot start, SLURM says PartitionTimeLimit", again=False
+    )
+    assert ("cancel", "17") in one._scheduler.said
+    assert jobs.unfinished(tmp_path) == {}
 
 
 def test_of_other_ends_the_ranks_know_more():
