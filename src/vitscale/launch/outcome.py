@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from vitscale.errors import Interrupted
 from vitscale.records.round import Beat, Round
 from vitscale.records.schema import Status
 
@@ -22,10 +21,6 @@ class RoundEnd(NamedTuple):
     """What a rank said it was: `oom`, `diverged`, `checkpoint`, `exception`; None where no rank said anything."""
     again: bool = True
     """Whether what is left of the round may be tried once more right away: not where a user cancelled its job."""
-
-
-class LeftRunning(Interrupted):
-    """This process was stopped, and its rounds go on without it."""
 
 
 class Launcher(Protocol):

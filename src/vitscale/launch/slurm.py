@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vitscale.config.study import LaunchSection
-from vitscale.errors import Interrupted, SetupError
+from vitscale.errors import Interrupted, LeftRunning, SetupError
 from vitscale.launch import jobs
 from vitscale.launch.attend import attend, scrub, watched, write_round
 from vitscale.launch.inputs import Inputs, allowed
 from vitscale.launch.job import RanksOfJob, RanksOfStep
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
-from vitscale.launch.outcome import LeftRunning, RoundEnd, Watch
+from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command
 from vitscale.launch.sbatch import SCRIPT, script, srun
 from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted
+from vitscale.errors import Interrupted, LeftRunning
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import Launcher, LeftRunning, Queue, RoundEnd
+from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
 from vitscale.records.round import Entry, Round
 from vitscale.records.schema import FINAL

@@ -15,13 +15,14 @@ from vitscale.errors import (
     DivergedError,
     HangError,
     Interrupted,
+    LeftRunning,
     MemoryExceeded,
     UsageError,
     VitscaleError,
     WorkerError,
 )
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import Launcher, LeftRunning, Queue, RoundEnd
+from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records import checkpoint
 from vitscale.records.launches import read_launches
 from vitscale.records.round import Checkpointing, Round

@@ -7,11 +7,11 @@ import stat
 import pytest
 
 from vitscale.config.study import LaunchSection
-from vitscale.errors import ResultsError, SetupError
+from vitscale.errors import LeftRunning, ResultsError, SetupError
 from vitscale.launch import jobs
 from vitscale.launch.inputs import Inputs
 from vitscale.launch.job import RanksOfJob, ended_by_slurm, killed_of
-from vitscale.launch.outcome import LeftRunning, Queue, RoundEnd
+from vitscale.launch.outcome import Queue, RoundEnd
 from vitscale.launch.scheduler import State
 from vitscale.launch.slurm import Allocation, Slurm, slurm
 from vitscale.records.round import Entry, Round

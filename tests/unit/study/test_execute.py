@@ -7,9 +7,9 @@ import pytest
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted
+from vitscale.errors import Interrupted, LeftRunning
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import LeftRunning, RoundEnd
+from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Beat
 from vitscale.study import execute as execution
 from vitscale.study.execute import execute
