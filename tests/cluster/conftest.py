@@ -4,6 +4,7 @@ import shutil
 import signal
 
 import pytest
+from slurm_cluster import cluster
 
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
@@ -52,6 +53,15 @@ def sshd():
         find_ssh()
         if shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
             raise SetupError("no `sshd`", "apt-get install openssh-server")
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A SLURM of two nodes."""
+    with contextlib.ExitStack() as stack:
+        with needed("slurm"):
+            up = stack.enter_context(cluster())
+        yield up
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from typing import IO, NamedTuple
 
 import psutil
 
+from vitscale.launch.outcome import RoundEnd
+
 _WAIT_S = 1.0
 
 Process = subprocess.Popen[bytes]
@@ -57,6 +59,10 @@ class Ranks:
     def codes(self) -> list[int | None]:
         """Exit status of each process, None of those that work."""
         return [process.poll() for process in self.processes]
+
+    def outcome(self) -> RoundEnd | None:
+        """How the round ended, where whoever started the ranks knows better than they; else None."""
+        return None
 
     def killed(self) -> str | None:
         """Which rank was ended by which signal, or None where none was."""

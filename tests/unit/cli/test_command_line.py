@@ -150,6 +150,30 @@ def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vi
     assert not (tmp_path / "out").exists()
 
 
+def test_jobs_of_slurm_are_planned_for_its_nodes_and_shown(vitscale, monkeypatch, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scancel", "sinfo"):
+        (tools / name).write_text("#!/bin/sh\necho 'main*|3|2|64000|(null)'\n")
+        (tools / name).chmod(0o700)
+    words = ("run", "quick", "--launcher", "slurm", "--dry-run", "protocol=strong", "launch.account=vision")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = vitscale(*words)
+    assert (ran.code, ran.error.split(",")[0]) == (3, "the launcher `slurm` needs `sbatch`")
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    ran = vitscale(*words, "world_size=1,4")
+    assert ran.code == 0
+    first, second = ran.out.split("job.sh:\n")[1:]
+    assert "#SBATCH --nodes=1\n#SBATCH --ntasks-per-node=1\n" in first
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n" in second
+    assert ran.out.count("#SBATCH --account=vision\n") == 2
+    assert not (tmp_path / "work" / "results").exists()
+    ran = vitscale(*words, "world_size=8")
+    assert ran.code == 2
+    assert "those there are have 2, 2, 2 slots" in ran.error
+    assert [run["spec"]["nodes"] for run in json.loads(vitscale(*words, "world_size=4", "--json").out)["runs"]] == [2]
+
+
 def test_without_a_starter_the_launcher_env_starts_nothing(vitscale, monkeypatch, tmp_path):
     for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
