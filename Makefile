@@ -7,9 +7,11 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # The shipped studies that repeat the paper's on CPUs.
 TWINS := $(sort $(basename $(notdir $(wildcard src/vitscale/studies/paper/*_cpu.toml))))
 
+LOCK := --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --constraint constraints.txt
+
 SEVERAL_HOSTS := fig04_05_cpu fig14_cpu fig15_cpu
 
-.PHONY: demo paper-cpu paper-lab test lint bench test-gpu generate picture clean
+.PHONY: demo paper-cpu paper-lab test lint bench test-gpu generate lock audit picture clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -50,6 +52,15 @@ test-gpu: $(VENV)/.dev        ## the tests that need a CUDA device
 
 generate: $(VENV)/.dev        ## the files made from code: model and key tables, reference pages, JSON Schema
 	$(BIN)/python -m tools
+
+lock: $(VENV)/.dev            ## requirements/*.txt: what was tested, by version and sha256
+	$(PIP) pip-tools
+	$(BIN)/pip-compile $(LOCK) --output-file requirements/base.txt pyproject.toml
+	$(BIN)/pip-compile $(LOCK) --output-file requirements/tools.txt requirements/tools.in
+
+audit: $(VENV)/.dev           ## known weaknesses of the locked packages, where PyPI's list of them can be reached
+	$(PIP) pip-audit
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt -r requirements/tools.txt
 
 picture: $(VENV)/.dev         ## README's picture, from the report in results/quick
 	$(BIN)/python tools/picture.py

@@ -52,6 +52,8 @@ def run(
     plan = workflow.make_plan(loaded, where, prepare=False)
     if dry_run:
         workflow.show_plan(plan, json=json)
+        if launcher is workflow.LauncherName.slurm and not json:
+            workflow.show_jobs(plan, where, folder)
         return
     results.check(folder)
     if launcher is not workflow.LauncherName.simulate:

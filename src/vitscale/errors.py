@@ -12,6 +12,7 @@
     ├── CheckpointError   9  a checkpoint cannot be used
     ├── ResultsError     10  a results folder cannot be read or written
     └── Interrupted      75  stopped by a signal; the same command goes on (sysexits' EX_TEMPFAIL)
+        └── LeftRunning  75  the same, and a scheduler goes on with its jobs; the same command picks them up
 
 A user's mistake is one of these, never a traceback. A broken invariant of ours is an `assert`.
 """
@@ -97,3 +98,7 @@ class Interrupted(VitscaleError):
     """Stopped by a signal; the same command goes on with what is missing."""
 
     exit_code = 75
+
+
+class LeftRunning(Interrupted):
+    """Stopped by a signal, and a scheduler goes on with its jobs; the same command picks them up."""

@@ -36,6 +36,8 @@ class LauncherName(StrEnum):
     local = "local"
     lab = "lab"
     mpi = "mpi"
+    hosts = "hosts"
+    slurm = "slurm"
     env = "env"
     simulate = "simulate"
 
@@ -59,6 +61,11 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
         loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
+    if launcher is LauncherName.slurm:
+        from vitscale.launch.slurm import nodes
+
+        cluster = nodes(loaded.study.launch, os.environ)
+        return loaded, Where(cluster.machine, hosts=cluster.hosts)
     lab, elsewhere = launcher is LauncherName.lab, launcher is LauncherName.env
     return loaded, Where(probe(), simulated, lab, elsewhere, _hosts(loaded, launcher))
 
@@ -68,7 +75,10 @@ def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
     from vitscale.launch.hostfile import read_hostfile
 
     path = loaded.study.launch.hostfile
-    return read_hostfile(Path(path)) if path and launcher in (None, LauncherName.mpi) else ()
+    if launcher is LauncherName.hosts and path is None:
+        raise UsageError("the launcher `hosts` needs `launch.hostfile`", "launch.hostfile=hosts.txt")
+    read = launcher in (None, LauncherName.mpi, LauncherName.hosts)
+    return read_hostfile(Path(path)) if path and read else ()
 
 
 def require_ready(launcher: LauncherName) -> None:
@@ -77,6 +87,7 @@ def require_ready(launcher: LauncherName) -> None:
     Raises:
         SetupError: with what to install, or to type.
     """
+    from vitscale.launch.hosts import find_ssh
     from vitscale.launch.lab import require_namespaces
     from vitscale.launch.mpi import find_mpirun
     from vitscale.launch.preflight import require_training_packages
@@ -86,6 +97,8 @@ def require_ready(launcher: LauncherName) -> None:
         require_namespaces()
     if launcher is LauncherName.mpi:
         find_mpirun()
+    if launcher is LauncherName.hosts:
+        find_ssh()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -111,6 +124,20 @@ def show_plan(plan: Plan, *, json: bool) -> None:
         print_json(plan.document())
     else:
         terminal.print_plan(plan.document(), terminal.console(data=True))
+
+
+def show_jobs(plan: Plan, where: Where, folder: Path) -> None:
+    """Print the files that SLURM would be given first, one for each process start."""
+    from vitscale.launch.slurm import Slurm
+    from vitscale.report import terminal
+    from vitscale.study.rounds import first_rounds
+
+    starter, out = launcher_of(LauncherName.slurm, plan.loaded, where), terminal.console(data=True)
+    if not isinstance(starter, Slurm):
+        return
+    for round_ in first_rounds(folder, plan.grid.runs, where.machine):
+        out.print(terminal.clean(f"\nrounds/{round_.name}/job.sh:"))
+        sys.stdout.write(starter.script(folder, round_))
 
 
 def require_sound_records(folder: Path) -> None:
@@ -175,17 +202,16 @@ def measure(
     folder: Path, plan: Plan, runs: Sequence[RunSpec], where: Where, launcher: LauncherName, console: Console
 ) -> tuple[str, ...]:
     """Measure runs of the plan; the run_ids that are still missing afterwards."""
-    from vitscale.launch.processes import end_leftovers
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
 
-    end_leftovers(folder)
+    starter = launcher_of(launcher, plan.loaded, where)
+    end_leftovers(folder, starter)
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
-    with live as observer:
-        starter = launcher_of(launcher, plan.loaded, where)
-        with _leading(starter, folder):
-            outcome = execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
+    with live as observer, _leading(starter, folder):
+        outcome = execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
     return outcome.missing
 
 
@@ -193,16 +219,16 @@ def train_to_end(
     folder: Path, plan: Plan, where: Where, launcher: LauncherName, console: Console, trackers: list[Tracker]
 ) -> None:
     """Train the only run, with trackers beside it."""
-    from vitscale.launch.processes import end_leftovers
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.train import train
     from vitscale.trackers.follow import Follower, catch_up
 
-    end_leftovers(folder)
+    starter = launcher_of(launcher, plan.loaded, where)
+    end_leftovers(folder, starter)
     study, run = plan.loaded.study, plan.grid.runs[0]
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     with live as observer:
-        starter = launcher_of(launcher, plan.loaded, where)
 
         def followed(launch_folder: Path) -> Follower:
             catch_up(folder, trackers, observer.message)
@@ -228,26 +254,35 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     from vitscale.data.catalog import store_root
     from vitscale.hardware.position import position
     from vitscale.launch.env import Env
+    from vitscale.launch.hosts import Hosts, find_ssh
+    from vitscale.launch.inputs import Inputs
     from vitscale.launch.lab import Lab
     from vitscale.launch.local import Local
     from vitscale.launch.mpi import Mpi, find_mpirun
+    from vitscale.launch.slurm import slurm
 
-    section = loaded.study.data
-    path = Path(section.path).expanduser() if section.path else None
-    init = Path(loaded.study.train.init).expanduser() if loaded.study.train.init else None
+    study = loaded.study
+    path = Path(study.data.path).expanduser() if study.data.path else None
+    init = Path(study.train.init).expanduser() if study.train.init else None
+    inputs = Inputs(store_root(), path, study.launch, init)
+    if name is LauncherName.slurm:
+        return slurm(inputs)
     if name is LauncherName.mpi:
-        return Mpi(find_mpirun(), where.hosts, store_root(), path, loaded.study.launch, init=init)
+        return Mpi(find_mpirun(), where.hosts, inputs)
+    if name is LauncherName.hosts:
+        return Hosts(find_ssh(), where.hosts, inputs)
     if name is LauncherName.env:
-        return Env(position(os.environ), store_root(), path, loaded.study.launch, init)
-    kind = Lab if name is LauncherName.lab else Local
-    return kind(store_root(), path, loaded.study.launch, init=init)
+        return Env(position(os.environ), inputs)
+    return Lab(inputs) if name is LauncherName.lab else Local(inputs)
 
 
 def write_reports(folder: Path) -> tuple[StudyResult, Path]:
     """Analyse a results folder and write what is shown of it; the page's path."""
     from vitscale.analysis.analyse import analyse, write_analysis
+    from vitscale.records.writer import require_no_links
     from vitscale.report.write import write_report
 
+    require_no_links(folder)
     result = analyse(folder)
     write_analysis(folder, result)
     return result, write_report(folder, result)

@@ -1,11 +1,14 @@
 import contextlib
 import os
+import shutil
 import signal
 
 import pytest
+from slurm_cluster import cluster
 
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
+from vitscale.launch.hosts import find_ssh
 from vitscale.launch.lab import network, require_namespaces
 from vitscale.launch.mpi import find_mpirun
 
@@ -41,6 +44,24 @@ def mpirun():
     """An MPI that is installed."""
     with needed("mpi"):
         return find_mpirun()
+
+
+@pytest.fixture(scope="session")
+def sshd():
+    """An ssh server and its client that are installed."""
+    with needed("hosts"):
+        find_ssh()
+        if shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
+            raise SetupError("no `sshd`", "apt-get install openssh-server")
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    """A SLURM of two nodes."""
+    with contextlib.ExitStack() as stack:
+        with needed("slurm"):
+            up = stack.enter_context(cluster())
+        yield up
 
 
 @pytest.fixture(scope="session")

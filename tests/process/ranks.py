@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 
 from vitscale.config.load import load
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.probe import probe
 from vitscale.hardware.topology import core_sets, sibling_groups
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import Local
 from vitscale.records.round import Entry, Round
 from vitscale.study.grid import Where, build
@@ -65,7 +65,8 @@ def serve(store, results, specs, environ=None, device="cpu"):
         cores=tuple(cores or ()),
         entries=tuple(entries),
     )
-    end = Local(store, None, LaunchSection(), environ).run(results, round_, lambda beat: None)
+    inputs = Inputs(store) if environ is None else Inputs(store, environ=environ)
+    end = Local(inputs).run(results, round_, lambda beat: None)
     return end, [results / entry.folder for entry in entries]
 
 

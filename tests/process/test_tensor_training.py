@@ -9,8 +9,8 @@ from ranks import over_tiny, runs, serve, steps
 from safetensors.torch import load_file
 from test_parity import ADAMW, BATCH, BOUND, SGD, gap, reference
 
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.probe import probe
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import Local
 from vitscale.records.round import Checkpointing, Entry
 from vitscale.study.rounds import make_round
@@ -90,9 +90,7 @@ def trained(store, tmp_path_factory):
                     Entry(folder=f"runs/{root}/launch{half}", run_id=spec.run_id, launch=half,
                           spec=spec.model_dump(mode="json"), checkpoints=plan)
                 )  # fmt: skip
-        end = Local(store, None, LaunchSection()).run(
-            results, make_round(number, spec, entries, probe()), lambda beat: None
-        )
+        end = Local(Inputs(store)).run(results, make_round(number, spec, entries, probe()), lambda beat: None)
         assert end.status == "ok", end.reason
 
     train(0, 4, ENGINES, (0, 1))

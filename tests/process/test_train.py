@@ -14,8 +14,8 @@ import torch
 from ranks import digests, finish, launches, over_tiny, runs, wait_until, worker_processes
 from safetensors.torch import load_file
 
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.probe import probe
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import Local
 from vitscale.records import checkpoint
 from vitscale.records.round import Checkpointing, Entry
@@ -78,7 +78,7 @@ def interrupted(request, store, tmp_path_factory):
         fault = f"stop rank={ranks - 1} step=5" if launch == 0 else ""
         environ = {**os.environ, "VITSCALE_INJECT": fault}
         round_ = make_round(10 * [*TRAINED].index(name) + launch, spec, [entry], probe())
-        end = Local(store, None, LaunchSection(), environ).run(results, round_, lambda beat: None)
+        end = Local(Inputs(store, environ=environ)).run(results, round_, lambda beat: None)
         assert end.status == "ok", end
         return checkpoint.newest(results / root / "checkpoints")
 

@@ -178,10 +178,13 @@ def test_the_example_on_the_results_page_recomputes_the_figures_of_the_analysis(
     assert {run_id: statistics.median(values) for run_id, values in found.items()} == pytest.approx(told)
 
 
-def test_every_fault_told_has_its_test():
-    page = (ROOT / "docs" / "concepts" / "faults.md").read_text()
-    told = re.findall(r"^\| (\d+) \|.*`(test_\w+)` \|$", page, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("page", "numbers"), [("faults.md", {*range(18, 31), 34, 36, 37}), ("security.md", {*range(1, 21)})]
+)
+def test_every_fault_and_attack_told_has_its_test(page, numbers):
+    text = (ROOT / "docs" / "concepts" / page).read_text()
+    told = re.findall(r"^\| (\d+) \|.*`(test_\w+)` \|$", text, re.MULTILINE)
     written = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     lacking = [name for _, name in told if f"def {name}(" not in written]
     assert lacking == []
-    assert {number for number, _ in told} >= {*map(str, range(18, 31)), "34", "36", "37"}
+    assert {int(number) for number, _ in told} >= numbers

@@ -59,7 +59,8 @@ def test_importing_does_nothing():
         "import importlib, logging, sys\n"
         "seen = []\n"
         "sys.addaudithook(lambda event, args: seen.append((event, str(args)[:80])) if event in\n"
-        "    {'subprocess.Popen', 'socket.__new__', 'os.system', 'os.mkdir', 'os.remove'} else None)\n"
+        "    {'subprocess.Popen', 'socket.__new__', 'os.system', 'os.mkdir', 'os.remove', 'os.rename'}\n"
+        "    or event == 'open' and str(args[1])[:1] in 'wax+' else None)\n"
         f"for name in {OUTSIDE_WORKER!r}: importlib.import_module(name)\n"
         "mine = [one for one in seen if 'pycache' not in one[1]]\n"
         "sys.exit(f'{mine} {logging.root.handlers}' if mine or logging.root.handlers else 0)"
@@ -75,15 +76,6 @@ def test_only_a_few_files_talk_to_other_ranks(path):
         or path.parent.name == "engines"
     )
     assert allowed or not any(name.startswith("torch.distributed") for name in imported(path))
-
-
-def test_nothing_unpickles_or_runs_a_shell():
-    for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        for word in ("shell=True", "os.system(", "all_gather_object", "broadcast_object_list", "eval(", "torch.load("):
-            assert word not in text.replace("literal_eval(", "").replace(".eval(", ""), f"{word} in {path.name}"
-        if path.name != "unpickler.py":
-            assert "pickle" not in set(imported(path)), path
 
 
 def test_files_stay_small():

@@ -20,6 +20,7 @@ import hjson
 
 from vitscale.config import buckets, offload
 from vitscale.config.keys import get_path, set_path, shown, unknown_key
+from vitscale.config.texts import read_text
 from vitscale.errors import UsageError
 
 
@@ -100,10 +101,9 @@ def read_file(path: Path) -> dict[str, Any]:
         UsageError: no such file, not text, or broken.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text, or no path"
-        raise UsageError(f"cannot read DeepSpeed file `{shown(str(path))}`: {reason}") from None
+        text = read_text(path)
+    except ValueError as error:
+        raise UsageError(f"cannot read DeepSpeed file `{shown(str(path))}`: {error}") from None
     return parse(text, f"`{shown(path.name)}`")
 
 

@@ -16,6 +16,7 @@ from vitscale.config import deepspeed
 from vitscale.config.keys import get_path, leaf_paths, require_swept, set_path, shown, suggestion, unknown_key
 from vitscale.config.overrides import apply_overrides
 from vitscale.config.study import Axes, Study
+from vitscale.config.texts import read_text
 from vitscale.errors import UsageError
 
 
@@ -127,10 +128,9 @@ def _read(name: str) -> tuple[str, Path]:
             raise UsageError(f"no study `{shown(name)}`: neither a file nor a shipped study", hint)
         path = Path(str(resources.files("vitscale"))) / "studies" / f"{name}.toml"
     try:
-        return path.read_text(encoding="utf-8-sig"), path.resolve().parent
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(f"cannot read study `{name}`: {reason}") from None
+        return read_text(path).removeprefix("\ufeff"), path.resolve().parent
+    except ValueError as error:
+        raise UsageError(f"cannot read study `{name}`: {error}") from None
 
 
 def _gather_swept(tree: dict[str, Any]) -> None:

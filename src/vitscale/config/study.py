@@ -5,6 +5,7 @@ The docstring under a field is its documentation: the reference page and the JSO
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -79,6 +80,16 @@ def rate_bytes_per_s(rate: str) -> float:
     """A `Rate` in bytes: `100mbit` is 12.5e6."""
     number, unit = rate.removesuffix("bit")[:-1], rate.removesuffix("bit")[-1]
     return float(number) * _BITS[unit] / 8
+
+
+def _written(limit: Any) -> Any:
+    """A time limit as text: `30` is a number to TOML, and `01:30:00` a time of day."""
+    return str(limit) if isinstance(limit, int | datetime.time) and not isinstance(limit, bool) else limit
+
+
+_TIME_LIMIT = r"^(\d{1,3}-)?\d{1,5}(:\d{1,2}){0,2}$"
+TimeLimit = Annotated[str, BeforeValidator(_written), Field(pattern=_TIME_LIMIT)]
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,-]{0,119}$")]
 
 
 class ModelSection(Section):
@@ -255,8 +266,21 @@ class LaunchSection(Section):
     step_timeout_s: PositiveFloat = 120.0
     """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
     hostfile: Annotated[str, Field(min_length=1), AfterValidator(printable)] | None = None
-    """File of the hosts that the launcher `mpi` starts ranks on, in DeepSpeed's format: `name slots=4`, one a line.
-    Off: this machine. Not read by others."""
+    """File of the hosts that the launchers `hosts` and `mpi` start ranks on, in DeepSpeed's format: `name slots=4`, one
+    a line. `hosts` needs it; off, `mpi` starts them on this machine. Not read by others."""
+    partition: SlurmName | None = None
+    """Partition, or several with commas, that the launcher `slurm` asks for. Off: SLURM's default. This key and the
+    next five are not read by others."""
+    account: SlurmName | None = None
+    """Account that pays. Off: the user's own."""
+    qos: SlurmName | None = None
+    """Quality of service. Off: the account's own."""
+    constraint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,:&|-]{0,119}$")] | None = None
+    """Features that nodes have to have, `a100` or `a100&ib`. Off: any nodes."""
+    time_limit: TimeLimit | None = None
+    """Time limit of a job, as SLURM writes it: `30` minutes, `1:30:00`, `2-12`. Off: the partition's."""
+    exclusive: bool = True
+    """Whether a job gets its nodes whole. Others on the same node would disturb what is measured."""
     link: Rate | None = None
     """What the launcher `lab` shapes the link of each of its hosts to, in either direction: bits per second as `tc`
     writes them, `100mbit`, `2.5gbit`. Off: as fast as this machine moves packets. Not read by others."""

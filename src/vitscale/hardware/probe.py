@@ -26,7 +26,8 @@ class Gpu:
 
     name: str
     """As NVML reports it; `catalog.match` finds its figures."""
-    memory_bytes: int
+    memory_bytes: int | None
+    """None where only a scheduler tells of it."""
 
 
 @dataclass(frozen=True)

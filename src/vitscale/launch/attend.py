@@ -30,26 +30,33 @@ def attend(
     ranks: Ranks, commands: Iterable[Command], results: Path, round_: Round, limits: LaunchSection, watch: Watch
 ) -> RoundEnd:
     """Start the ranks of a round by these commands, and wait for their end."""
-    folder = make_folder(results / "rounds" / round_.name)
-    write_whole(folder / ROUND, (round_.model_dump_json(indent=1) + "\n").encode())
+    folder = write_round(results, round_)
     before = _oom_kills()
     try:
         for command in commands:
             ranks.start(command, results, folder)
-        end = _watched(ranks, folder, round_, limits, watch)
+        end = watched(ranks, folder, round_, limits, watch)
     except (KeyboardInterrupt, Interrupted):
         if any(entry.checkpoints for entry in round_.entries):
             _ask_to_stop(ranks)
         raise
     finally:
         ranks.end()
-        _scrub(folder)
+        scrub(folder)
     if end.status == "failed" and "SIGKILL" in (end.reason or "") and _oom_kills() > before:
         return RoundEnd("oom", "the kernel ended a rank for want of host memory")
     return end
 
 
-def _watched(ranks: Ranks, folder: Path, round_: Round, limits: LaunchSection, watch: Watch) -> RoundEnd:
+def write_round(results: Path, round_: Round) -> Path:
+    """Write what the ranks read; the round's folder."""
+    folder = make_folder(results / "rounds" / round_.name)
+    write_whole(folder / ROUND, (round_.model_dump_json(indent=1) + "\n").encode())
+    return folder
+
+
+def watched(ranks: Ranks, folder: Path, round_: Round, limits: LaunchSection, watch: Watch) -> RoundEnd:
+    """Wait for the end of ranks that have been started."""
     patience = [_Patience(limits) for _ in range(round_.world_size)]
     while True:
         codes = ranks.codes()
@@ -105,6 +112,8 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     deadline = time.monotonic() + _LAST_WORDS_S
     while time.monotonic() < deadline and not all(ranks.codes()):
         time.sleep(0.05)
+    if told := ranks.outcome():
+        return told
     failures = read_failures(folder, round_.world_size)
     # The first cause: other ranks then fail in a collective with a lost connection.
     for kind in ("oom", "diverged", "checkpoint"):
@@ -128,7 +137,7 @@ def _ask_to_stop(ranks: Ranks) -> None:
         time.sleep(_POLL_S)
 
 
-def _scrub(folder: Path) -> None:
+def scrub(folder: Path) -> None:
     """Take the home folder's path out of the logs, and the meeting file away."""
     home = os.fsencode(Path.home())
     for name in ("stdout.log", "stderr.log"):

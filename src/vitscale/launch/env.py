@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted, SetupError
 from vitscale.hardware.position import Position
 from vitscale.launch.attend import GRACE_S, attend
 from vitscale.launch.board import GONE, Board, Kind, Order, Report
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import LOOPBACK, Local, Place
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks
@@ -33,17 +33,10 @@ _SAME_FOLDER = "`--out` has to be one folder for all of them, shared by the host
 
 
 class Env(Local):
-    """Launcher inside a starter. Arguments as of `Local`, and which rank this process is."""
+    """Launcher inside a starter that told this process its position."""
 
-    def __init__(
-        self,
-        position: Position,
-        data_root: Path,
-        data_path: Path | None,
-        limits: LaunchSection,
-        init: Path | None = None,
-    ) -> None:
-        super().__init__(data_root, data_path, limits, init=init)
+    def __init__(self, position: Position, inputs: Inputs) -> None:
+        super().__init__(inputs)
         self.position = position
         self._everywhere: Everywhere | None = None
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vitscale.config.texts import read_text
 from vitscale.errors import SetupError, UsageError
 
 _LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>[1-9][0-9]{0,4})")
@@ -35,10 +36,9 @@ def read_hostfile(path: Path) -> tuple[Host, ...]:
         UsageError: a line is not a host, or names one again; with its number.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise SetupError(f"cannot read `launch.hostfile` = `{path}`: {reason}", f"a file with {_FORM}") from None
+        text = read_text(path.expanduser())
+    except (RuntimeError, ValueError) as error:
+        raise SetupError(f"cannot read `launch.hostfile` = `{path}`: {error}", f"a file with {_FORM}") from None
     hosts: dict[str, Host] = {}
     for number, line in _lines(text):
         host = _host(number, line)

@@ -6,15 +6,13 @@ it went, the pipe closes and the rank ends itself and its children.
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.position import VARIABLES, Position
 from vitscale.launch.attend import attend
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks
 from vitscale.records.round import ROUND, Round
@@ -33,28 +31,12 @@ class Place(NamedTuple):
 
 
 class Local:
-    """Launcher for one host.
+    """Launcher for one host. Its ranks get the whole environment, but for what tells a place among other ranks."""
 
-    Args:
-        data_root: folder of the prepared data sets.
-        data_path: the image folder that `imagefolder` was prepared from, or None.
-        limits: the study's `[launch]`.
-        environ: environment of the ranks, `os.environ` if None.
-        init: file of the weights that training starts from, or None.
-    """
-
-    def __init__(
-        self,
-        data_root: Path,
-        data_path: Path | None,
-        limits: LaunchSection,
-        environ: Mapping[str, str] | None = None,
-        init: Path | None = None,
-    ) -> None:
-        self._limits = limits
-        given = os.environ if environ is None else environ
-        kept = {name: value for name, value in given.items() if name not in VARIABLES}
-        self._environ = kept | of_every_rank(data_root, data_path, init)
+    def __init__(self, inputs: Inputs) -> None:
+        self._limits = inputs.limits
+        kept = {name: value for name, value in inputs.environ.items() if name not in VARIABLES}
+        self._environ = kept | inputs.variables()
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""
@@ -74,13 +56,6 @@ class Local:
         own = Position(rank, local_rank, round_.world_size, round_.ranks_per_node, "vitscale").variables()
         environ = self._environ | of_the_round(folder, round_, place.interface) | own
         return Command([*place.prefix, *worker(round_)], environ)
-
-
-def of_every_rank(data_root: Path, data_path: Path | None, init: Path | None) -> dict[str, str]:
-    """Environment of a rank that is the study's."""
-    own = {"HF_HUB_OFFLINE": "1", "VITSCALE_DATA": str(data_root.resolve())}
-    own |= {"VITSCALE_DATA_PATH": str(data_path.resolve())} if data_path else {}
-    return own | ({"VITSCALE_INIT": str(init.resolve())} if init else {})
 
 
 def of_the_round(folder: Path, round_: Round, interface: str | None) -> dict[str, str]:

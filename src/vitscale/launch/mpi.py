@@ -12,17 +12,17 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
 
-from vitscale.config.study import LaunchSection
 from vitscale.errors import SetupError
 from vitscale.launch.attend import attend
 from vitscale.launch.hostfile import Host, chosen
-from vitscale.launch.local import LOOPBACK, of_every_rank, of_the_round, worker
+from vitscale.launch.inputs import OF_ONE_HOST, Inputs, allowed
+from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks, end_leftovers
 from vitscale.records.round import Round, read_failures
@@ -32,19 +32,8 @@ _INSTALL = "apt-get install openmpi-bin (Debian), or module load openmpi"
 _STOP_S = 5.0
 """Longest wait for mpirun to end the ranks and itself."""
 
-_KEPT = {
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH",
-    "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX", "LD_PRELOAD", "OPAL_PREFIX",
-}  # fmt: skip
-_KEPT_BEGINNINGS = (
-    "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_",
-    "KMP_", "MKL_", "UCX_", "FI_", "I_MPI_", "MPIR_CVAR_", "OPENBLAS_", "MALLOC_", "VITSCALE_",
-)  # fmt: skip
-"""What ranks need of the environment. Keys of trackers and hubs are not among it."""
-_OF_MPIRUN = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
+_OF_MPIRUN = ("OPAL_PREFIX", "OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
 """What mpirun itself reads: settings, and what a scheduler gave the job."""
-_SECRET = {"SLURM_JWT"}
-_OF_THIS_HOST = {"HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME"}
 
 
 class Mpirun(NamedTuple):
@@ -81,26 +70,12 @@ class Mpi:
     Args:
         mpirun: `find_mpirun()`.
         hosts: those of the hostfile; none is this machine.
-        data_root: folder of the prepared data sets, the same path on every host.
-        data_path: the image folder that `imagefolder` was prepared from, or None.
-        limits: the study's `[launch]`.
-        environ: what the environment of the ranks is taken from, `os.environ` if None.
-        init: file of the weights that training starts from, or None.
+        inputs: what launchers share.
     """
 
-    def __init__(
-        self,
-        mpirun: Mpirun,
-        hosts: Sequence[Host],
-        data_root: Path,
-        data_path: Path | None,
-        limits: LaunchSection,
-        environ: Mapping[str, str] | None = None,
-        init: Path | None = None,
-    ) -> None:
-        self._mpirun, self._hosts, self._limits = mpirun, hosts, limits
-        kept = allowed(os.environ if environ is None else environ)
-        self._environ = kept | of_every_rank(data_root, data_path, init)
+    def __init__(self, mpirun: Mpirun, hosts: Sequence[Host], inputs: Inputs) -> None:
+        self._mpirun, self._hosts, self._limits = mpirun, hosts, inputs.limits
+        self._environ = allowed(inputs.environ, _OF_MPIRUN) | inputs.variables()
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""
@@ -120,16 +95,9 @@ class Mpi:
         return Command([self._mpirun.path, *options(round_, hosts, exported), *worker(round_)], environ)
 
 
-def allowed(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that mpirun and the ranks get."""
-    beginnings = (*_KEPT_BEGINNINGS, *_OF_MPIRUN)
-    kept = {name for name in environ if (name in _KEPT or name.startswith(beginnings)) and name not in _SECRET}
-    return {name: environ[name] for name in kept}
-
-
 def _is_for_others(name: str) -> bool:
     """Whether ranks of other hosts get a variable. Its value is not part of the command, which all users can see."""
-    return name not in _OF_THIS_HOST and not name.startswith(_OF_MPIRUN) and name.isidentifier()
+    return name not in OF_ONE_HOST and not name.startswith(_OF_MPIRUN) and name.isidentifier()
 
 
 def _open_mpi(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> list[str]:

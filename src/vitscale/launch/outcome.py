@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from vitscale.records.round import Beat, Round
 from vitscale.records.schema import Status
@@ -19,6 +19,8 @@ class RoundEnd(NamedTuple):
     reason: str | None = None
     kind: str | None = None
     """What a rank said it was: `oom`, `diverged`, `checkpoint`, `exception`; None where no rank said anything."""
+    again: bool = True
+    """Whether what is left of the round may be tried once more right away: not where a user cancelled its job."""
 
 
 class Launcher(Protocol):
@@ -26,3 +28,17 @@ class Launcher(Protocol):
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round; `watch` hears the slowest rank's heartbeat a few times a second."""
+
+
+@runtime_checkable
+class Queue(Launcher, Protocol):
+    """A launcher whose rounds go on without this process: what a scheduler has taken is waited for by `run`.
+
+    `run` raises `LeftRunning` when this process is asked to stop.
+    """
+
+    def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
+        """Hand over rounds that `run` will be asked for, as many as are taken; what became of them, in words."""
+
+    def left(self, results: Path) -> list[Round]:
+        """Rounds that an earlier process handed over and did not see end."""

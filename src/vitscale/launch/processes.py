@@ -8,9 +8,11 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import psutil
+
+from vitscale.launch.outcome import RoundEnd
 
 _WAIT_S = 1.0
 
@@ -24,6 +26,19 @@ class Command(NamedTuple):
     environ: Mapping[str, str]
 
 
+def begin(command: Command, folder: Path, out: IO[bytes] | int, err: IO[bytes] | int) -> Process:
+    """Start a process that works in a folder, leads a session, and holds our end of a pipe as standard input."""
+    return subprocess.Popen(
+        command.words,
+        cwd=folder,
+        env=command.environ,
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=err,
+        start_new_session=True,
+    )
+
+
 class Ranks:
     """The ranks of a round, where this process starts each of them."""
 
@@ -31,18 +46,9 @@ class Ranks:
         self.processes: list[Process] = []
 
     def start(self, command: Command, results: Path, folder: Path) -> None:
-        """Start a process that leads a session and holds our end of a pipe; what it says is kept beside the round."""
+        """Start a process of a rank's; what it says is kept beside the round."""
         with (folder / "stdout.log").open("ab") as out, (folder / "stderr.log").open("ab") as err:
-            process = subprocess.Popen(
-                command.words,
-                cwd=results,
-                env=command.environ,
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-        self.processes.append(process)
+            self.processes.append(begin(command, results, out, err))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the ranks on this host."""
@@ -53,6 +59,10 @@ class Ranks:
     def codes(self) -> list[int | None]:
         """Exit status of each process, None of those that work."""
         return [process.poll() for process in self.processes]
+
+    def outcome(self) -> RoundEnd | None:
+        """How the round ended, where whoever started the ranks knows better than they; else None."""
+        return None
 
     def killed(self) -> str | None:
         """Which rank was ended by which signal, or None where none was."""

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitscale.errors import ResultsError
 
 ROUND = "round.json"
+DETACHED = "VITSCALE_DETACHED"
+"""Variable of ranks that go on without the tool. Others end where their standard input closes, held by its process."""
 
 
 class Checkpointing(BaseModel):

@@ -67,6 +67,24 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+_MAY_LEAD_AWAY = ("checkpoints", "export")
+"""What a large disk may hold instead. What is written there has names of its own, in folders of its own."""
+
+
+def require_no_links(folder: Path) -> None:
+    """Refuse links at the top of a results folder, and in its report: they may lead anywhere, and be written through.
+
+    Raises:
+        ResultsError: naming the link.
+    """
+    for path in [*folder.glob("*"), *folder.glob("report/*")]:
+        if path.is_symlink() and path.name not in _MAY_LEAD_AWAY:
+            raise ResultsError(
+                f"`{path.relative_to(folder)}` in `{folder}` is a link, and results are written into their own folder",
+                "put in its place what it leads to, or remove it",
+            )
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Finish a launch: the manifest with the sha256 of every other file, the last thing ever written there."""
     (folder / SETTLED).unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from vitscale.analysis import text
 from vitscale.report.terminal import clean
 
 _REDRAWS_PER_S = 4
+_BEFORE_STEPS = {"queued": "queued", "import": "importing", "setup": "setting up"}
 
 
 class PlainLines:
@@ -85,14 +86,16 @@ class LiveTable(PlainLines):
     def launch_started(self, run_id: str, label: str, launch: int) -> None:
         """A launch is being set up."""
         super().launch_started(run_id, label, launch)
-        self._rows[run_id].now = "setting up"
+        self._row(run_id).now = "setting up"
 
     def progress(
         self, run_id: str, step: int, steps: int, phase: str, loss: float | None, images_per_s: float | None
     ) -> None:
         """Show where the launch is."""
-        row = self._rows[run_id]
-        row.now = {"import": "importing", "setup": "setting up"}.get(phase, f"{phase} {step}/{steps or '?'}")
+        row = self._row(run_id)
+        row.now = {"queued": "queued", "import": "importing", "setup": "setting up"}.get(
+            phase, f"{phase} {step}/{steps or '?'}"
+        )
         row.loss = loss if loss is not None else row.loss
         row.live_images_per_s = images_per_s
 
@@ -101,12 +104,16 @@ class LiveTable(PlainLines):
     ) -> None:
         """Count it; a failure stays readable above the table."""
         self._left.finished(status)
-        row = self._rows[run_id]
+        row = self._row(run_id)
         row.now, row.live_images_per_s = "", None
         if status == "ok" and images_per_s is not None:
             row.images_per_s.append(images_per_s)
         else:
             self.message(f"{row.label}, launch {launch} {status}: {reason}")
+
+    def _row(self, run_id: str) -> _Row:
+        """A run's row; a scheduler may still have runs that the study has no more."""
+        return self._rows.setdefault(run_id, _Row(self._labels.get(run_id, run_id)))
 
     def _draw(self) -> Group:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted
+from vitscale.errors import Interrupted, LeftRunning
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import Launcher, RoundEnd
+from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
 from vitscale.records.round import Entry, Round
 from vitscale.records.schema import FINAL, Status
 from vitscale.records.writer import MANIFEST
 from vitscale.study.follow import Follow, Observer, images_per_s, launch_step_s
-from vitscale.study.rounds import bury, close_launch, make_round, next_entry, next_round
+from vitscale.study.rounds import bury, by_process_start, close_launch, make_round, next_entry, next_round
 
 
 class Outcome(NamedTuple):
@@ -49,9 +48,11 @@ def execute(
     Raises:
         ResultsError: the folder cannot be written.
         Interrupted: Ctrl-C or SIGTERM; the launch in flight is marked, everything finished stays.
+        LeftRunning: the same, and a scheduler goes on with what it has.
     """
-    bury(folder, {run.run_id: run for run in runs})
-    return _Execution(folder, runs, labels, measure, machine, launcher, observer).run()
+    left = launcher.left(folder) if isinstance(launcher, Queue) else []
+    bury(folder, {run.run_id: run for run in runs}, left)
+    return _Execution(folder, runs, labels, measure, machine, launcher, observer).run(left)
 
 
 class _Execution:
@@ -77,18 +78,27 @@ class _Execution:
         for launch in read_launches(self.folder):
             self.launches.setdefault(launch.run_id, []).append(launch)
 
-    def run(self) -> Outcome:
+    def run(self, left: Sequence[Round]) -> Outcome:
         done = sum(min(self._ok(run), self.measure.launches) for run in self.runs)
         self.observer.started(self.measure.launches * len(self.runs), done)
+        for round_ in left:
+            self._serve([RunSpec.model_validate(entry.spec) for entry in round_.entries], round_)
+        self.failures.clear()  # those were an earlier command's
         for turn in itertools.count():
             wanting = [run for run in self.runs if self._wanting(run)]
             if not wanting:
                 break
             # Drift (heat, neighbours) must not read as scaling: the order of world sizes alternates.
-            groups = _by_process_start(wanting)
-            for group in groups if turn % 2 == 0 else groups[::-1]:
-                shift = turn % len(group)
-                self._serve(group[shift:] + group[:shift])
+            groups = by_process_start(wanting)
+            ordered = groups if turn % 2 == 0 else groups[::-1]
+            rotated = [group[turn % len(group) :] + group[: turn % len(group)] for group in ordered]
+            rounds: Iterable[Round] = map(self._round, rotated)
+            if isinstance(self.launcher, Queue):
+                rounds = list(rounds)
+                if told := self.launcher.submit(self.folder, rounds):
+                    self.observer.message(told)
+            for group, round_ in zip(rotated, rounds, strict=True):
+                self._serve(group, round_)
         return Outcome(tuple(run.run_id for run in self.runs if not self._settled(run)))
 
     def _ok(self, run: RunSpec) -> int:
@@ -125,19 +135,25 @@ class _Execution:
             return True
         return (found.high - found.low) / 2 > target * found.median
 
-    def _serve(self, group: list[RunSpec]) -> None:
-        """One launch of each run: one round, and further ones where a crash cut it short."""
-        left = list(group)
+    def _round(self, group: Sequence[RunSpec]) -> Round:
+        """The next process start, with a launch of each run."""
+        entries = [next_entry(self.folder, run, parity=self._unproven(run)) for run in group]
+        self.rounds += 1
+        return make_round(self.rounds - 1, group[0], entries, self.machine)
+
+    def _serve(self, group: list[RunSpec], round_: Round) -> None:
+        """Serve a round of these runs, and further ones where a crash cut it short."""
+        left = group
         while left:
-            entries = [next_entry(self.folder, run, parity=self._unproven(run)) for run in left]
-            round_ = make_round(self.rounds, left[0], entries, self.machine)
-            self.rounds += 1
             end = self._start(round_)
-            unfinished = [entry for entry in entries if not (self.folder / entry.folder / MANIFEST).exists()]
+            unfinished = [entry for entry in round_.entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
                 break
             end = end if end.status != "ok" else RoundEnd("failed", "left no record")
             status = self._close(round_, unfinished[0], end)
+            if not end.again:
+                self.failures.update({entry.run_id: ATTEMPTS for entry in unfinished})
+                break
             by_id = {run.run_id: run for run in left}
             left = [by_id[entry.run_id] for entry in unfinished[1:]]
             victim = by_id[unfinished[0].run_id]
@@ -145,12 +161,16 @@ class _Execution:
                 self.failures[victim.run_id] += 1
                 if self.failures[victim.run_id] < ATTEMPTS:
                     left.append(victim)
+            if left:
+                round_ = self._round(left)
         self._read()
 
     def _start(self, round_: Round) -> RoundEnd:
         follow = Follow(self.folder, round_, self.labels, self.observer)
         try:
             return self.launcher.run(self.folder, round_, follow.beat)
+        except LeftRunning:
+            raise
         except (KeyboardInterrupt, Interrupted):
             for entry in round_.entries:
                 if not (self.folder / entry.folder / MANIFEST).exists():
@@ -169,9 +189,3 @@ class _Execution:
         if manifest.status == "ok":
             self.observer.message(f"its figures stand; {manifest.notes['memory']}")
         return manifest.status
-
-
-def _by_process_start(runs: list[RunSpec]) -> list[list[RunSpec]]:
-    """Runs that one process start can serve, by rising world size."""
-    key = attrgetter("process_start")
-    return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]

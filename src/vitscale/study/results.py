@@ -12,7 +12,7 @@ from pathlib import Path
 from vitscale.config.runspec import slug
 from vitscale.errors import ResultsError
 from vitscale.records.launches import read_document, read_launches
-from vitscale.records.writer import make_folder, write_json, write_whole
+from vitscale.records.writer import make_folder, require_no_links, write_json, write_whole
 from vitscale.study.plan import Plan
 
 STUDY, RESOLVED, PLAN = "study.toml", "resolved.json", "plan.json"
@@ -40,7 +40,7 @@ def check(folder: Path) -> None:
     """Refuse what is no place for results, before anything is prepared.
 
     Raises:
-        ResultsError: a file, or a folder that holds something else.
+        ResultsError: a file, a folder that holds something else, or one with links to elsewhere.
     """
     if folder.exists() and not folder.is_dir():
         raise ResultsError(f"`{folder}` is a file, not a results folder", "`--out` names another folder")
@@ -48,6 +48,7 @@ def check(folder: Path) -> None:
         raise ResultsError(
             f"`{folder}` is not empty and not a results folder", "give `--out` a folder that is new or empty"
         )
+    require_no_links(folder)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
@@ -42,6 +44,20 @@ def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Mac
         link=run.link,
         entries=tuple(entries),
     )
+
+
+def by_process_start(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+    """Runs that one process start can serve, by rising world size."""
+    key = attrgetter("process_start")
+    return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]
+
+
+def first_rounds(folder: Path, runs: Sequence[RunSpec], machine: Machine) -> list[Round]:
+    """The next launch of each run, as they would be served."""
+    groups = enumerate(by_process_start(runs), next_round(folder))
+    return [
+        make_round(number, group[0], [next_entry(folder, run) for run in group], machine) for number, group in groups
+    ]
 
 
 def next_round(folder: Path) -> int:
@@ -98,13 +114,15 @@ def _close_settled(path: Path, spec: RunSpec, settled: Manifest, end: RoundEnd) 
     return manifest
 
 
-def bury(folder: Path, planned: Mapping[str, RunSpec]) -> None:
-    """Give the launches that a dead process left unfinished their status."""
+def bury(folder: Path, planned: Mapping[str, RunSpec], left: Sequence[Round] = ()) -> None:
+    """Give the launches that a dead process left unfinished their status, but for those of rounds that go on."""
+    alive = {entry.folder for round_ in left for entry in round_.entries}
     for launch in read_launches(folder):
         spec = launch.spec or planned.get(launch.run_id)
-        if launch.manifest is None and spec is not None:
+        name = str(launch.path.relative_to(folder))
+        if launch.manifest is None and spec is not None and name not in alive:
             entry = Entry(
-                folder=str(launch.path.relative_to(folder)),
+                folder=name,
                 run_id=launch.run_id,
                 launch=launch.launch,
                 spec=spec.model_dump(mode="json"),

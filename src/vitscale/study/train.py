@@ -15,13 +15,14 @@ from vitscale.errors import (
     DivergedError,
     HangError,
     Interrupted,
+    LeftRunning,
     MemoryExceeded,
     UsageError,
     VitscaleError,
     WorkerError,
 )
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import Launcher, RoundEnd
+from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records import checkpoint
 from vitscale.records.launches import read_launches
 from vitscale.records.round import Checkpointing, Round
@@ -99,9 +100,12 @@ def train(
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds what was learnt.
+        LeftRunning: asked to stop, and a scheduler goes on with it.
         CheckpointError, MemoryExceeded, HangError, DivergedError, WorkerError: as the ranks ended.
     """
-    bury(folder, {run.run_id: run})
+    going_on = launcher.left(folder) if isinstance(launcher, Queue) else []
+    bury(folder, {run.run_id: run}, going_on)
+    left = [round_ for round_ in going_on if round_.entries[0].run_id == run.run_id]
     start = start_of(folder, run)
     observer.message(start.message)
     if start.done:
@@ -114,7 +118,7 @@ def train(
         keep=study.train.keep,
         resume=None if start.resume is None else str(start.resume.relative_to(folder)),
     )
-    round_ = make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
+    round_ = left[0] if left else make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
     observer.started(1, 0)
     with followed(folder / round_.entries[0].folder):
         end = _serve(folder, round_, label, launcher, observer)
@@ -125,6 +129,8 @@ def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer
     follow = Follow(folder, round_, {round_.entries[0].run_id: label}, observer)
     try:
         return launcher.run(folder, round_, follow.beat)
+    except LeftRunning:
+        raise
     except (KeyboardInterrupt, Interrupted):
         return RoundEnd("killed", "interrupted")
     finally:

@@ -27,7 +27,7 @@ class Where:
     elsewhere: bool = False
     """Whether ranks are laid out by a starter outside, by the launcher `env`: over as many hosts as the study says."""
     hosts: tuple[Host, ...] = ()
-    """Hosts of the launcher `mpi`, taken to be machines like this one; none is this machine."""
+    """Hosts of the launchers `hosts`, `mpi` and `slurm`, each taken to be like `machine`; none is this machine."""
 
     def device(self, asked: str) -> Literal["cpu", "cuda"]:
         """Resolve the `device` axis.
@@ -74,8 +74,8 @@ class Where:
         if chosen(self.hosts, spread.nodes, spread.ranks_per_node) is None:
             slots = ", ".join(str(host.slots) for host in self.hosts[:8]) + ("…" if len(self.hosts) > 8 else "")
             raise Infeasible(
-                f"{spread.ranks_per_node} ranks on each of {spread.nodes} hosts: the hostfile's have {slots} slots",
-                "more hosts or slots in launch.hostfile, or a smaller world",
+                f"{spread.ranks_per_node} ranks on each of {spread.nodes} hosts: those there are have {slots} slots",
+                "more hosts or slots in launch.hostfile, another launch.partition, or a smaller world",
             )
         return spread
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from vitscale.errors import SetupError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
-from vitscale.records.round import Beat, Heartbeat, Round, failure_path
+from vitscale.records.round import DETACHED, Beat, Heartbeat, Round, failure_path
 
 _MPIRUNS = (OPEN_MPI, MPICH)
 _TRACKERS = ("mlflow", "wandb")
@@ -33,7 +33,7 @@ def main(path: Path) -> None:
     try:
         place = _place(round_)
         rank = place.rank
-        if rank == 0 or place.starter not in _MPIRUNS:  # which hand their standard input to rank 0 alone
+        if _has_parent(place):
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         heartbeat = Heartbeat(path.parent, rank)
         heartbeat.beat(Beat(0, "import", 0, 0, None))
@@ -46,6 +46,13 @@ def main(path: Path) -> None:
         _leave_failure(path.parent, rank, error)
         raise
     heartbeat.beat(Beat(number, "done", 0, 0, None))
+
+
+def _has_parent(place: Position) -> bool:
+    """Whether the tool's process holds the other end of our standard input."""
+    if DETACHED in os.environ:
+        return False
+    return place.rank == 0 or place.starter not in _MPIRUNS  # which hand theirs to rank 0 alone
 
 
 def _place(round_: Round) -> Position:

@@ -43,7 +43,8 @@ def load_initial(model: nn.Module, spec: RunSpec, path: Path) -> None:
         missing, unexpected = model.load_state_dict({k: v for k, v in state.items() if k not in odd}, strict=False)
     except Exception as error:
         # Damaged, foreign or refused bytes fail in many ways; the file is what is wrong.
-        raise CheckpointError(f"`{path.name}` cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:300]  # of some the words are empty
+        raise CheckpointError(f"`{path.name}` cannot be loaded: {said}") from error
     left = [name for name in missing if not name.startswith("head.")]
     if left or unexpected:
         raise CheckpointError(f"`{path.name}` does not fit `{spec.model.name}`: {(left or unexpected)[:3]}")

@@ -1,3 +1,4 @@
+import signal
 import sys
 from typing import NamedTuple
 
@@ -41,7 +42,11 @@ def vitscale(monkeypatch, capfd, tmp_path):
         captured = capfd.readouterr()
         return Ran(code, captured.out, captured.err)
 
-    return run
+    # A command that is over ignores signals; what other tests start would inherit that.
+    heard = {number: signal.getsignal(number) for number in (signal.SIGINT, *cli._STOPS)}
+    yield run
+    for number, handler in heard.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -115,6 +115,22 @@ def test_a_lab_is_planned_by_anyone_and_started_by_root(vitscale, monkeypatch, t
     assert not (tmp_path / "out").exists()
 
 
+def test_hosts_are_planned_by_anyone_and_reached_where_there_is_a_list_and_ssh(vitscale, monkeypatch, tmp_path):
+    words = ("run", "quick", "--launcher", "hosts", "world_size=2,4")
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert (ran.code, ran.error) == (2, "the launcher `hosts` needs `launch.hostfile`")
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2\n")
+    words = (*words, f"launch.hostfile={hosts}")
+    ran = vitscale(*words, "--dry-run", "--json")
+    worlds = {(run["spec"]["world_size"], run["spec"]["nodes"]) for run in json.loads(ran.out)["runs"]}
+    assert worlds == {(2, 1), (4, 2)}
+    monkeypatch.setattr("vitscale.launch.hosts.shutil.which", lambda name: None)
+    ran = vitscale(*words, "--out", tmp_path / "out")
+    assert (ran.code, ran.error) == (3, "the launcher `hosts` needs `ssh`, not found")
+    assert not (tmp_path / "out").exists()
+
+
 def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vitscale, monkeypatch, tmp_path):
     hosts = tmp_path / "hosts"
     hosts.write_text("a slots=2\nb slots=2\n")
@@ -134,6 +150,30 @@ def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vi
     assert ran.code == 3
     assert "No such file" in ran.error
     assert not (tmp_path / "out").exists()
+
+
+def test_jobs_of_slurm_are_planned_for_its_nodes_and_shown(vitscale, monkeypatch, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sbatch", "srun", "squeue", "scancel", "sinfo"):
+        (tools / name).write_text("#!/bin/sh\necho 'main*|3|2|64000|(null)'\n")
+        (tools / name).chmod(0o700)
+    words = ("run", "quick", "--launcher", "slurm", "--dry-run", "protocol=strong", "launch.account=vision")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = vitscale(*words)
+    assert (ran.code, ran.error.split(",")[0]) == (3, "the launcher `slurm` needs `sbatch`")
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    ran = vitscale(*words, "world_size=1,4")
+    assert ran.code == 0
+    first, second = ran.out.split("job.sh:\n")[1:]
+    assert "#SBATCH --nodes=1\n#SBATCH --ntasks-per-node=1\n" in first
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n" in second
+    assert ran.out.count("#SBATCH --account=vision\n") == 2
+    assert not (tmp_path / "work" / "results").exists()
+    ran = vitscale(*words, "world_size=8")
+    assert ran.code == 2
+    assert "those there are have 2, 2, 2 slots" in ran.error
+    assert [run["spec"]["nodes"] for run in json.loads(vitscale(*words, "world_size=4", "--json").out)["runs"]] == [2]
 
 
 def test_without_a_starter_the_launcher_env_starts_nothing(vitscale, monkeypatch, tmp_path):

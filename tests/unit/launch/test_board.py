@@ -12,6 +12,7 @@ from vitscale.errors import Interrupted, SetupError
 from vitscale.hardware.position import Position
 from vitscale.launch.board import Board, Order, Report
 from vitscale.launch.env import Env, Everywhere
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.processes import Command
 from vitscale.records.round import Round
 
@@ -35,7 +36,7 @@ class Follower(threading.Thread):
     def __init__(self, results, limits=None):
         super().__init__(daemon=True)
         place = Position(1, 1, 2, 2, "torchrun")
-        self.env = Env(place, results / "data", None, limits or LaunchSection())
+        self.env = Env(place, Inputs(results / "data", limits=limits or LaunchSection()))
         self.env.command = lambda folder, round_, rank: SLEEPER
         self.results, self.stop, self.raised = results, False, None
 
@@ -152,7 +153,7 @@ def test_the_others_leave_when_rank_0_is_not_heard_of_any_more(leader, results):
 def test_rank_0_is_heard_of_while_it_leads(results, monkeypatch):
     monkeypatch.setattr("vitscale.launch.env._LIFE_S", 0.01)
     board, seen = Board(results), set()
-    with Env(Position(0, 0, 1, 1, "torchrun"), results / "data", None, LaunchSection()).leading(results):
+    with Env(Position(0, 0, 1, 1, "torchrun"), Inputs(results / "data")).leading(results):
         deadline = time.monotonic() + 5
         while len(seen) < 3 and time.monotonic() < deadline:
             seen.add(board.life())

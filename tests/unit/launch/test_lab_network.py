@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from vitscale.config.study import LaunchSection
 from vitscale.errors import SetupError
 from vitscale.launch import lab
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.lab import Lab, network, remove_leftovers, require_namespaces
 from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Round
@@ -104,7 +104,7 @@ def test_ranks_of_a_host_start_in_its_namespace_and_use_its_interface(kernel, mo
         return RoundEnd("ok")
 
     monkeypatch.setattr(lab.Local, "run", run)
-    launcher = Lab(tmp_path, None, LaunchSection(), {})
+    launcher = Lab(Inputs(tmp_path, environ={}))
     launcher.run(tmp_path, round_(2), lambda beat: None)
     launcher.run(tmp_path, round_(1, 2), lambda beat: None)
     (apart, first, last), (together, alone, _) = seen

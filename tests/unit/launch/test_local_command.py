@@ -1,7 +1,7 @@
 """What a rank on this host is started with."""
 
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.position import position
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import Local
 from vitscale.records.round import Entry, Round
 
@@ -18,7 +18,7 @@ def test_a_rank_is_told_nothing_of_the_job_that_the_tool_itself_runs_in(tmp_path
     }
     entry = Entry(folder="runs/a/launch0", run_id="a", launch=0, spec={"threads_per_rank": 1})
     round_ = Round(name="0000-w2", world_size=2, nodes=1, ranks_per_node=2, device="cpu", cores=(), entries=(entry,))
-    launcher = Local(tmp_path, None, LaunchSection(), outside)
+    launcher = Local(Inputs(tmp_path, environ=outside))
     for rank in (0, 1):
         environ = launcher.command(tmp_path / "rounds" / round_.name, round_, rank).environ
         assert position(environ)[:4] == (rank, rank, 2, 2)

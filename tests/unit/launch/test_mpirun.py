@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vitscale.config.study import LaunchSection
 from vitscale.errors import SetupError
 from vitscale.launch.hostfile import Host
-from vitscale.launch.mpi import Mpi, Mpirun, allowed, find_mpirun
+from vitscale.launch.inputs import Inputs
+from vitscale.launch.mpi import Mpi, Mpirun, find_mpirun
+from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Entry, Round
 
 HOSTILE = "a b 'c' \"d\" $(reboot) `reboot` ;|&\n-x --"
@@ -82,7 +83,7 @@ def script(tmp_path):
 
 def launcher(path, tmp_path, hosts=(), kind="openmpi", environ=None):
     environ = os.environ if environ is None else environ
-    return Mpi(Mpirun(path, kind), hosts, tmp_path / "data", None, LaunchSection(), environ)
+    return Mpi(Mpirun(path, kind), hosts, Inputs(tmp_path / "data", environ=environ))
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_other_hosts_get_the_names_of_variables_and_no_value_stands_in_the_comma
         assert "GLOO_SOCKET_IFNAME" not in environ  # it is loopback on one host only
 
 
-def test_the_environment_is_an_allow_list():
+def test_the_environment_is_an_allow_list(tmp_path):
     secret = (
         "HF_TOKEN",
         "WANDB_API_KEY",
@@ -156,7 +157,9 @@ def test_the_environment_is_an_allow_list():
         "PYTORCH_CUDA_ALLOC_CONF",
         "LD_PRELOAD",
     )
-    assert allowed(dict.fromkeys((*secret, *needed), HOSTILE)) == dict.fromkeys(needed, HOSTILE)
+    given = dict.fromkeys((*secret, *needed), HOSTILE)
+    environ = launcher("mpirun", tmp_path, environ=given).command(tmp_path, round_of(2)).environ
+    assert {name for name in given if name in environ} == {*needed}
 
 
 def test_hostile_names_arrive_as_they_are_and_are_read_by_no_shell(script, tmp_path):
@@ -177,7 +180,7 @@ def test_hostile_names_arrive_as_they_are_and_are_read_by_no_shell(script, tmp_p
 @pytest.mark.parametrize("kind", ["openmpi", "hydra"])
 def test_a_killed_rank_is_named_from_what_mpirun_says(served, kind):
     end = served(f"sys.stderr.write({KILLED[kind]!r}); sys.exit(137)", kind=kind)
-    assert end == ("failed", "rank 1 was ended by SIGKILL", None)
+    assert end == RoundEnd("failed", "rank 1 was ended by SIGKILL")
 
 
 def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):

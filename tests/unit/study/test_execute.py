@@ -7,7 +7,7 @@ import pytest
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted
+from vitscale.errors import Interrupted, LeftRunning
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Beat
@@ -302,3 +302,51 @@ def test_engines_that_are_compared_are_held_against_plain_torch_in_their_first_l
 
 def test_one_engine_is_not_held_against_anything(go):
     assert not any(entry.parity for round_ in go(launches=1)[0].rounds for entry in round_.entries)
+
+
+class FakeQueue(Fake):
+    """Rounds are handed over before they are waited for; those in `going_on` are left from an earlier process."""
+
+    def __init__(self, *args, going_on=(), **more):
+        super().__init__(*args, **more)
+        self.handed, self.going_on = [], [*going_on]
+
+    def submit(self, results, rounds):
+        self.handed.append(rounds)
+        return "handed over"
+
+    def left(self, results):
+        return self.going_on
+
+
+def test_a_queue_is_given_a_turns_rounds_before_the_first_is_waited_for(go, make, tmp_path):
+    fake, observer, outcome = go(FakeQueue(make, tmp_path), launches=2)
+    assert outcome.missing == ()
+    assert [[round_.name for round_ in turn] for turn in fake.handed] == [
+        ["0000-w1", "0001-w2"],
+        ["0002-w2", "0003-w1"],
+    ]
+    assert fake.rounds == [round_ for turn in fake.handed for round_ in turn]
+    assert observer.told.count(("message", "handed over")) == 2
+
+
+def test_rounds_that_go_on_without_the_command_are_not_closed_and_are_served_first_by_the_next(go, make, tmp_path):
+    stopped = FakeQueue(make, tmp_path, faults=lambda round_, number: LeftRunning("SLURM goes on with job 17"))
+    with pytest.raises(LeftRunning):
+        go(stopped, launches=1)
+    assert statuses(tmp_path) == {}  # its ranks go on writing
+    (handed,) = stopped.handed
+    again, _, outcome = go(FakeQueue(make, tmp_path, going_on=handed), launches=1)
+    assert again.rounds == handed
+    assert again.handed == []
+    assert outcome.missing == ()
+    assert {*statuses(tmp_path).values()} == {"ok"}
+
+
+def test_nothing_of_a_round_that_a_user_cancelled_is_tried_again(go, make, tmp_path, specs):
+    def cancel(round_, number):
+        return RoundEnd("killed", "job 17 was cancelled", again=False) if round_.world_size == 1 else None
+
+    fake, _, outcome = go(FakeQueue(make, tmp_path, faults=cancel), launches=2)
+    assert [round_.world_size for round_ in fake.rounds] == [1, 2, 2]
+    assert outcome.missing == tuple(spec.run_id for spec in specs if spec.world_size == 1)

@@ -1,0 +1,178 @@
+"""Ranks started by SLURM: a job for each round, or steps of the allocation that this process runs in.
+
+A job goes on without this process. What a round came to is read from its records and from SLURM's state of the job,
+never from an exit status alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from vitscale.config.study import LaunchSection
+from vitscale.errors import Interrupted, LeftRunning, SetupError
+from vitscale.launch import jobs
+from vitscale.launch.attend import attend, scrub, watched, write_round
+from vitscale.launch.inputs import Inputs, allowed
+from vitscale.launch.job import RanksOfJob, RanksOfStep
+from vitscale.launch.local import LOOPBACK, of_the_round, worker
+from vitscale.launch.outcome import RoundEnd, Watch
+from vitscale.launch.processes import Command
+from vitscale.launch.sbatch import SCRIPT, script, srun
+from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm
+from vitscale.records.round import ROUND, Beat, Round, read_heartbeat
+from vitscale.records.writer import write_whole
+
+_POLL_S = 0.2
+_OF_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_")
+_DEFAULTS = {
+    "SBATCH_PARTITION": "partition",
+    "SBATCH_ACCOUNT": "account",
+    "SBATCH_QOS": "qos",
+    "SBATCH_CONSTRAINT": "constraint",
+    "SBATCH_TIMELIMIT": "time_limit",
+}
+"""Variables that hold where the study says nothing; before the file, SLURM takes all that begin with SBATCH_."""
+_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+
+
+class Slurm:
+    """Launcher by jobs."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs, self._scheduler = inputs, Scheduler(inputs.environ)
+
+    def script(self, results: Path, round_: Round) -> str:
+        """The file that `sbatch` is given for a round."""
+        return script(results, round_, self._inputs.limits, self._inputs.variables())
+
+    def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
+        """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes."""
+        taken = []
+        with _leaving(results), contextlib.suppress(SetupError):
+            for round_ in rounds:
+                taken.append(f"{round_.name} is job {self._submit(results, round_)}")  # noqa: PERF401 (some are kept)
+        return f"SLURM: {', '.join(taken)}" if taken else None
+
+    def left(self, results: Path) -> list[Round]:
+        """Rounds whose jobs were submitted by an earlier process."""
+        return [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
+
+    def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
+        """Serve a round: submit it, unless that is done, and wait for its end.
+
+        Raises:
+            SetupError: SLURM refuses it.
+            LeftRunning: this process was asked to stop, and jobs go on.
+        """
+        with _leaving(results):
+            job = jobs.unfinished(results).get(round_.name) or self._submit(results, round_)
+            folder = results / "rounds" / round_.name
+            ranks = RanksOfJob(self._scheduler, job, folder)
+            _await_start(ranks, folder, round_, watch)
+            end = watched(ranks, folder, round_, self._inputs.limits, watch)
+            ranks.end()
+            scrub(folder)
+            jobs.note_ended(results, round_.name, job, end.status)
+            return end
+
+    def _submit(self, results: Path, round_: Round) -> str:
+        round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which is not theirs
+        path = write_round(results, round_) / SCRIPT
+        write_whole(path, self.script(results, round_).encode())
+        path.chmod(0o600)
+        with _undisturbed():
+            job = self._scheduler.submit(str(path.relative_to(results)), results, self._environ())
+            jobs.note_submitted(results, round_.name, job)
+        return job
+
+    def _environ(self) -> dict[str, str]:
+        """Environment of `sbatch`, and with what is exported in the file that of the job."""
+        limits = self._inputs.limits
+        kept = allowed(self._inputs.environ, _OF_SLURM)
+        ours = {name for name in kept if name.startswith("SBATCH_")} - {*_DEFAULTS}
+        ours |= {name for name, key in _DEFAULTS.items() if getattr(limits, key) is not None}
+        kept = {name: value for name, value in kept.items() if name not in {*ours, "TMPDIR"}}
+        return kept | {"HOME": str(Path.home())}  # which the file goes through
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off signals: a job that was taken is written down."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _await_start(ranks: RanksOfJob, folder: Path, round_: Round, watch: Watch) -> None:
+    """Wait for a job's turn, however long that takes: time limits are for what runs."""
+    everyone = range(round_.world_size)
+    while ranks.waiting() and not any(read_heartbeat(folder, rank) for rank in everyone):
+        watch(Beat(0, "queued", 0, 0, None))
+        time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _leaving(results: Path) -> Iterator[None]:
+    """Where this process is asked to stop, say which jobs go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted):
+        left = jobs.unfinished(results).values()
+        if not left:
+            raise
+        raise LeftRunning(
+            f"interrupted; SLURM goes on with job {', '.join(left)}",
+            f"the same command picks up what they finish; scancel {' '.join(left)} ends them",
+        ) from None
+
+
+class Allocation:
+    """Launcher within a job: each round is a step of it.
+
+    Args:
+        inputs: what launchers share.
+        job: number of the job.
+    """
+
+    def __init__(self, inputs: Inputs, job: str) -> None:
+        self._inputs, self._job, self._scheduler = inputs, job, Scheduler(inputs.environ)
+
+    def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
+        """Serve a round."""
+        round_ = round_.model_copy(update={"cores": ()})
+        ranks = RanksOfStep(self._scheduler, self._job, results / "rounds" / round_.name)
+        command = self.command(results, round_)
+        return attend(ranks, [command], results, round_, self._inputs.limits, watch)
+
+    def command(self, results: Path, round_: Round) -> Command:
+        """What is started for a round: a list of words, none of which a shell reads."""
+        interface = LOOPBACK if round_.nodes == 1 else None
+        environ = allowed(self._inputs.environ, ("SLURM_CONF",)) | self._inputs.variables()
+        environ |= of_the_round(results / "rounds" / round_.name, round_, interface)
+        return Command([*srun(round_), f"--jobid={self._job}", *worker(round_)], environ)
+
+
+def slurm(inputs: Inputs) -> Slurm | Allocation:
+    """The launcher: by jobs, or within the job that this process is part of."""
+    job = inputs.environ.get("SLURM_JOB_ID")
+    return Allocation(inputs, job) if job else Slurm(inputs)
+
+
+def nodes(limits: LaunchSection, environ: Mapping[str, str]) -> Cluster:
+    """The nodes that ranks get: of the partition that is asked for, or of the job that this process is part of.
+
+    Raises:
+        SetupError: SLURM is not there, or does not answer.
+        UsageError: no such partition.
+    """
+    require_slurm()
+    scheduler = Scheduler(environ)
+    if "SLURM_JOB_ID" in environ:
+        return scheduler.cluster(environ.get("SLURM_JOB_PARTITION"), environ.get("SLURM_JOB_NODELIST"))
+    return scheduler.cluster(limits.partition or environ.get("SBATCH_PARTITION"))

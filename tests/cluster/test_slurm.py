@@ -1,0 +1,113 @@
+"""Studies whose ranks a real SLURM starts on two nodes: as jobs that outlive the command, and as steps of one job."""
+
+import json
+import signal
+import stat
+
+import psutil
+import pytest
+from ranks import finish, launches, start, wait_until, worker_processes
+
+from vitscale.launch import jobs
+from vitscale.records.round import read_heartbeat
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
+
+CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "SBATCH_WRAP": "canary"}
+
+
+def by_slurm(store, slurm, results, *words, environ=None, **more):
+    words = ("engine=ddp", "global_batch=8", "steps=5", *words)
+    environ = {**slurm.environ, **CANARY, **(environ or {})}
+    return start(store, results, *words, flags=("--launcher", "slurm"), environ=environ, **more)
+
+
+def submitted(results):
+    """Jobs that a folder's rounds were given to, in order."""
+    path = results / "jobs.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [line["job"] for line in lines if "submitted" in line]
+
+
+def in_training(results, name, step=1):
+    """Whether all ranks of a round have taken so many steps."""
+    world_size, folder = int(name.partition("-w")[2]), results / "rounds" / name
+    beats = [read_heartbeat(folder, rank) for rank in range(world_size)]
+    return all(beat and beat[0].step >= step for beat in beats)
+
+
+def test_each_world_size_is_a_job_and_ranks_of_two_nodes_train_together(store, slurm, tmp_path):
+    results = tmp_path / 'it\'s 100 %j $(a) "name"; #'  # which neither SLURM nor a shell takes for more than a name
+    code, err = finish(by_slurm(store, slurm, results, "world_size=1,2"))
+    assert code == 0, err
+    assert "0000-w1 is job" in err
+    one, two = launches(results).values()
+    assert [one["status"], two["status"]] == ["ok", "ok"]
+    assert [(two["layout"]["nodes"], two["layout"]["ranks_per_node"])] == [(2, 1)]
+    assert [(rank["rank"], rank["node"], rank["local_rank"]) for rank in two["devices"]] == [(0, 0, 0), (1, 1, 0)]
+    assert len(submitted(results)) == 2
+    assert jobs.unfinished(results) == {}
+    for script in (results / "rounds").glob("*/job.sh"):
+        assert stat.S_IMODE(script.stat().st_mode) == 0o600
+    assert not [path for path in results.rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+
+
+def test_ctrl_c_leaves_the_job_running_and_the_same_command_picks_it_up(store, slurm, tmp_path):
+    words = ("world_size=2", "steps=60")
+    first = by_slurm(store, slurm, tmp_path, *words, inject="sleep rank=0 where=forward seconds=0.1")
+    wait_until(lambda: in_training(tmp_path, "0000-w2"), 90, "two ranks in training")
+    first.send_signal(signal.SIGINT)
+    code, err = finish(first, 20)
+    (job,) = submitted(tmp_path)
+    assert code == 75, err
+    assert f"SLURM goes on with job {job}" in err
+    assert slurm.jobs() == [job]
+    code, err = finish(start(store, tmp_path, *words, "engine=ddp", "global_batch=8"))
+    assert code == 10, err
+    assert f"job {job}" in err  # another launcher keeps out
+    code, err = finish(by_slurm(store, slurm, tmp_path, *words))
+    assert code == 0, err
+    assert submitted(tmp_path) == [job]
+    assert [manifest["status"] for manifest in launches(tmp_path).values()] == ["ok"]
+
+
+def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelled_by_its_number(store, slurm, tmp_path):
+    inject = f"kill rank=1 step=2 once={tmp_path}/mark; hang rank=0 step=3"
+    process = by_slurm(store, slurm, tmp_path, "world_size=2", inject=inject)
+    wait_until(lambda: in_training(tmp_path, "0001-w2", 2), 120, "the second attempt in training")
+    first, second = submitted(tmp_path)
+    slurm.command("scancel", second)
+    code, err = finish(process, 60)
+    assert code == 5, err
+    ends = [(manifest["status"], manifest["reason"]) for manifest in launches(tmp_path).values()]
+    assert ends == [
+        ("failed", "rank 1 was ended by SIGKILL on n2"),
+        ("killed", f"job {second} was cancelled"),
+    ]
+    assert submitted(tmp_path) == [first, second]  # what a user cancels is not submitted again
+    wait_until(lambda: not worker_processes(tmp_path), 15, "no rank is left")
+
+
+def test_within_a_job_a_round_is_a_step_of_it_and_the_end_of_the_tool_ends_its_ranks(store, slurm, tmp_path):
+    inside = ("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1")
+    code, err = finish(by_slurm(store, slurm, tmp_path / "a", "world_size=2", prefix=inside))
+    assert code == 0, err
+    assert [manifest["status"] for manifest in launches(tmp_path / "a").values()] == ["ok"]
+    assert submitted(tmp_path / "a") == []
+    results = tmp_path / "b"
+    process = by_slurm(store, slurm, results, "world_size=2", inject="hang rank=0 step=1", prefix=inside)
+    wait_until(lambda: in_training(results, "0000-w2"), 90, "two ranks in training")
+    (tool,) = psutil.Process(process.pid).children()
+    tool.kill()
+    finish(process, 30)
+    wait_until(lambda: not worker_processes(results), 30, "its ranks are gone")
+
+
+def test_a_job_that_slurm_refuses_is_an_error_with_its_message(store, slurm, tmp_path):
+    code, err = finish(by_slurm(store, slurm, tmp_path, "world_size=2", "launch.time_limit=120"))
+    assert code == 3
+    assert "`sbatch` refused a job: " in err
+    assert "ime limit" in err
+    code, err = finish(by_slurm(store, slurm, tmp_path / "x", "launch.partition=there", "world_size=2"))
+    assert code == 2
+    assert "main, urgent" in err
