@@ -1,6 +1,7 @@
 """The study file as frozen data: every key with its unit and what "off" means.
 
-The docstring under a field is its documentation: the reference page and the JSON Schema are generated from it.
+The docstring under a field is its documentation: the reference page and the JSON Schema are generated from it. That is
+why this file passes 300 lines.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ def train(
     bury(folder, {run.run_id: run}, going_on)
     left = [round_ for round_ in going_on if round_.entries[0].run_id == run.run_id]
     start = start_of(folder, run)
-    observer.message(start.message)
-    if start.done:
+    observer.message("waiting for what an earlier command left running" if left else start.message)
+    if start.done and not left:
         return
     every = study.train.checkpoint_epochs or study.train.eval_epochs
     plan = Checkpointing(
