@@ -13,7 +13,7 @@ from typing import NamedTuple
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted
+from vitscale.errors import Interrupted, SetupError
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import Launcher, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
@@ -48,6 +48,7 @@ def execute(
 
     Raises:
         ResultsError: the folder cannot be written.
+        SetupError: the machines are not what was asked for, which further rounds would only meet again.
         Interrupted: Ctrl-C or SIGTERM; the launch in flight is marked, everything finished stays.
     """
     bury(folder, {run.run_id: run for run in runs})
@@ -136,6 +137,8 @@ class _Execution:
             unfinished = [entry for entry in entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
                 break
+            if end.kind == "setup":
+                raise SetupError(end.reason or "the ranks did not meet", end.hint)
             self._close(round_, unfinished[0], end if end.status != "ok" else RoundEnd("failed", "left no record"))
             by_id = {run.run_id: run for run in left}
             left = [by_id[entry.run_id] for entry in unfinished[1:]]

@@ -16,6 +16,7 @@ from vitscale.errors import (
     HangError,
     Interrupted,
     MemoryExceeded,
+    SetupError,
     UsageError,
     VitscaleError,
     WorkerError,
@@ -36,6 +37,7 @@ _ERRORS: dict[str, type[VitscaleError]] = {
     "diverged": DivergedError,
     "checkpoint": CheckpointError,
     "timeout": HangError,
+    "setup": SetupError,
 }
 
 
@@ -99,7 +101,7 @@ def train(
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds what was learnt.
-        CheckpointError, MemoryExceeded, HangError, DivergedError, WorkerError: as the ranks ended.
+        CheckpointError, MemoryExceeded, HangError, DivergedError, SetupError, WorkerError: as the ranks ended.
     """
     bury(folder, {run.run_id: run})
     start = start_of(folder, run)
@@ -147,4 +149,4 @@ def _raise_unless_finished(folder: Path, round_: Round, end: RoundEnd) -> None:
         return
     if status == "killed":
         raise Interrupted(f"training stopped: {reason}", _AGAIN)
-    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", _AGAIN)
+    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", end.hint or _AGAIN)

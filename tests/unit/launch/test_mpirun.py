@@ -12,6 +12,7 @@ from vitscale.config.study import LaunchSection
 from vitscale.errors import SetupError
 from vitscale.launch.hostfile import Host
 from vitscale.launch.mpi import Mpi, Mpirun, allowed, find_mpirun
+from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Entry, Round
 
 HOSTILE = "a b 'c' \"d\" $(reboot) `reboot` ;|&\n-x --"
@@ -177,7 +178,7 @@ def test_hostile_names_arrive_as_they_are_and_are_read_by_no_shell(script, tmp_p
 @pytest.mark.parametrize("kind", ["openmpi", "hydra"])
 def test_a_killed_rank_is_named_from_what_mpirun_says(served, kind):
     end = served(f"sys.stderr.write({KILLED[kind]!r}); sys.exit(137)", kind=kind)
-    assert end == ("failed", "rank 1 was ended by SIGKILL", None)
+    assert end == RoundEnd("failed", "rank 1 was ended by SIGKILL")
 
 
 def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
