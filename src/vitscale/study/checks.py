@@ -100,19 +100,22 @@ def _drivers(case: Case) -> Iterator[Check]:
 
 
 def _devices(case: Case) -> Iterator[Check]:
-    run, problems = case.run, False
+    run, problems = case.run, case.run.oversubscribed
+    crowd = "a smaller world_size: such a run is measured, and not valid"
+    if run.oversubscribed:
+        text = f"{run.world_size} ranks and fewer cores, which they share"
+        yield Check(name="devices", status="warning", where=ALL, text=text, hint=crowd)
     for host in case.hosts:
         if run.device == "cuda" and len(host.devices) < run.ranks_per_node:
             problems = True
-            text = f"{len(host.devices)} GPUs for {run.ranks_per_node} ranks"
+            text = f"sees {len(host.devices)} of the {run.ranks_per_node} GPUs that its ranks need"
             text += f": {host.devices_reason}" if host.devices_reason else ""
             hint = "nvidia-smi on that host; unset CUDA_VISIBLE_DEVICES; or a smaller ranks_per_node"
             yield Check(name="devices", status="failed", where=case.where(host), text=text, hint=hint)
-        elif run.oversubscribed or (run.threads_per_rank or 0) * run.ranks_per_node > host.cores:
+        elif not run.oversubscribed and (run.threads_per_rank or 0) * run.ranks_per_node > host.cores:
             problems = True
-            text = f"{run.ranks_per_node} ranks of {run.threads_per_rank} threads, {host.cores} cores"
-            hint = "a smaller world_size: such a run is measured, and not valid"
-            yield Check(name="devices", status="warning", where=case.where(host), text=text, hint=hint)
+            text = f"{(run.threads_per_rank or 0) * run.ranks_per_node} threads of its ranks on {host.cores} cores"
+            yield Check(name="devices", status="warning", where=case.where(host), text=text, hint=crowd)
     kinds = {host.devices for host in case.hosts}
     if len(kinds) > 1:
         problems = True
@@ -141,7 +144,7 @@ def _disk(case: Case) -> Iterator[Check]:
 def _shm(case: Case) -> Iterator[Check]:
     run = case.run
     if run.device == "cpu" or run.ranks_per_node == 1:
-        yield Check(name="/dev/shm", status="ok", where=ALL, text="not used: ranks of a host do not share GPUs' memory")
+        yield Check(name="/dev/shm", status="ok", where=ALL, text="not needed: no two GPUs of a host talk")
         return
     need = _NCCL_SEGMENT_BYTES * run.ranks_per_node
     short = [host for host in case.hosts if host.shm_free_bytes is None or host.shm_free_bytes < need]
