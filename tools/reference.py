@@ -19,6 +19,7 @@ from vitscale.config.runspec import RunSpec
 from vitscale.config.study import Study
 from vitscale.errors import VitscaleError
 from vitscale.records.collectives import CollectiveRecord
+from vitscale.records.examination import DoctorReport, Examination, HostFacts
 from vitscale.records.layers import LayerRecord
 from vitscale.records.links import LinkBenchmark
 from vitscale.records.round import Round
@@ -38,6 +39,9 @@ _DOCUMENTS: dict[str, type] = {
     "runs/<run_id>/launch<k>/manifest.json": Manifest,
     "rounds/<k>-w<N>/round.json": Round,
     "rounds/<k>-w<N>/links.json": LinkBenchmark,
+    "rounds/<k>-w<N>/host<n>.json": HostFacts,
+    "rounds/<k>-w<N>/examination.json": Examination,
+    "doctor.json": DoctorReport,
     "analysis.json": Analysis,
 }
 

@@ -126,6 +126,37 @@ def plan_(study: StudyName, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def doctor(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="A study; its largest world is looked at.")
+    ] = None,
+    overrides: Overrides = None,
+    launcher: Annotated[
+        workflow.LauncherName, typer.Option(help="Who starts the ranks.")
+    ] = workflow.LauncherName.local,
+) -> None:
+    """Look at machines and links before anything is trained, and say what to type where something is wrong."""
+    from vitscale.records.examination import DOCTOR
+    from vitscale.report import examined, terminal
+    from vitscale.study import doctor as examination
+    from vitscale.study import results
+
+    loaded, where, folder = workflow.to_examine(study, overrides, launcher)
+    if workflow.followed(launcher, loaded, where, folder):
+        return
+    plan = workflow.make_plan(loaded, where, prepare=False)
+    runs = workflow.startable(plan, launcher)
+    results.check(folder)
+    workflow.require_ready(launcher)
+    starter = workflow.launcher_of(launcher, loaded, where)
+    with results.locked(folder), workflow.leading(starter, folder):
+        found, error = examination.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
+    examined.print_report(found, folder / DOCTOR, terminal.console(data=True))
+    if error:
+        raise error
+
+
+@app.command()
 def report(results: ResultsFolder) -> None:
     """Analyse a results folder again and write its report; of a folder of several, one page over all of them too."""
     from vitscale.report import terminal

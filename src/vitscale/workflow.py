@@ -70,6 +70,28 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     return loaded, Where(probe(), simulated, lab, elsewhere, _hosts(loaded, launcher))
 
 
+def to_examine(study: str | None, overrides: list[str] | None, launcher: LauncherName) -> tuple[Loaded, Where, Path]:
+    """The study, or `quick` in the world that there is, for what it is, and the results folder of `vitscale doctor`.
+
+    Raises:
+        UsageError: there is nothing to look at in a simulation.
+    """
+    from vitscale.hardware.position import position
+    from vitscale.hardware.probe import probe
+    from vitscale.study import doctor
+    from vitscale.study.results import default_folder
+
+    if launcher is LauncherName.simulate:
+        raise UsageError("nothing can be looked at by simulation", "vitscale plan STUDY")
+    words = overrides or []
+    if study is None or "=" in study:
+        place = position(os.environ) if launcher is LauncherName.env else None
+        words = [*doctor.world_of(launcher, probe(), place), *([study] if study else []), *words]
+        return *resolve("quick", words, launcher), default_folder(doctor.NAME)
+    loaded, where = resolve(study, words, launcher)
+    return loaded, where, default_folder(loaded.study.name)
+
+
 def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
     """Those that ranks are started on, none where that is this machine. `plan` takes the study's, if it names some."""
     from vitscale.launch.hostfile import read_hostfile
@@ -210,7 +232,7 @@ def measure(
     end_leftovers(folder, starter)
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
-    with live as observer, _leading(starter, folder):
+    with live as observer, leading(starter, folder):
         outcome = execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
     return outcome.missing
 
@@ -234,11 +256,11 @@ def train_to_end(
             catch_up(folder, trackers, observer.message)
             return Follower(folder, launch_folder, trackers, observer.message)
 
-        with _leading(starter, folder):
+        with leading(starter, folder):
             train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
 
 
-def _leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:
+def leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:
     """Be the first of the processes that a starter started."""
     from vitscale.launch.env import Env
 

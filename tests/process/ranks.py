@@ -39,9 +39,9 @@ def overrides(*words):
     return [f"{key}={value}" for key, value in dict(word.split("=", 1) for word in (*SMALL, *words)).items()]
 
 
-def runs(store, *words):
+def runs(store, *words, where=None):
     """The RunSpecs of a small `quick` after overrides, as `vitscale run` makes them."""
-    return build(load("quick", overrides(*words)).study, Where(probe()), described(store)).runs
+    return build(load("quick", overrides(*words)).study, where or Where(probe()), described(store)).runs
 
 
 def serve(store, results, specs, environ=None, device="cpu"):

@@ -81,7 +81,9 @@ def _furthest_behind(beats: Sequence[tuple[Beat, float] | None]) -> str:
     """The ranks that the others wait for; a rank that hangs inside a step stands beside those that wait for it."""
     places = [(beat[0].entry, beat[0].step) if beat else (-1, 0) for beat in beats]
     behind = [str(rank) for rank, place in enumerate(places) if place == min(places)]
-    return f"rank {behind[0]}" if len(behind) == 1 else f"ranks {', '.join(behind)}"
+    named = f"rank {behind[0]}" if len(behind) == 1 else f"ranks {', '.join(behind)}"
+    unheard = len(behind) < len(beats) and min(places) == (-1, 0)
+    return f"{named} left no word in the results folder, which all hosts have to share, and" if unheard else named
 
 
 @dataclass
@@ -124,8 +126,9 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     if killed := ranks.killed():
         return RoundEnd("failed", killed)
     if failures:
-        first = min(failures, key=lambda failure: "onnection" in failure.message)
-        return RoundEnd("failed", f"rank {first.rank}: {first.message}")
+        first = min(failures, key=lambda failure: (failure.kind != "setup", "onnection" in failure.message))
+        meant = "setup" if first.kind == "setup" else None
+        return RoundEnd("failed", f"rank {first.rank}: {first.message}", meant, hint=first.hint)
     return RoundEnd("failed", f"{ranks.ended()}; see rounds/{round_.name}/stderr.log")
 
 

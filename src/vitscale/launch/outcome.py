@@ -18,9 +18,12 @@ class RoundEnd(NamedTuple):
     status: Status
     reason: str | None = None
     kind: str | None = None
-    """What a rank said it was: `oom`, `diverged`, `checkpoint`, `exception`; None where no rank said anything."""
+    """What a rank said it was: `oom`, `diverged`, `checkpoint`, `setup`; None where no rank said anything of it.
+    `setup` is what every further start would meet again."""
     again: bool = True
     """Whether what is left of the round may be tried once more right away: not where a user cancelled its job."""
+    hint: str | None = None
+    """What to type or to change, where a rank knew."""
 
 
 class Launcher(Protocol):

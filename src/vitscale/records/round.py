@@ -78,6 +78,8 @@ class Round(BaseModel):
     """What the launcher `lab` shapes the link of each host to, as `tc` writes it; null is not shaped."""
     one_machine: bool = False
     """Whether the hosts are namespaces of one machine, by the launcher `lab`."""
+    examine: bool = False
+    """Whether machines and links are looked at (`vitscale doctor`) in place of the launches being served."""
     entries: tuple[Entry, ...]
     """Launches, in order."""
 
@@ -147,7 +149,7 @@ def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
 
 
 def failure_path(folder: Path, rank: int) -> Path:
-    """Where a rank says why it ended: `kind` (`oom`, `diverged`, `exception`) and `message`."""
+    """Where a rank says why it ended: `kind` (`oom`, `diverged`, `setup`, `exception`), `message` and `hint`."""
     return folder / f"failure.rank{rank:03d}.json"
 
 
@@ -157,6 +159,7 @@ class Failure(NamedTuple):
     rank: int
     kind: str
     message: str
+    hint: str | None = None
 
 
 def read_failures(folder: Path, world_size: int) -> list[Failure]:
@@ -165,7 +168,7 @@ def read_failures(folder: Path, world_size: int) -> list[Failure]:
     for rank in range(world_size):
         try:
             document = json.loads(failure_path(folder, rank).read_text())
-            found.append(Failure(rank, str(document["kind"]), str(document["message"])))
+            found.append(Failure(rank, str(document["kind"]), str(document["message"]), document.get("hint")))
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted, LeftRunning
+from vitscale.errors import Interrupted, LeftRunning, SetupError
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
@@ -47,6 +47,7 @@ def execute(
 
     Raises:
         ResultsError: the folder cannot be written.
+        SetupError: the machines are not what was asked for, which further rounds would only meet again.
         Interrupted: Ctrl-C or SIGTERM; the launch in flight is marked, everything finished stays.
         LeftRunning: the same, and a scheduler goes on with what it has.
     """
@@ -149,6 +150,8 @@ class _Execution:
             unfinished = [entry for entry in round_.entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
                 break
+            if end.kind == "setup":
+                raise SetupError(end.reason or "the ranks did not meet", end.hint)
             end = end if end.status != "ok" else RoundEnd("failed", "left no record")
             status = self._close(round_, unfinished[0], end)
             if not end.again:

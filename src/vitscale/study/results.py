@@ -59,8 +59,7 @@ def opened(folder: Path, plan: Plan) -> Iterator[None]:
         ResultsError: it belongs to another study, holds another source's records or something else altogether, is in
             use by another process, or cannot be written.
     """
-    make_folder(folder)
-    with _locked(folder):
+    with locked(folder):
         _check_owner(folder, plan)
         resolved = plan.loaded.study.model_dump(mode="json")
         write_whole(folder / STUDY, _without_home(plan.loaded.text).encode())
@@ -93,8 +92,13 @@ def _check_owner(folder: Path, plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a results folder. The lock dies with its holder."""
+def locked(folder: Path) -> Iterator[None]:
+    """Make a results folder and keep other processes out of it. The lock dies with its holder.
+
+    Raises:
+        ResultsError: it is in use by another process, or cannot be written.
+    """
+    make_folder(folder)
     try:
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:

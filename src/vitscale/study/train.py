@@ -17,6 +17,7 @@ from vitscale.errors import (
     Interrupted,
     LeftRunning,
     MemoryExceeded,
+    SetupError,
     UsageError,
     VitscaleError,
     WorkerError,
@@ -37,6 +38,7 @@ _ERRORS: dict[str, type[VitscaleError]] = {
     "diverged": DivergedError,
     "checkpoint": CheckpointError,
     "timeout": HangError,
+    "setup": SetupError,
 }
 
 
@@ -101,7 +103,7 @@ def train(
     Raises:
         Interrupted: asked to stop; a checkpoint holds what was learnt.
         LeftRunning: asked to stop, and a scheduler goes on with it.
-        CheckpointError, MemoryExceeded, HangError, DivergedError, WorkerError: as the ranks ended.
+        CheckpointError, MemoryExceeded, HangError, DivergedError, SetupError, WorkerError: as the ranks ended.
     """
     going_on = launcher.left(folder) if isinstance(launcher, Queue) else []
     bury(folder, {run.run_id: run}, going_on)
@@ -152,4 +154,4 @@ def _raise_unless_finished(folder: Path, round_: Round, end: RoundEnd) -> None:
         return
     if status == "killed":
         raise Interrupted(f"training stopped: {reason}", _AGAIN)
-    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", _AGAIN)
+    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", end.hint or _AGAIN)

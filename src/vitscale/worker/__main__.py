@@ -14,13 +14,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitscale.errors import SetupError
+from vitscale.errors import SetupError, VitscaleError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import DETACHED, Beat, Heartbeat, Round, failure_path
+
+if TYPE_CHECKING:
+    from vitscale.hardware.probe import Machine
+    from vitscale.worker.distributed import Ranks
 
 _MPIRUNS = (OPEN_MPI, MPICH)
 _TRACKERS = ("mlflow", "wandb")
@@ -29,7 +33,14 @@ _TRACKERS = ("mlflow", "wandb")
 def main(path: Path) -> None:
     """Serve one round."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    round_, rank = Round.read(path), 0
+    round_, rank, together = Round.read(path), 0, False
+
+    def late(error: VitscaleError) -> None:
+        _leave_failure(path.parent, rank, error, together=False)
+        sys.stderr.write(f"{error.message}\n")
+        sys.stderr.flush()
+        os._exit(1)
+
     try:
         place = _place(round_)
         rank = place.rank
@@ -41,9 +52,11 @@ def main(path: Path) -> None:
             os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
         os.environ.setdefault("TEARDOWN_CUPTI", "1")  # else it listens on, in the launches that follow
-        number = _serve(round_, path.parent, heartbeat)
+        ranks, machine = _join(round_, path.parent, place, late)
+        together = True
+        number = _serve(round_, path.parent, heartbeat, ranks, machine)
     except BaseException as error:
-        _leave_failure(path.parent, rank, error)
+        _leave_failure(path.parent, rank, error, together=together)
         raise
     heartbeat.beat(Beat(number, "done", 0, 0, None))
 
@@ -74,18 +87,14 @@ def _place(round_: Round) -> Position:
     return place
 
 
-def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
-    with _without_trackers():
-        import torch
+def _join(round_: Round, folder: Path, place: Position, late: Callable[[VitscaleError], None]) -> tuple[Ranks, Machine]:
+    """Import torch, look at this host, and meet the other ranks."""
+    import torch
 
-        from vitscale.config.runspec import RunSpec
-        from vitscale.hardware.probe import probe
-        from vitscale.worker import engines, gemm, links
-        from vitscale.worker.devices import keep_freed_memory
-        from vitscale.worker.distributed import barrier, connect
-        from vitscale.worker.measure import Launch
-        from vitscale.worker.parity import Proofs
-        from vitscale.worker.train import Training
+    from vitscale.config.runspec import RunSpec
+    from vitscale.hardware.probe import probe
+    from vitscale.worker import examine, meeting
+    from vitscale.worker.devices import keep_freed_memory
 
     first = RunSpec.model_validate(round_.entries[0].spec)
     if first.threads_per_rank is not None:
@@ -93,11 +102,26 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
         torch.set_num_interop_threads(1)
     if round_.device == "cpu":
         keep_freed_memory()
-    ranks = connect(round_.device, first.torch_backend)
+    machine = probe()
+    if round_.examine and place.local_rank == 0:
+        examine.write_host(folder, round_, place, machine)
+    return meeting.join(round_, place, first.torch_backend, machine, os.environ, late), machine
+
+
+def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, machine: Machine) -> int:
     with _without_trackers():
+        from vitscale.config.runspec import RunSpec
+        from vitscale.worker import engines, examine, gemm, links
+        from vitscale.worker.distributed import barrier
+        from vitscale.worker.measure import Launch
+        from vitscale.worker.parity import Proofs
+        from vitscale.worker.train import Training
+
         for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
             engines.prepare(engine, round_.device)
-    machine = probe()
+    if round_.examine:
+        examine.examine(folder, round_, ranks, heartbeat)
+        return len(round_.entries)
     barrier()
     process_start_s: float | None = _process_age_s()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
@@ -140,15 +164,16 @@ def _end_with_parent() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _leave_failure(folder: Path, rank: int, error: BaseException) -> None:
-    from vitscale.errors import VitscaleError
-
-    text = error.message if isinstance(error, VitscaleError) else f"{type(error).__name__}: {error}"
+def _leave_failure(folder: Path, rank: int, error: BaseException, *, together: bool) -> None:
+    text, hint = f"{type(error).__name__}: {error}", None
+    if isinstance(error, VitscaleError):
+        text, hint = error.message, error.hint
     # A record names no home folder: the message may go through one.
     lines = [line.strip() for line in text.strip().splitlines()[:_LINES]]
     line = "; ".join(lines)[:500].replace(str(Path.home()), "~")
-    document = {"kind": _kind(error), "message": line}
-    failure_path(folder, rank).write_text(json.dumps(document) + "\n")
+    # Before the ranks are together, what this machine lacks it lacks for every launch.
+    kind = "setup" if isinstance(error, SetupError) and not together else _kind(error)
+    failure_path(folder, rank).write_text(json.dumps({"kind": kind, "message": line, "hint": hint}) + "\n")
 
 
 _LINES = 3  # a validation error names the key in its second line and the value in its third

@@ -7,9 +7,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -40,33 +40,77 @@ class Ranks:
         return self.world_size // self.ranks_per_node
 
 
-def connect(kind: str, backend: Backend) -> Ranks:
-    """Join the process group that the environment describes.
+class Store(Protocol):
+    """What ranks meet at, as torch's stores are: a value is waited for until somebody sets it."""
 
-    `VITSCALE_STORE` names a file to meet at (one host: no listening socket at all); without it, `MASTER_ADDR` and
-    `MASTER_PORT` as torchrun sets them. MPI meets by itself, among the ranks that `mpirun` started.
+    def set(self, key: str, value: str) -> None:
+        """Give a key its value."""
+
+    def get(self, key: str) -> bytes:
+        """The value of a key, once it has one."""
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to the number at a key, from 0; the sum."""
+
+
+def open_store(world_size: int) -> Store | None:
+    """The file to meet at that `VITSCALE_STORE` names, or None."""
+    path = os.environ.get("VITSCALE_STORE")
+    if path is None:
+        return None
+    store = dist.FileStore(path, world_size)  # type: ignore[attr-defined]
+    store.set_timeout(_PATIENCE)
+    opened: Store = store
+    return opened
+
+
+_PATIENCE = datetime.timedelta(minutes=30)  # the parent's time limits are shorter and save the stacks first
+
+
+def connect(kind: str, backend: Backend, store: Store | None = None) -> Ranks:
+    """Join the process group that the environment describes, and see that all of its ranks are in it.
+
+    Ranks meet at `store`, or at `open_store()` (one host: no listening socket at all); without it, at `MASTER_ADDR`
+    and `MASTER_PORT` as torchrun sets them. MPI meets by itself, among the ranks that `mpirun` started.
 
     Raises:
-        SetupError: MPI does not see the ranks of the round.
+        SetupError: this host has too few devices, or the group has not the ranks of the round.
     """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank, per_node = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    path = None if backend == "mpi" else os.environ.get("VITSCALE_STORE")
+    device = _own_device(kind, rank, local_rank)
+    store = None if backend == "mpi" else store or open_store(world_size)
     dist.init_process_group(
         backend,
-        store=dist.FileStore(path, world_size) if path else None,  # type: ignore[attr-defined]
-        rank=rank if path else -1,
-        world_size=world_size if path else -1,
-        timeout=datetime.timedelta(minutes=30),  # the parent's time limits are shorter and save the stacks first
+        store=store,  # type: ignore[arg-type]
+        rank=rank if store else -1,
+        world_size=world_size if store else -1,
+        timeout=_PATIENCE,
         device_id=device if kind == "cuda" else None,
     )
-    if dist.get_world_size() != world_size:
-        seen = f"`backend = mpi` sees {dist.get_world_size()} of {world_size} ranks"
-        raise SetupError(seen, "MPI's ranks are started by mpirun")
+    one = torch.ones(1, device=device)
+    dist.all_reduce(one)
+    if dist.get_world_size() != world_size or int(one) != world_size:
+        seen = f"`backend = {backend}` sees {int(one)} of {world_size} ranks"
+        raise SetupError(seen, "MPI's ranks are started by mpirun" if backend == "mpi" else "start the ranks anew")
     return Ranks(rank, local_rank, world_size, per_node, device)
+
+
+def _own_device(kind: str, rank: int, local_rank: int) -> torch.device:
+    """This rank's device: never another kind, never one that another rank has."""
+    if kind != "cuda":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        told = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible[:80]})"
+        raise SetupError(
+            f"rank {rank} needs GPU {local_rank} of its host, and torch sees {count} there{told}",
+            "every process has to see all GPUs of its host: unset CUDA_VISIBLE_DEVICES, or start fewer ranks",
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def barrier() -> None:
@@ -122,7 +166,7 @@ _ROUND_TRIPS = 32
 
 
 class ClockOffset(NamedTuple):
-    """A host's monotonic clock against the first host's, in nanoseconds."""
+    """A host's clock against the first host's, in nanoseconds."""
 
     ns: int
     """What has to be added to it."""
@@ -135,7 +179,11 @@ class ClockOffset(NamedTuple):
         return self.ns / 1e9, self.error_ns / 1e9
 
 
-def clock_offsets(ranks: Ranks) -> list[ClockOffset]:
+Clock = Callable[[], int]
+"""Nanoseconds."""
+
+
+def clock_offsets(ranks: Ranks, clock: Clock = time.perf_counter_ns) -> list[ClockOffset]:
     """The clock of each host, on every rank. All ranks at once.
 
     The first rank of a host sends to rank 0 and has an answer with the time there; of `_ROUND_TRIPS` the fastest says
@@ -145,29 +193,29 @@ def clock_offsets(ranks: Ranks) -> list[ClockOffset]:
     for node in range(1, ranks.nodes):
         first = node * ranks.ranks_per_node
         if ranks.rank == 0:
-            _answer(first, ranks.device)
+            _answer(first, ranks.device, clock)
         elif ranks.rank == first:
-            table[node] = torch.tensor(_ask(ranks.device))
+            table[node] = torch.tensor(_ask(ranks.device, clock))
     dist.all_reduce(table)
     return [ClockOffset(*row) for row in table.tolist()]
 
 
-def _answer(asker: int, device: torch.device) -> None:
+def _answer(asker: int, device: torch.device, clock: Clock) -> None:
     message = torch.zeros(1, dtype=torch.int64, device=device)
     for _ in range(_ROUND_TRIPS):
         dist.recv(message, asker)
-        message.fill_(time.perf_counter_ns())
+        message.fill_(clock())
         dist.send(message, asker)
 
 
-def _ask(device: torch.device) -> tuple[int, int]:
+def _ask(device: torch.device, clock: Clock) -> tuple[int, int]:
     message, found = torch.zeros(1, dtype=torch.int64, device=device), []
     for _ in range(_ROUND_TRIPS):
-        began = time.perf_counter_ns()
+        began = clock()
         dist.send(message, 0)
         dist.recv(message, 0)
         there = int(message)
-        ended = time.perf_counter_ns()
+        ended = clock()
         found.append((ended - began, there - (began + ended) // 2))
     took, offset = min(found)
     return offset, took // 2

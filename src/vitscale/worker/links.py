@@ -14,11 +14,12 @@ import torch.distributed as dist
 from vitscale.config.runspec import RunSpec
 from vitscale.cost.collectives import Links, bus_factor
 from vitscale.cost.run import Machinery, estimate_run
+from vitscale.records.examination import PairTiming
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
 from vitscale.records.round import Round
 from vitscale.records.writer import write_json
 from vitscale.worker.devices import return_memory
-from vitscale.worker.distributed import Ranks, barrier, largest, start_maximum
+from vitscale.worker.distributed import Ranks, barrier, gathered, largest, start_maximum
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
 BUDGET_S = 2.0
@@ -62,6 +63,80 @@ def measure(specs: list[RunSpec], ranks: Ranks) -> LinkBenchmark:
         timings=tuple(timings),
         left_out=len(asked) - len(timings),
     )
+
+
+PAIR_S = 1.0
+"""About how long one transfer may take: over a slow link less is sent."""
+PAIR_REPEATS = 3
+_FIRST_BYTES = 1 << 16
+
+
+def pairs(specs: list[RunSpec], ranks: Ranks) -> list[PairTiming]:
+    """Time what every pair of hosts sends, of a single host every pair of ranks. All ranks call it, and all know.
+
+    Pairs without a common member go at the same time, so that `n` members need `n` turns at most.
+    """
+    step = ranks.ranks_per_node if ranks.nodes > 1 else 1
+    count, own = ranks.world_size // step, ranks.rank // step
+    largest_bytes = max(sizes(specs, ranks.world_size), default=_FIRST_BYTES)
+    found: list[PairTiming] = []
+    for turn in turns(count):
+        barrier()
+        partner = next((b if a == own else a for a, b in turn if own in (a, b)), None)
+        if partner is not None and ranks.rank % step == 0:
+            pair = min(own, partner), max(own, partner)
+            timing = _pair_timing(pair, partner * step, largest_bytes, ranks)
+            found += [timing] if own < partner else []
+    told = gathered({"pairs": [one.model_dump(mode="json") for one in found]}, ranks)
+    everyone = [PairTiming.model_validate(one) for document in told for one in document["pairs"]]
+    return sorted(everyone, key=lambda one: (one.a, one.b))
+
+
+def turns(count: int) -> list[list[tuple[int, int]]]:
+    """Every pair of `count` members once, in turns in which nobody has two partners: the circle method."""
+    members: list[int | None] = [*range(count), *([None] if count % 2 else [])]
+    found = []
+    for _ in range(len(members) - 1):
+        half = len(members) // 2
+        couples = zip(members[:half], members[::-1][:half], strict=True)
+        found.append([(min(a, b), max(a, b)) for a, b in couples if a is not None and b is not None])
+        members = [members[0], members[-1], *members[1:-1]]
+    return found
+
+
+def _pair_timing(pair: tuple[int, int], peer: int, largest_bytes: int, ranks: Ranks) -> PairTiming:
+    """Time what this rank and another send; both agree on the size by the time of a small one."""
+    few = min(_FIRST_BYTES, largest_bytes)
+    for _ in range(2):  # the first connects
+        there_s, back_s = _both_ways(few, 1, peer, ranks)
+    size = min(largest_bytes, max(few, int(PAIR_S / max(*there_s, *back_s) * few))) // _ITEM_BYTES * _ITEM_BYTES
+    there_s, back_s = _both_ways(size, PAIR_REPEATS, peer, ranks)
+    rate = size / max(statistics.median(there_s), statistics.median(back_s))
+    return PairTiming(a=pair[0], b=pair[1], bytes=size, there_s=there_s, back_s=back_s, bytes_per_s=rate)
+
+
+def _both_ways(size: int, repeats: int, peer: int, ranks: Ranks) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of each transfer from the lower rank to the higher, and of each from the higher to the lower."""
+    payload = torch.zeros(size // _ITEM_BYTES, device=ranks.device)
+    received = torch.zeros(1, device=ranks.device)
+    times_s = torch.zeros(2, repeats, dtype=torch.float64, device=ranks.device)
+    for way, sender in enumerate(sorted((ranks.rank, peer))):
+        for number in range(repeats):
+            began = time.perf_counter()
+            if ranks.rank == sender:
+                dist.send(payload, peer)
+                dist.recv(received, peer)
+            else:
+                dist.recv(payload, peer)
+                dist.send(received, peer)
+            _finish(ranks)
+            times_s[way, number] = time.perf_counter() - began
+        if ranks.rank == sender:  # the other one began to wait some time before
+            dist.send(times_s[way], peer)
+        else:
+            dist.recv(times_s[way], peer)
+    there_s, back_s = times_s.tolist()
+    return tuple(there_s), tuple(back_s)
 
 
 def sizes(specs: Iterable[RunSpec], world_size: int) -> list[int]:

@@ -13,6 +13,7 @@ from vitscale import cli
 VERBS = {
     "run": {"study", "overrides", "--out", "--launcher", "--dry-run", "--json"},
     "train": {"study", "overrides", "--out", "--launcher"},
+    "doctor": {"study", "overrides", "--launcher"},
     "plan": {"study", "overrides"},
     "report": {"results"},
     "compare": {"a", "b", "--json"},

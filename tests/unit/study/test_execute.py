@@ -7,7 +7,7 @@ import pytest
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted, LeftRunning
+from vitscale.errors import Interrupted, LeftRunning, SetupError
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import RoundEnd
 from vitscale.records.round import Beat
@@ -155,6 +155,15 @@ def test_a_crash_costs_the_launch_in_flight_and_the_rest_of_the_round_is_started
     assert statuses(tmp_path)["strong-w2-launch0"] == "failed"
     assert statuses(tmp_path)["strong-w2-launch1"] == "ok"
     assert ("finished", fake.rounds[1].entries[0].run_id, 0, "failed", "rank 1 was ended by SIGKILL") in observer.told
+
+
+def test_machines_that_are_not_what_was_asked_for_end_the_study_at_once(go, make, tmp_path):
+    end = RoundEnd("failed", "rank 0: hosts differ: timm 1.0 on host 0, 1.1 on host 1", "setup", "one environment")
+    fake = Fake(make, tmp_path, lambda round_, number: end if round_.world_size == 2 else None)
+    with pytest.raises(SetupError, match="hosts differ: timm") as caught:
+        go(fake, launches=1)
+    assert caught.value.hint == "one environment"
+    assert [round_.world_size for round_ in fake.rounds] == [1, 2]
 
 
 def test_a_launch_that_fails_twice_is_left_and_the_study_goes_on(go, make, specs, tmp_path):

@@ -33,6 +33,6 @@ def test_another_world_than_asked_for_is_a_failure_with_both_numbers(tmp_path, e
     ran = subprocess.run(command, cwd=tmp_path, env=kept | environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert ran.returncode == 1
     (failure,) = read_failures(tmp_path, 2)
-    assert (failure.rank, failure.kind) == (0, "exception")
+    assert (failure.rank, failure.kind) == (0, "setup")
     assert failure.message.startswith(message)
     assert not list(tmp_path.glob("heartbeat*"))

@@ -1,0 +1,133 @@
+"""Before anything is timed: hosts say what they are, all ranks are waited for, and then they have a minute to talk.
+
+Hosts and ranks find one another by the file that they meet at, so that what differs is told where no network works.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vitscale.config.study import Backend
+from vitscale.errors import HangError, SetupError, VitscaleError, WorkerError
+from vitscale.hardware.interfaces import chosen
+from vitscale.hardware.position import Position
+from vitscale.hardware.probe import Machine
+from vitscale.records.examination import different_versions
+from vitscale.records.round import Round
+from vitscale.worker.devices import versions
+from vitscale.worker.distributed import Ranks, Store, connect, open_store
+
+MEET_S = 60.0
+"""Longest time from the coming of the last rank to the end of an all-reduce of one element."""
+
+
+def join(
+    round_: Round,
+    place: Position,
+    backend: Backend,
+    machine: Machine,
+    environ: Mapping[str, str],
+    late: Callable[[VitscaleError], None],
+) -> Ranks:
+    """Meet the other ranks of a round. In a round that examines, hosts that differ meet nevertheless.
+
+    Args:
+        round_: what is to be done.
+        place: this rank's.
+        backend: what the ranks talk through.
+        machine: this host.
+        environ: this rank's environment.
+        late: hears, on another thread, that ranks which are all there did not get to talk, and ends this rank.
+
+    Raises:
+        SetupError: hosts differ in their versions, or one is reached by no other.
+        WorkerError: no way from one host to another.
+    """
+    store, reached = open_store(place.world_size), ""
+    if store is not None:
+        if round_.nodes > 1:
+            found = versions(machine) if place.local_rank == 0 else {}
+            reached, problem = introduce(store, place, found, backend, environ)
+            if problem and not round_.examine:
+                raise problem
+        arrive(store, place.world_size)
+    variable = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
+    hint = f"set {variable} to the interface that joins the hosts, and let them through each other's firewall"
+    try:
+        with limited(MEET_S, lambda: late(HangError(f"ranks did not talk within {MEET_S:g} s{reached}", hint))):
+            return connect(round_.device, backend, store)
+    except RuntimeError as error:
+        if round_.nodes == 1 or "onnect" not in str(error):
+            raise
+        first = str(error).splitlines()[0][:200]
+        raise WorkerError(f"the hosts do not reach one another{reached}: {first}", hint) from error
+
+
+def introduce(
+    store: Store, place: Position, versions: Mapping[str, str], backend: str, environ: Mapping[str, str]
+) -> tuple[str, SetupError | None]:
+    """Tell the other hosts what this one is, and hear what they are.
+
+    Args:
+        store: what the ranks meet at.
+        place: this rank's. The first of a host speaks for it.
+        versions: of what decides speed and results.
+        backend: what the ranks talk through.
+        environ: this rank's environment.
+
+    Returns:
+        By which interface each host is reached, to be said where one is not; and why they must not be measured
+        together, or None.
+    """
+    if place.local_rank == 0:
+        own = {"versions": dict(versions), "interface": chosen(backend, environ).model_dump(mode="json")}
+        store.set(f"host{place.node}", json.dumps(own))
+    if place.rank == 0:
+        nodes = place.world_size // place.local_world_size
+        hosts = [json.loads(store.get(f"host{node}")) for node in range(nodes)]
+        store.set("hosts", json.dumps([_reached(hosts), *(_problem(hosts) or (None, None))]))
+    reached, message, hint = json.loads(store.get("hosts"))
+    return reached, None if message is None else SetupError(message, hint)
+
+
+_MOST_NAMED = 8
+
+
+def _reached(hosts: Sequence[dict[str, Any]]) -> str:
+    by = [f"host {node} by `{one['interface']['name']}`" for node, one in enumerate(hosts)]
+    return f"; reached are {', '.join(by[:_MOST_NAMED])}{' …' if len(by) > _MOST_NAMED else ''}"
+
+
+def _problem(hosts: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+    if found := different_versions((node, one["versions"]) for node, one in enumerate(hosts)):
+        return f"hosts differ: {found}", "one environment for all hosts, or the same versions in each"
+    for node, one in enumerate(hosts):
+        if one["interface"]["loopback"]:
+            return (
+                f"host {node} is reached by `lo`, which is itself: {one['interface']['why']}",
+                "GLOO_SOCKET_IFNAME=<interface>, NCCL_SOCKET_IFNAME=<interface>; `ip -brief address` lists them",
+            )
+    return None
+
+
+def arrive(store: Store, world_size: int) -> None:
+    """Wait for all ranks; the last one tells the others."""
+    if store.add("here", 1) == world_size:
+        store.set("all", "here")
+    store.get("all")
+
+
+@contextlib.contextmanager
+def limited(limit_s: float, late: Callable[[], None]) -> Iterator[None]:
+    """Call `late` on another thread where what is inside is not done in time: it may hang in a library."""
+    timer = threading.Timer(limit_s, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

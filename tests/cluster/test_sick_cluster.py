@@ -1,0 +1,88 @@
+"""A cluster with a slow cable and another environment on one host: both are named, and nothing is measured on it."""
+
+import json
+import subprocess
+
+import pytest
+from ranks import runs
+
+from vitscale.config.study import LaunchSection
+from vitscale.hardware.probe import probe
+from vitscale.launch.lab import Lab
+from vitscale.records.examination import DoctorReport
+from vitscale.study.doctor import examine
+from vitscale.study.grid import Where
+from vitscale.study.rounds import make_round, next_entry
+
+pytestmark = [pytest.mark.process, pytest.mark.timeout(200), pytest.mark.usefixtures("kernel")]
+
+LAB = Where(probe(), lab=True)
+SLOW = ("tbf", "rate", "25mbit", "burst", "8192", "latency", "100ms")
+
+
+class Sick(Lab):
+    """The last host has another timm, and `cable` shapes its link."""
+
+    other = None
+    cable = False
+
+    def command(self, folder, round_, rank):
+        command = super().command(folder, round_, rank)
+        if rank < round_.world_size - 1:
+            return command
+        if self.cable:
+            for namespace, interface in ((self._hosts[-1], "eth0"), (self._switch(), f"port{round_.nodes - 1}")):
+                shape = ["tc", "-n", namespace, "qdisc", "replace", "dev", interface, "root", *SLOW]
+                subprocess.run(shape, check=True)
+        return command._replace(environ={**command.environ, "PYTHONPATH": str(self.other)})
+
+    def _switch(self):
+        return self._hosts[0].rpartition("-")[0] + "-switch"
+
+
+@pytest.fixture
+def sick(store, tmp_path):
+    facts = tmp_path / "other" / "timm-0.0.1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+    launcher = Sick(store, None, LaunchSection())
+    launcher.other = facts.parent
+    return launcher
+
+
+def specs(store, hosts, link):
+    words = (f"world_size={hosts}", f"nodes={hosts}", f"link={link}", "global_batch=12")
+    return runs(store, *words, "model.name=vit_tiny_patch16_224", "depth=4", "embed_dim=96", where=LAB)
+
+
+def test_the_slow_host_of_three_and_its_other_versions_are_named(store, tmp_path, sick):
+    sick.cable = True
+    results = tmp_path / "results"
+    results.mkdir()
+    found, error = examine(results, "sick", specs(store, 3, "100mbit"), probe(), sick, "lab")
+    assert error.exit_code == 3
+    assert DoctorReport.model_validate_json((results / "doctor.json").read_bytes()) == found
+    failed = {check.name: check for check in found.checks if check.status == "failed"}
+    assert set(failed) == {"versions", "links"}
+    assert failed["versions"].text.endswith("on hosts 0, 1, 0.0.1 on host 2")
+    assert failed["links"].where == "host 2"
+    assert all(check.hint for check in failed.values())
+    rates = {(one.a, one.b): one.bytes_per_s for one in found.together.pairs}
+    assert set(rates) == {(0, 1), (0, 2), (1, 2)}
+    assert max(rates[0, 2], rates[1, 2]) < 25e6 / 8 < rates[0, 1]
+
+
+def test_a_study_is_not_measured_on_hosts_that_differ(store, tmp_path, sick):
+    results = tmp_path / "results"
+    results.mkdir()
+    chosen = specs(store, 2, "1gbit")
+    round_ = make_round(0, chosen[0], [next_entry(results, chosen[0])], probe())
+    end = sick.run(results, round_, lambda beat: None)
+    assert (end.status, end.kind) == ("failed", "setup")
+    assert "hosts differ: timm" in end.reason
+    assert end.reason.endswith("0.0.1 on host 1")
+    assert end.hint == "one environment for all hosts, or the same versions in each"
+    assert not (results / "runs").exists()
+    told = [json.loads(path.read_text())["message"] for path in results.glob("rounds/*/failure.*")]
+    assert len(told) == 2
+    assert len(set(told)) == 1
