@@ -68,13 +68,15 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
 
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
+    from vitscale.records.schema import Times
     from vitscale.worker import engines, gemm, links
     from vitscale.worker.devices import keep_freed_memory
-    from vitscale.worker.distributed import barrier, connect
+    from vitscale.worker.distributed import barrier, connect, largest
     from vitscale.worker.measure import Launch
     from vitscale.worker.parity import Proofs
     from vitscale.worker.train import Training
 
+    imported_s = _process_age_s()
     first = RunSpec.model_validate(round_.entries[0].spec)
     if first.threads_per_rank is not None:
         torch.set_num_threads(first.threads_per_rank)
@@ -85,18 +87,19 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat) -> int:
     for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
         engines.prepare(engine, round_.device)
     machine = probe()
-    barrier()
-    process_start_s: float | None = _process_age_s()
+    import_s = largest(imported_s, ranks.device)
+    process_start_s, met = _process_age_s(), time.perf_counter()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
     specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]
     peaks = gemm.peaks([spec.precision for spec in specs], ranks)
+    start = Times(process_start_s=process_start_s, import_s=import_s, timing_s=time.perf_counter() - met)
     proofs = Proofs()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
         launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs)
-        launch.serve(heartbeat, machine, process_start_s)
-        process_start_s = None
+        launch.serve(heartbeat, machine, start)
+        start = Times()
     barrier()
     return len(round_.entries)
 
