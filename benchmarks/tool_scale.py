@@ -21,7 +21,7 @@ from vitscale.records.samples import GpuSample, HostSample, Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest
 from vitscale.records.writer import RUN, make_folder, node_steps_name, write_json, write_manifest
 
-PER_NODE, WARMUP_STEPS, STEP_S = 8, 10, 0.1
+PER_NODE, WARMUP_STEPS, STEP_S = 8, 10, 0.05
 TARGET_S, TARGET_BYTES, TARGET_PAGE_BYTES = 60.0, 2 << 30, 4 << 20
 SHARES = {
     "data_s": 0.01,

@@ -143,6 +143,10 @@ def _windows(counted: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+_AT_ONCE = 4
+"""Columns that are added up together: of millions of lines a copy of all would take as much memory as the records."""
+
+
 def _rank_sums(steady: pl.LazyFrame, uncounted: pl.DataFrame) -> pl.DataFrame:
     """One row per launch and rank: sums over its counted steps; null where any step lacks the time."""
     if uncounted.height:
@@ -151,8 +155,12 @@ def _rank_sums(steady: pl.LazyFrame, uncounted: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col(f"{name}_s").null_count() == 0).then(pl.col(f"{name}_s").sum()).alias(name)
         for name in (*PARTS, *BESIDE)
     ]
-    sums = steady.group_by("launch_index", "rank").agg(pl.sum("step_s"), pl.mean("images"), *whole)
-    return sums.sort("launch_index", "rank").collect()
+    columns = [pl.sum("step_s"), pl.mean("images"), *whole]
+    tables = [
+        steady.group_by("launch_index", "rank").agg(some).sort("launch_index", "rank").collect()
+        for some in (columns[first : first + _AT_ONCE] for first in range(0, len(columns), _AT_ONCE))
+    ]
+    return pl.concat([tables[0], *(table.drop("launch_index", "rank") for table in tables[1:])], how="horizontal")
 
 
 def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFigures:
