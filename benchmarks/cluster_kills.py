@@ -3,6 +3,8 @@
 Struck are a rank, the tool itself, `mpirun`, the link of a host of `lab`, the agent of a host and the scheduler's job.
 After each: the launch in flight ends with a reason that names what was struck, within 30 s; what was finished is
 unchanged to the byte; no process is left. The same command is started again until every run has its launches.
+
+Longer than 300 lines: the ways to strike and what is looked at after each are read side by side.
 """
 
 from __future__ import annotations
