@@ -39,7 +39,7 @@ PATIENCE_S = 120.0
 """After so long without a sign the command hangs."""
 
 COMMAND = [
-    "vitscale", "run", "quick", f"measure.launches={kills.LAUNCHES}", "measure.warmup_steps=1", "measure.steps=200",
+    "vitscale", "run", "quick", f"measure.launches={kills.LAUNCHES}", "measure.warmup_steps=1", "measure.steps=40",
     "global_batch=16", "protocol=strong", "world_size=2", "launch.step_timeout_s=10",
 ]  # fmt: skip
 
