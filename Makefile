@@ -11,7 +11,7 @@ LOCK := --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-
 
 SEVERAL_HOSTS := fig04_05_cpu fig14_cpu fig15_cpu
 
-.PHONY: demo paper-cpu paper-lab test lint bench test-gpu generate lock audit picture clean
+.PHONY: demo paper-cpu paper-lab test test-cluster lint bench test-gpu generate lock audit picture clean
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ paper-lab: $(VENV)/.train     ## as root: those of them that need several hosts,
 
 test: $(VENV)/.dev            ## every test that this machine can run
 	$(BIN)/pytest
+
+test-cluster: $(VENV)/.dev    ## a part of `test`: what needs several hosts, MPI, ssh or SLURM; says why where they are not there
+	$(BIN)/pytest tests/cluster -rs
 
 lint: $(VENV)/.dev            ## style, types, import rules
 	$(BIN)/ruff check .

@@ -18,10 +18,13 @@ from vitscale.hardware.probe import probe
 
 GROUPS = {
     "fast": (
-        "help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling",
+        "help_time", "imports", "report_speed", "tool_scale", "pipeline", "import_speed", "instrumentation", "sampling",
         "sequence_parallel", "prediction",
     ),
-    "slow": ("quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills", "soak"),
+    "slow": (
+        "quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills",
+        "cluster_kills", "soak",
+    ),
 }  # fmt: skip
 
 

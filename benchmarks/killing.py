@@ -114,11 +114,11 @@ class Killer:
         victim = parent if at_parent else ranks[int(draw * len(ranks))]
         name = "vitscale" if at_parent else f"rank {ranks.index(victim)} of {len(ranks)}"
         meanwhile = _meanwhile(folder, 0 if at_parent else ranks.index(victim))
-        doomed = _descendants(parent) if at_parent else [one for rank in ranks for one in (rank, *_descendants(rank))]
+        doomed = descendants(parent) if at_parent else [one for rank in ranks for one in (rank, *descendants(rank))]
         victim.kill()
         if at_parent:
             parent.wait()
-        left, gone_s = _wait_gone(doomed, folder if at_parent else None)
+        left, gone_s = wait_gone(doomed, folder if at_parent else None)
         now = finished(folder)
         changed = sum(now.get(path) != digest for path, digest in before.items())
         self.kills.append(Kill(after_s, name, meanwhile, len(before), changed, left, gone_s))
@@ -168,7 +168,8 @@ def _ended_within(process: psutil.Popen, limit_s: float) -> bool:
     return True
 
 
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    """Children, their children and so on; none of a process that is gone."""
     try:
         return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
@@ -181,7 +182,7 @@ def _ranks(parent: psutil.Process) -> list[psutil.Process]:
         children = parent.children()
     except psutil.NoSuchProcess:
         return []
-    return sorted((one for one in children if _alive(one) and _is_rank(one)), key=lambda one: one.create_time())
+    return sorted((one for one in children if alive(one) and _is_rank(one)), key=lambda one: one.create_time())
 
 
 def _is_rank(process: psutil.Process) -> bool:
@@ -191,7 +192,7 @@ def _is_rank(process: psutil.Process) -> bool:
         return False
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
     """A zombie has ended: whoever inherited it has not asked for its status yet."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
@@ -199,11 +200,11 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _wait_gone(doomed: list[psutil.Process], folder: Path | None) -> tuple[int, float | None]:
+def wait_gone(doomed: list[psutil.Process], folder: Path | None) -> tuple[int, float | None]:
     """How many of these, and of all that work in `folder` (ranks do), are there after 5 s, and when none was."""
     began = time.monotonic()
     while True:
-        left = {one.pid for one in doomed if _alive(one)} | (_working_in(folder) if folder else set())
+        left = {one.pid for one in doomed if alive(one)} | (working_in(folder) if folder else set())
         passed_s = time.monotonic() - began
         if not left:
             return 0, passed_s
@@ -212,11 +213,12 @@ def _wait_gone(doomed: list[psutil.Process], folder: Path | None) -> tuple[int, 
         time.sleep(0.1)
 
 
-def _working_in(folder: Path) -> set[int]:
+def working_in(folder: Path) -> set[int]:
+    """Processes whose working folder it is."""
     found = set()
     for process in psutil.process_iter():
         try:
-            if Path(process.cwd()) == folder.resolve() and _alive(process):
+            if Path(process.cwd()) == folder.resolve() and alive(process):
                 found.add(process.pid)
         except psutil.Error:
             continue

@@ -28,25 +28,25 @@ LATEST_S = 15.0
 
 def measure(short: bool) -> list[Figure]:
     """Ten kills, and their table."""
-    short_of = 0
+    lacking = 0
     agreements: list[agreement.Agreement] = []
     with tempfile.TemporaryDirectory() as name:
         killer = Killer(COMMAND, Path(name), 3 if short else 10, LATEST_S)
         while not killer.done:
             folder = Path(name) / f"study{len(agreements)}"
             killer.carry(folder)
-            short_of += _short_of(folder)
+            lacking += short_of(folder)
             agreements.append(agreement.compare(folder))
     killer.print_table()
     command, kills = shown(COMMAND), f"kills: {len(killer.kills)}"
     return [
         *killer.figures(f"studies: {len(agreements)}"),
-        Figure("runs without all their launches at the end", str(short_of), kills, "0", not short_of, command),
+        Figure("runs without all their launches at the end", str(lacking), kills, "0", not lacking, command),
         agreement.together(agreements).figure("figures after the kills that an independent script finds too", command),
     ]
 
 
-def _short_of(folder: Path) -> int:
+def short_of(folder: Path) -> int:
     """Runs of the plan with fewer launches that are `ok` than asked for."""
     planned = [run["run_id"] for run in json.loads((folder / "plan.json").read_text())["runs"]]
     missing = 0

@@ -38,7 +38,7 @@ def measure(short: bool) -> list[Figure]:
 
 
 def _write(root: Path, runs: int) -> None:
-    make = _make_study()
+    make = make_study()
     rng = random.Random(1)
     make.write_study(root)
     for number in range(runs):
@@ -50,7 +50,8 @@ def _write(root: Path, runs: int) -> None:
             make.write_launch(root, spec, launch, step_s, warmup=WARMUP_STEPS, steps=STEADY_STEPS)
 
 
-def _make_study() -> ModuleType:
+def make_study() -> ModuleType:
+    """The maker of the golden study."""
     spec = importlib.util.spec_from_file_location("make_study", ROOT / "tests/golden/make_study.py")
     assert spec is not None
     assert spec.loader is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hosts import lab
-from ranks import finish, launches, wait_until, worker_processes
+from ranks import finish, launches, steps, wait_until, worker_processes
 
 from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
@@ -56,6 +56,20 @@ def test_a_study_on_two_hosts_runs_over_links_of_the_rate_asked_for(store, tmp_p
         assert best[operation] == pytest.approx(PAYLOAD_SHARE * bytes_per_s, rel=0.1), operation
     assert [path.name for path in tmp_path.glob("runs/*/launch0/devices.*")] == ["devices.node000.jsonl"]
     assert namespaces(process) == []
+
+
+def test_each_host_writes_one_file_with_the_steps_of_all_its_ranks(store, tmp_path):
+    process = lab(store, tmp_path / "results", "world_size=4", "steps=2", environ={"TMPDIR": str(tmp_path)})
+    code, err = finish(process, 110)
+    assert code == 0, err
+    (folder,) = (tmp_path / "results").glob("runs/*/launch0")
+    assert [path.name for path in sorted(folder.glob("steps.*"))] == ["steps.node000.jsonl", "steps.node001.jsonl"]
+    assert {rank: len(lines) for rank, lines in steps(folder).items()} == dict.fromkeys(range(4), 3)
+    (manifest,) = launches(tmp_path / "results").values()
+    parts = [manifest["times"][f"{name}_s"] for name in ("import", "timing", "setup", "data")]
+    assert all(part > 0 for part in parts)
+    assert manifest["times"]["import_s"] < manifest["times"]["process_start_s"]
+    assert not [*tmp_path.glob("vitscale-*")]
 
 
 def test_ctrl_c_leaves_no_namespace_and_no_rank(hanging):

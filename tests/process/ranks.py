@@ -119,10 +119,11 @@ def launches(results, part=""):
 
 def steps(folder):
     """rank -> its step lines."""
-    return {
-        int(path.name.split(".")[1].removeprefix("rank")): [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted(folder.glob("steps.rank*.jsonl"))
-    }
+    found = {}
+    for path in sorted(folder.glob("steps.*.jsonl")):
+        for line in map(json.loads, path.read_text().splitlines()):
+            found.setdefault(line["rank"], []).append(line)
+    return found
 
 
 def digests(folder):

@@ -122,13 +122,15 @@ def _loss_tables(results: Results, indices: list[int]) -> dict[int, pl.DataFrame
     told = pl.col("loss").is_not_null()
     weighted = (pl.col("loss") * pl.col("images")).sum() / pl.col("images").filter(told).sum()
     table = (
-        results.steps.filter(pl.col("launch_index").is_in(indices))
+        results.steps.lazy()
+        .filter(pl.col("launch_index").is_in(indices))
         .group_by("launch_index", "step")
         .agg(
             pl.col("images").sum(),
             pl.when(told.any() & (pl.col("images").filter(told).sum() > 0)).then(weighted).alias("loss"),
         )
         .sort("launch_index", "step")
+        .collect()
     )
     parts = table.partition_by("launch_index", as_dict=True, include_key=False)
     return {int(key[0]): frame for key, frame in parts.items()}

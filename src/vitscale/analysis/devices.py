@@ -80,11 +80,14 @@ def device_use(samples: Sequence[Sample], world_size: int, nodes: int) -> Device
     reasons = sorted({reason for gpu in told for reason in gpu.throttle or ()})
     foreign = [gpu.foreign_processes for gpu in gpus if gpu.foreign_processes is not None]
     temperatures = [gpu.temperature_c for gpu in gpus if gpu.temperature_c is not None]
-    hosts = {line.node for _, line in spans}
-    whole = len(hosts) == nodes
+    by_node: dict[int, list[Span]] = {}
+    for span in spans:
+        by_node.setdefault(span[1].node, []).append(span)
+    seconds = {node: sum(line.time_s - before.time_s for before, line in of_node) for node, of_node in by_node.items()}
+    whole = len(by_node) == nodes
     return DeviceUse(
-        seconds=max(_seconds(spans, node) for node in hosts),
-        power_w=_power_w(spans, world_size if gpus else nodes),
+        seconds=max(seconds.values()),
+        power_w=_power_w(spans, seconds, world_size if gpus else nodes),
         utilisation_share=_mean([gpu.utilisation_share for gpu in gpus]),
         temperature_peak_c=max(temperatures, default=None),
         sm_clocks_hz=_medians((gpu.rank, gpu.sm_clock_hz) for gpu in gpus),
@@ -92,8 +95,8 @@ def device_use(samples: Sequence[Sample], world_size: int, nodes: int) -> Device
         swapped_in_bytes=_total(spans, "swapped_in_bytes"),
         throttled={reason: fmean(reason in (gpu.throttle or ()) for gpu in told) for reason in reasons},
         foreign_share=fmean(count > 0 for count in foreign) if foreign else None,
-        cpu_cores=_cores(spans, "cpu_s") if whole else None,
-        rank_cores=_cores(spans, "rank_cpu_s") if whole else None,
+        cpu_cores=_cores(by_node, seconds, "cpu_s") if whole else None,
+        rank_cores=_cores(by_node, seconds, "rank_cpu_s") if whole else None,
     )
 
 
@@ -118,8 +121,8 @@ def _spans(samples: Sequence[Sample]) -> Iterator[Span]:
             yield before, line
 
 
-def _power_w(spans: Sequence[Span], devices: int) -> float | None:
-    """Mean power of all devices; None unless each of them told its energy in every line."""
+def _power_w(spans: Sequence[Span], seconds: dict[int, float], devices: int) -> float | None:
+    """Mean power of all devices; None unless each of them told its energy in every line. `seconds` are by node."""
     energy_j: dict[tuple[int, int], float | None] = {}
     for span in spans:
         before, line = span
@@ -127,7 +130,7 @@ def _power_w(spans: Sequence[Span], devices: int) -> float | None:
         for device, spent in (of_line or {(line.node, -1): _spent(before.host, line.host, "energy_j")}).items():
             so_far = energy_j.get(device, 0.0)
             energy_j[device] = None if so_far is None or spent is None else so_far + spent
-    powers = [joules / _seconds(spans, node) for (node, _), joules in energy_j.items() if joules is not None]
+    powers = [joules / seconds[node] for (node, _), joules in energy_j.items() if joules is not None]
     return sum(powers) if len(powers) == devices and sum(powers) > 0 else None
 
 
@@ -149,19 +152,15 @@ def _spent(before: HostSample, after: HostSample, field: str) -> float | None:
     return None if first is None or last is None else last - first
 
 
-def _cores(spans: Sequence[Span], field: str) -> float | None:
+def _cores(by_node: dict[int, list[Span]], seconds: dict[int, float], field: str) -> float | None:
     """Cores at work over all hosts: CPU time over time."""
     cores = 0.0
-    for node in {line.node for _, line in spans}:
-        spent = [_spent(before.host, line.host, field) for before, line in spans if line.node == node]
+    for node, spans in by_node.items():
+        spent = [_spent(before.host, line.host, field) for before, line in spans]
         if None in spent:
             return None
-        cores += sum(one for one in spent if one is not None) / _seconds(spans, node)
+        cores += sum(one for one in spent if one is not None) / seconds[node]
     return cores
-
-
-def _seconds(spans: Sequence[Span], node: int) -> float:
-    return sum(line.time_s - before.time_s for before, line in spans if line.node == node)
 
 
 def _rate(spent: float | None, span: Span) -> float | None:

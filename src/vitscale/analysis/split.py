@@ -73,10 +73,11 @@ class StepFigures:
 
 def step_figures(steps: pl.DataFrame) -> dict[int, StepFigures]:
     """Figures by `launch_index`; a launch without a counted step is left out."""
-    counted = _counted(steps)
+    steady = steps.lazy().filter(pl.col("window") == "steady")
+    counted, uncounted = _by_step(steady)
     windows = {row["launch_index"]: row for row in _windows(counted).to_dicts()}
     ranks: dict[int, list[dict[str, float]]] = {index: [] for index in windows}
-    for row in _rank_sums(counted).to_dicts():
+    for row in _rank_sums(steady, uncounted).to_dicts():
         ranks[int(row["launch_index"])].append(row)
     return {index: _figures(window, ranks[index]) for index, window in windows.items()}
 
@@ -115,19 +116,22 @@ def overlapped(launches: Sequence[StepFigures]) -> float | None:
     return sum(one for one in hidden if one is not None) / total
 
 
-def _counted(steps: pl.DataFrame) -> pl.DataFrame:
-    """Lines of the steady steps that every rank of their launch recorded."""
-    ranks = pl.len().over("launch_index", "step").alias("ranks")
-    steady = steps.filter(pl.col("window") == "steady").with_columns(ranks)
-    return steady.filter(pl.col("ranks") == pl.col("ranks").max().over("launch_index"))
+def _by_step(steady: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """One row per launch and step, with the slowest rank's time: steps that every rank recorded, and the others."""
+    steps = (
+        steady.group_by("launch_index", "step")
+        .agg(pl.len().alias("ranks"), pl.max("step_s"))
+        .with_columns(whole=pl.col("ranks") == pl.col("ranks").max().over("launch_index"))
+        .collect()
+    )
+    return steps.filter("whole"), steps.filter(~pl.col("whole"))
 
 
 def _windows(counted: pl.DataFrame) -> pl.DataFrame:
-    """One row per launch: of each step the slowest rank's time."""
-    by_step = counted.group_by("launch_index", "step").agg(pl.first("ranks"), pl.max("step_s"))
+    """One row per launch."""
     half = pl.len() // 2
     return (
-        by_step.sort("launch_index", "step")
+        counted.sort("launch_index", "step")
         .group_by("launch_index", maintain_order=True)
         .agg(
             pl.col("step_s").median().alias("step_s"),
@@ -139,14 +143,24 @@ def _windows(counted: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _rank_sums(counted: pl.DataFrame) -> pl.DataFrame:
-    """One row per launch and rank: sums over its steps; null where any step lacks the time."""
+_AT_ONCE = 4
+"""Columns that are added up together: of millions of lines a copy of all would take as much memory as the records."""
+
+
+def _rank_sums(steady: pl.LazyFrame, uncounted: pl.DataFrame) -> pl.DataFrame:
+    """One row per launch and rank: sums over its counted steps; null where any step lacks the time."""
+    if uncounted.height:
+        steady = steady.join(uncounted.lazy(), on=("launch_index", "step"), how="anti")
     whole = [
         pl.when(pl.col(f"{name}_s").null_count() == 0).then(pl.col(f"{name}_s").sum()).alias(name)
         for name in (*PARTS, *BESIDE)
     ]
-    sums = counted.group_by("launch_index", "rank").agg(pl.sum("step_s"), pl.mean("images"), *whole)
-    return sums.sort("launch_index", "rank")
+    columns = [pl.sum("step_s"), pl.mean("images"), *whole]
+    tables = [
+        steady.group_by("launch_index", "rank").agg(some).sort("launch_index", "rank").collect()
+        for some in (columns[first : first + _AT_ONCE] for first in range(0, len(columns), _AT_ONCE))
+    ]
+    return pl.concat([tables[0], *(table.drop("launch_index", "rank") for table in tables[1:])], how="horizontal")
 
 
 def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFigures:

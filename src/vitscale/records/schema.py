@@ -2,7 +2,8 @@
 
 runs/<run_id>/launch<k>/
   run.json              the RunSpec received; of an imported launch an ImportedSpec, which has `"source": "imported"`
-  steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank
+  steps.rank000.jsonl   `StepRecord`, one line per optimizer step of this rank; on several nodes steps.node000.jsonl
+                        has the lines of all ranks of a node
   devices.node000.jsonl `Sample` of `samples.py`, what a node's sensors said, about once a second
   collectives.jsonl     `CollectiveRecord` of `collectives.py`, what the steady window's collectives carried
   roofline.jsonl        `LayerRecord` of `layers.py`, forward passes by class of layer, with `measure.profile`
@@ -202,9 +203,16 @@ class Times(Frozen):
     """Wall time of a launch, seconds."""
 
     process_start_s: float | None = None
-    """From the start of the process to the end of the imports; null for a run that was not first in its round."""
+    """From the start of the processes until all ranks have met; null for a run that was not first in its round, as are
+    `import_s` and `timing_s`."""
+    import_s: float | None = None
+    """Of `process_start_s`: until the slowest rank has loaded its libraries. The rest is the process group."""
+    timing_s: float | None = None
+    """Links and matrix products, timed before the round's first launch."""
     setup_s: float | None = None
-    """Model, engine and data."""
+    """Model, optimizer and engine."""
+    data_s: float | None = None
+    """From there to the first step: images are opened and the first batches read; a checkpoint is loaded."""
     first_step_s: float | None = None
     """The first optimizer step, in which kernels are chosen and buffers made."""
     warmup_s: float | None = None
@@ -215,6 +223,12 @@ class Times(Frozen):
     """All evaluations."""
     checkpoint_s: float | None = None
     """All checkpoints: how long training stood still for them."""
+
+    @property
+    def start_up_s(self) -> float | None:
+        """From the start of the processes to the first step; None for a run that was not first in its round."""
+        parts = (self.process_start_s, self.timing_s, self.setup_s, self.data_s)
+        return None if None in parts else sum(part for part in parts if part is not None)
 
 
 class Parity(Frozen):

@@ -36,6 +36,11 @@ SCHEMA: dict[str, Any] = {
 }
 """Columns of the table and the fields of `StepRecord`, in their order (a test compares)."""
 
+_WINDOW = pl.Enum(WINDOWS)
+_CHUNK_BYTES = 1 << 20
+_BATCH_BYTES = 64 << 20
+"""Text of step lines that is held at once; a table of them takes a third of it."""
+
 _COUNTS = ("step", "rank")
 _MEASURES = tuple(name for name, kind in SCHEMA.items() if kind == pl.Float64)
 
@@ -49,6 +54,7 @@ class StepFile(NamedTuple):
     sha256: str
     lines: int
     """Newlines in it."""
+    size_bytes: int
     torn: bool
     """The last line has no newline: the writer was cut off in it, and it is not read."""
 
@@ -59,12 +65,17 @@ def examine(path: Path, launch_index: int) -> StepFile:
     Raises:
         ResultsError: it cannot be read.
     """
+    digest, lines, size_bytes, last = hashlib.sha256(), 0, 0, b"\n"
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                lines += chunk.count(b"\n")
+                size_bytes += len(chunk)
+                last = chunk[-1:]
     except OSError as error:
         raise ResultsError(f"cannot read `{path}`: {error.strerror}") from None
-    torn = bool(data) and not data.endswith(b"\n")
-    return StepFile(path, launch_index, hashlib.sha256(data).hexdigest(), data.count(b"\n"), torn)
+    return StepFile(path, launch_index, digest.hexdigest(), lines, size_bytes, torn=last != b"\n")
 
 
 def read_steps(files: Sequence[StepFile], root: Path) -> pl.DataFrame:
@@ -99,16 +110,38 @@ def parse_lines(data: bytes, where: str) -> Iterator[tuple[int, dict[str, Any]]]
 
 
 def _fast(files: Sequence[StepFile]) -> pl.DataFrame | None:
-    """One scan of all files, or None where any line is not as it should be."""
-    if not files:
-        return _table([])
+    """All files, or None where any line is not as it should be."""
+    tables = [_table([])]
+    for batch in _batches(files):
+        table = _scan(batch)
+        if table is None:
+            return None
+        tables.append(table)
+    return pl.concat(tables)
+
+
+def _batches(files: Sequence[StepFile]) -> Iterator[list[StepFile]]:
+    """Files in their order, so many at once that their text fits into `_BATCH_BYTES`, and one at least."""
+    batch: list[StepFile] = []
+    size_bytes = 0
+    for file in files:
+        if batch and size_bytes + file.size_bytes > _BATCH_BYTES:
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(file)
+        size_bytes += file.size_bytes
+    if batch:
+        yield batch
+
+
+def _scan(files: Sequence[StepFile]) -> pl.DataFrame | None:
     # polars reads a path as a pattern: a folder named `a[1]` would match nothing, and say nothing.
     paths = [glob.escape(str(file.path)) for file in files]
+    launches = pl.DataFrame(
+        {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
+        schema={"file": pl.String, "launch_index": pl.Int64},
+    )
     try:
-        launches = pl.DataFrame(
-            {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
-            schema={"file": pl.String, "launch_index": pl.Int64},
-        )
         frame = pl.scan_ndjson(paths, schema=SCHEMA, include_file_paths="file").collect()
     except (pl.exceptions.PolarsError, UnicodeEncodeError):  # the latter: a path that is not UTF-8
         return None
@@ -121,8 +154,14 @@ def _fast(files: Sequence[StepFile]) -> pl.DataFrame | None:
             pl.col("step_s") > 0,
         ).all(ignore_nulls=False)
     ).item()
-    frame = frame.join(launches, on="file", how="inner", maintain_order="left").drop("file")
-    return frame if sound and frame.height == sum(file.lines for file in files) else None
+    if not sound or frame.height != sum(file.lines for file in files):
+        return None
+    return _compact(frame.join(launches, on="file", how="inner", maintain_order="left").drop("file"))
+
+
+def _compact(table: pl.DataFrame) -> pl.DataFrame:
+    """The same in less memory."""
+    return table.with_columns(pl.col("window").cast(_WINDOW))
 
 
 def _slow(files: Sequence[StepFile], root: Path) -> pl.DataFrame:
@@ -138,7 +177,7 @@ def _slow(files: Sequence[StepFile], root: Path) -> pl.DataFrame:
 
 
 def _table(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, schema={**SCHEMA, "launch_index": pl.Int64}, orient="row", strict=False)
+    return _compact(pl.DataFrame(rows, schema={**SCHEMA, "launch_index": pl.Int64}, orient="row", strict=False))
 
 
 def _problem(document: dict[str, Any]) -> str | None:

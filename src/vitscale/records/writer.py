@@ -28,6 +28,11 @@ def steps_name(rank: int) -> str:
     return f"steps.rank{rank:03d}.jsonl"
 
 
+def node_steps_name(node: int) -> str:
+    """File name of the step lines of all ranks of a node."""
+    return f"steps.node{node:03d}.jsonl"
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, on disk before the name changes: readers see the old file or the new one, never a part.
 
@@ -106,13 +111,17 @@ class StepWriter:
     """
 
     def __init__(self, folder: Path, rank: int = 0, *, node: int | None = None) -> None:
-        name = steps_name(rank) if node is None else f"steps.node{node:03d}.jsonl"
+        name = steps_name(rank) if node is None else node_steps_name(node)
         self._file: BinaryIO = (folder / name).open("ab")
 
     def write(self, records: Iterable[StepRecord]) -> None:
         """Append lines and hand them to the kernel."""
+        self.append("".join(_line(record) for record in records).encode())
+
+    def append(self, lines: bytes) -> None:
+        """The same of lines that are text already."""
         with self._told():
-            self._file.write("".join(_line(record) for record in records).encode())
+            self._file.write(lines)
             self._file.flush()
 
     def sync(self) -> None:

@@ -157,7 +157,7 @@ _PARTS: dict[str, _Words] = {
     "ranks": _Words(
         "Each rank's step",
         "Of each series at its largest world size. A rank for which the others wait is late: the part in which it is "
-        "longest against the others tells where.",
+        "longest against the others tells where. Of many ranks the latest are shown; tables/ranks.csv has all.",
         verdict_tables.rank_table,
         alone=True,
     ),

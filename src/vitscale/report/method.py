@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.records.schema import Manifest
+from vitscale.records.schema import Manifest, Times
 from vitscale.report.rows import label
 from vitscale.statistics import BOOTSTRAP_FROM
-from vitscale.units import percent, size
+from vitscale.units import percent, seconds, size
 
 _MOST_ROUNDS = 12
 _COMMAND = "`vitscale run study.toml`, with the overrides that are in the study below."
@@ -30,6 +31,7 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
             f"a 95 % interval: Student's t on the logarithms below {BOOTSTRAP_FROM} launches, a bootstrap-t of the "
             f"median from {BOOTSTRAP_FROM} on. Speed-up and efficiency carry the baseline's noise too.",
         ),
+        ("Start-up", _start_up(result)),
         ("Cost of measuring", _overhead(result)),
         ("Baseline", _baselines(result)),
         ("Device", _devices(result)),
@@ -89,6 +91,32 @@ def _window(result: StudyResult) -> str:
     warm = [recorded[key] - steps for key, steps in steady.items() if recorded.get(key, 0) >= steps]
     told = f"{_span(warm)} warm-up steps, recorded and not counted; " if warm else ""
     return f"{told}{_span(steady.values())} steady steps per launch."
+
+
+_START_UP = {
+    "libraries": lambda times: times.import_s,
+    "process group": lambda times: times.process_start_s - times.import_s,
+    "links and devices timed": lambda times: times.timing_s,
+    "model and engine": lambda times: times.setup_s,
+    "images": lambda times: times.data_s,
+}
+"""Part -> its seconds."""
+
+
+def _start_up(result: StudyResult) -> str:
+    """Of the first launch of each round, by world size."""
+    starts: dict[int, list[Times]] = {}
+    for one in result.manifests:
+        if one.times.start_up_s is not None and one.times.import_s is not None:
+            starts.setdefault(one.layout.world_size, []).append(one.times)
+    told = []
+    for ranks, times in sorted(starts.items()):
+        parts = [f"{words} {seconds(median(map(part, times)))}" for words, part in _START_UP.items()]
+        whole = median(one.start_up_s or 0.0 for one in times)
+        told.append(f"{text.count(ranks, 'rank')} {seconds(whole)} ({', '.join(parts)})")
+    if not told:
+        return ""
+    return f"{'; '.join(told)}: from the start of the processes to the first step, median of the rounds; in no step."
 
 
 def _overhead(result: StudyResult) -> str:

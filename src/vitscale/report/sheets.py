@@ -8,6 +8,7 @@ from typing import Any
 
 from vitscale.analysis.cause import Cause, Waterfall
 from vitscale.analysis.result import Bytes, Costs, Interval, MemoryResult, RunResult, StudyResult
+from vitscale.analysis.split import MEASURED
 from vitscale.records.evaluations import Scored
 from vitscale.report.escape import csv_text, latex
 from vitscale.report.rows import label
@@ -64,12 +65,19 @@ def sheets(result: StudyResult) -> dict[str, str]:
     ]
     falls = [[run.run_id, run.world_size, *run.waterfall.model_dump().values()] for run in runs if run.waterfall]
     causes = [[verdict.run_id, *_cause_cells(one)] for verdict in result.analysis.verdicts for one in verdict.causes]
+    rank_parts = (*MEASURED, "late")
+    ranks = [
+        [run_id, one.rank, one.node, *(one.seconds.get(name) for name in rank_parts)]
+        for run_id, told in result.ranks.items()
+        for one in told
+    ]
     launch_header = ["run_id", "launch", "status", "reason", "started", "step_s", "steps", "outlier"]
     return {
         "scaling.csv": csv_text(header, scaling),
         "shares.csv": csv_text(["run_id", "world_size", *(f"{part}_share" for part in PARTS)], shares),
         "waterfall.csv": csv_text(["run_id", "world_size", *Waterfall.model_fields], falls),
         "causes.csv": csv_text(["run_id", *_CAUSE, *_columns(("seconds", "gain")), "runs"], causes),
+        "ranks.csv": csv_text(["run_id", "rank", "node", *(f"{name}_s" for name in rank_parts)], ranks),
         "launches.csv": csv_text(launch_header, launches),
         "losses.csv": csv_text(["run_id", "step", "images", "loss"], losses),
         "evaluations.csv": csv_text(["run_id", *Scored._fields], evaluations),

@@ -186,12 +186,17 @@ def cost_table(result: StudyResult) -> Table:
     return Table("Energy and cost, median and 95 % interval", ("Run", "World size", *titles, "Knee"), tuple(rows))
 
 
+MOST_CLOCKS = 8
+"""Different clocks that are listed; of more, the lowest and the highest."""
+
+
 def device_table(result: StudyResult) -> Table:
     """Means of the steady window of every launch that was sampled."""
     rows = []
     for one in result.devices.launches:
         use = one.use
-        clocks = [f"{number(hertz / 1e6)}" for hertz in dict.fromkeys(use.sm_clocks_hz.values())]
+        clocks = [f"{number(hertz / 1e6)}" for hertz in sorted(set(use.sm_clocks_hz.values()))]
+        clocks = [f"{clocks[0]} to {clocks[-1]}"] if len(clocks) > MOST_CLOCKS else clocks
         cells = (number(use.power_w), percent(use.utilisation_share), number(use.temperature_peak_c))
         load = (", ".join(clocks) or NOT_AVAILABLE, number(use.cpu_cores), number(use.rank_cores))
         rows.append((label(result, one.run_id), str(one.launch), *cells, *load))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from statistics import median
+
 from vitscale.analysis.collectives import idle_busbw
 from vitscale.analysis.remedies import REMEDIES
 from vitscale.analysis.result import RankStep, RunResult, StudyResult
@@ -85,25 +88,39 @@ def layer_table(result: StudyResult) -> Table:
     )
 
 
+MOST_RANKS = 32
+"""Rows of ranks; of a run with more, half as many are shown, and what all have in common."""
+
+
 def rank_table(result: StudyResult) -> Table:
     """Seconds of a step by rank, of each series' largest world size."""
     names = (*MEASURED, "late")
     rows = [
-        (label(result, run.run_id), str(one.rank), _number(one.node), *(_part(one, name) for name in names))
+        (label(result, run.run_id), *place, *(seconds(parts.get(name)) for name in names))
         for run, _ in of_largest(result.analysis)
-        for one in result.ranks.get(run.run_id, ())
+        for place, parts in _places(result.ranks.get(run.run_id, ()))
     ]
     titles = [PARTS.get(name, "the others wait for it") for name in names]
     header = ("Run", "Rank", "Host", *(f"{words[0].upper()}{words[1:]}" for words in titles))
     return Table("What each rank spends of a step, mean over steps and launches", header, tuple(rows))
 
 
-def _number(value: int | None) -> str:
-    return NOT_AVAILABLE if value is None else str(value)
+def _places(ranks: Sequence[RankStep]) -> Iterator[tuple[tuple[str, str], dict[str, float]]]:
+    """Rank and host beside the parts: of each rank, or of the latest ones and least, median and most of all."""
+    shown = ranks
+    if len(ranks) > MOST_RANKS:
+        shown = sorted(ranks, key=_lateness, reverse=True)[: MOST_RANKS // 2]
+    for one in shown:
+        yield (str(one.rank), NOT_AVAILABLE if one.node is None else str(one.node)), one.seconds
+    if shown is not ranks:
+        for words, pick in (("least", min), ("median", median), ("most", max)):
+            told = {name: pick([one.seconds[name] for one in ranks]) for name in ranks[0].seconds}
+            yield (f"{words} of {len(ranks):,}", ""), told
 
 
-def _part(one: RankStep, name: str) -> str:
-    return seconds(one.seconds.get(name))
+def _lateness(one: RankStep) -> tuple[float, float]:
+    """How long the others wait for it, or where that is not told, how little it waits itself."""
+    return one.seconds.get("late", 0.0), -one.seconds.get("wait", 0.0)
 
 
 def map_table(result: StudyResult) -> Table:

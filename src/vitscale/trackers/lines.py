@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitscale.config.runspec import RunSpec
-from vitscale.records.writer import steps_name
+from vitscale.records.writer import node_steps_name, steps_name
 from vitscale.trackers.positions import Place, Progress
 from vitscale.trackers.protocol import Point
 
 EVALUATIONS = "eval.jsonl"
-NODE_STEPS = "steps.node000.jsonl"
 
 CHUNK_BYTES = 1 << 20
 """Read at once: some 4,000 lines. What is held in memory stays small however long nobody looked."""
@@ -66,7 +65,7 @@ def read_batch(folder: Path, spec: RunSpec, began_s: float, progress: Progress) 
 def _steps_path(folder: Path) -> Path:
     """Rank 0's lines: in its own file, or in that of its node."""
     own = folder / steps_name(0)
-    return own if own.exists() else folder / NODE_STEPS
+    return own if own.exists() else folder / node_steps_name(0)
 
 
 def _new_lines(path: Path, place: Place) -> tuple[list[dict[str, Any]], Place]:

@@ -52,9 +52,9 @@ def main(path: Path) -> None:
             os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else torch's profiler calls a host without GPUs an error
         os.environ.setdefault("TEARDOWN_CUPTI", "1")  # else it listens on, in the launches that follow
-        ranks, machine = _join(round_, path.parent, place, late)
+        ranks, machine, import_s = _join(round_, path.parent, place, late)
         together = True
-        number = _serve(round_, path.parent, heartbeat, ranks, machine)
+        number = _serve(round_, path.parent, heartbeat, ranks, machine, import_s)
     except BaseException as error:
         _leave_failure(path.parent, rank, error, together=together)
         raise
@@ -87,15 +87,21 @@ def _place(round_: Round) -> Position:
     return place
 
 
-def _join(round_: Round, folder: Path, place: Position, late: Callable[[VitscaleError], None]) -> tuple[Ranks, Machine]:
-    """Import torch, look at this host, and meet the other ranks."""
+def _join(
+    round_: Round, folder: Path, place: Position, late: Callable[[VitscaleError], None]
+) -> tuple[Ranks, Machine, float]:
+    """Import torch, look at this host, and meet the other ranks; how long the imports took the slowest of them."""
     import torch
 
     from vitscale.config.runspec import RunSpec
     from vitscale.hardware.probe import probe
-    from vitscale.worker import examine, meeting
-    from vitscale.worker.devices import keep_freed_memory
 
+    with _without_trackers():  # what takes longest, before the ranks wait for one another
+        from vitscale.worker import examine, measure, meeting, train  # noqa: F401
+        from vitscale.worker.devices import keep_freed_memory
+        from vitscale.worker.distributed import largest
+
+    imported_s = _process_age_s()
     first = RunSpec.model_validate(round_.entries[0].spec)
     if first.threads_per_rank is not None:
         torch.set_num_threads(first.threads_per_rank)
@@ -105,35 +111,38 @@ def _join(round_: Round, folder: Path, place: Position, late: Callable[[Vitscale
     machine = probe()
     if round_.examine and place.local_rank == 0:
         examine.write_host(folder, round_, place, machine)
-    return meeting.join(round_, place, first.torch_backend, machine, os.environ, late), machine
+    ranks = meeting.join(round_, place, first.torch_backend, machine, os.environ, late)
+    return ranks, machine, largest(imported_s, ranks.device)
 
 
-def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, machine: Machine) -> int:
+def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, machine: Machine, import_s: float) -> int:
+    from vitscale.config.runspec import RunSpec
+    from vitscale.records.schema import Times
+    from vitscale.worker import engines, examine, gemm, links
+    from vitscale.worker.distributed import barrier
+    from vitscale.worker.measure import Launch
+    from vitscale.worker.parity import Proofs
+    from vitscale.worker.train import Training
+
     with _without_trackers():
-        from vitscale.config.runspec import RunSpec
-        from vitscale.worker import engines, examine, gemm, links
-        from vitscale.worker.distributed import barrier
-        from vitscale.worker.measure import Launch
-        from vitscale.worker.parity import Proofs
-        from vitscale.worker.train import Training
-
         for engine in {RunSpec.model_validate(entry.spec).engine for entry in round_.entries}:
             engines.prepare(engine, round_.device)
     if round_.examine:
         examine.examine(folder, round_, ranks, heartbeat)
         return len(round_.entries)
     barrier()
-    process_start_s: float | None = _process_age_s()
+    process_start_s, met = _process_age_s(), time.perf_counter()
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
     specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]
     peaks = gemm.peaks([spec.precision for spec in specs], ranks)
+    start = Times(process_start_s=process_start_s, import_s=import_s, timing_s=time.perf_counter() - met)
     proofs = Proofs()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
         launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs)
-        launch.serve(heartbeat, machine, process_start_s)
-        process_start_s = None
+        launch.serve(heartbeat, machine, start)
+        start = Times()
     barrier()
     return len(round_.entries)
 

@@ -34,7 +34,7 @@ from vitscale.records.schema import (
     Status,
     Times,
 )
-from vitscale.records.writer import RUN, SETTLED, StepWriter, make_folder, write_json, write_manifest
+from vitscale.records.writer import RUN, SETTLED, make_folder, write_json, write_manifest
 from vitscale.worker import (
     closer,
     devices,
@@ -57,6 +57,7 @@ from vitscale.worker.loop import Losses, Skips, run_steps
 from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batches, open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
+from vitscale.worker.step_lines import open_step_lines
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
 
@@ -93,13 +94,14 @@ class Launch:
         self.notes: dict[str, object] = {"clock_offset_s": [list(one.seconds) for one in offsets]} if offsets else {}
         self.unread: dict[str, str] = {}
         self.pauses: dict[str, float] = {}
+        self.built = self.data_s = 0.0
         self.memory_peak_bytes: int | None = None
         self.sampler: Sampler = NoSampler()
         self.environ: Mapping[str, str] = os.environ
         self.delays = inject.delays(entry.run_id, ranks.rank, os.environ)
 
-    def serve(self, heartbeat: Heartbeat, machine: Machine, process_start_s: float | None) -> None:
-        """Run the launch and write its records.
+    def serve(self, heartbeat: Heartbeat, machine: Machine, start: Times) -> None:
+        """Run the launch and write its records; `start` is what came before it.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -125,9 +127,10 @@ class Launch:
         self.optimizer = optimizers.build(self.model, self.spec.optimizer, updated_on, turned.optimizer_impl)
         self.engine = engines.build(self.spec, self.model, self.optimizer)
         self.skips = Skips(self.engine)
-        self.writer = StepWriter(self.folder, self.ranks.rank)
+        self.writer = open_step_lines(self.folder, self.ranks)
         self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round)
-        setup_s = time.perf_counter() - began
+        self.built = time.perf_counter()
+        setup_s = self.built - began
         with knobs.attention(turned):
             status, reason = self._take_steps()
         self.writer.close()
@@ -137,7 +140,7 @@ class Launch:
         device = devices.describe(self.ranks, machine, cores, peak, self.memory_peak_bytes)
         if self.ranks.rank == 0:
             write_collectives(self.folder, traffic.records([step.traffic for step in self.steady]))
-        times, versions = self._times(process_start_s, setup_s), devices.versions(machine)
+        times, versions = self._times(start, setup_s), devices.versions(machine)
         if status == "ok":
             wanted = self._wanted()
             standing = self._manifest(status, reason, times, device, versions, parameters)
@@ -163,7 +166,7 @@ class Launch:
         """The steps of a measurement; training overrides this."""
         opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
         engine, batches = inject.slowed(self.engine, opened, self.delays)
-        barrier()
+        self.meet()
         try:
             for phase, count in (("warmup", self._warmup_steps), ("steady", self._agree_on_steps)):
                 self.sampler.enter(phase)
@@ -177,6 +180,11 @@ class Launch:
         finally:
             opened.close()
         return "ok", None
+
+    def meet(self) -> None:
+        """Wait for all ranks: what comes next is the first step."""
+        barrier()
+        self.data_s = time.perf_counter() - self.built
 
     def _time_work(self, engine: engines.Engine, batches: Batches) -> None:
         """Let the clock know what the window's steps take a device that never waits for its host."""
@@ -248,6 +256,7 @@ class Launch:
         first_bad = next((step for step, loss in zip(steps, losses, strict=True) if not math.isfinite(loss)), math.inf)
         worst = -largest(-first_bad, self.ranks.device)
         if math.isfinite(worst):
+            self.writer.sync()
             raise DivergedError(f"the loss of step {int(worst)} is not finite", "lower optimizer.lr")
 
     def write(self, window: str, steps: range, times: list[StepTimes], losses: list[float]) -> None:
@@ -295,16 +304,16 @@ class Launch:
         """A typical step of the warm-up; the first one chooses kernels and makes buffers."""
         return statistics.median(step["step"] for step in self.warmup[1:] or self.warmup)
 
-    def _times(self, process_start_s: float | None, setup_s: float) -> Times:
+    def _times(self, start: Times, setup_s: float) -> Times:
         taken = self.warmup or self.steady
-        return Times(
-            process_start_s=process_start_s,
-            setup_s=setup_s,
-            first_step_s=taken[0]["step"] if taken else None,
-            warmup_s=sum(step["step"] for step in self.warmup),
-            steady_s=sum(step["step"] for step in self.steady),
-            **self.pauses,
-        )
+        own = {
+            "setup_s": setup_s,
+            "data_s": self.data_s,
+            "first_step_s": taken[0]["step"] if taken else None,
+            "warmup_s": sum(step["step"] for step in self.warmup),
+            "steady_s": sum(step["step"] for step in self.steady),
+        }
+        return start.model_copy(update={**own, **self.pauses})
 
     def _manifest(
         self,

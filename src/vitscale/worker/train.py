@@ -56,7 +56,7 @@ class Training(Launch):
         self._go_on(plan)
         self.skips = Skips(self.engine)
         self.batches: Batches = open_batches(spec, self.open("train"), self.ranks, self.engine.dtype, self.step)
-        barrier()
+        self.meet()
         try:
             with Agreement(self.ranks, hear=plan is not None) as self.agreement:
                 ended = self._train()

@@ -1,10 +1,12 @@
 """Figures of devices: sensors against time, energy and cost against world size with the knee."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from vitscale.analysis.analyse import analyse
+from vitscale.analysis.devices import Reading
 from vitscale.records.samples import GpuSample, Sample
 from vitscale.report.document import document
 from vitscale.report.figures import draw
@@ -52,6 +54,24 @@ def test_every_sensor_has_a_panel_and_every_device_a_line(powered):
     assert len(first) == MOST_READINGS
     assert (first[0]["x"], first[-1]["x"]) == (1, 399)
     assert {row["y"] for row in data.rows if row["panel"].startswith("GPU")} == {90}
+
+
+def test_of_many_devices_those_with_the_lowest_and_the_highest_means_are_drawn(powered):
+    first = powered.devices.series[0]
+    many = [
+        replace(first, device=f"GPU of rank {rank}", readings=(Reading(1.0, "steady", 300.0 + rank, None, None, None),))
+        for rank in range(100)
+    ]
+    data = sensor_data(replace(powered, devices=replace(powered.devices, series=tuple(many))))
+    assert [row["y"] for row in data.rows] == [*range(300, 308), *range(392, 400)]
+    assert any("lowest and highest means" in note for note in data.notes)
+
+
+def test_many_clocks_are_told_by_their_ends(powered):
+    one = powered.devices.launches[0]
+    use = replace(one.use, sm_clocks_hz={rank: 1.5e9 + 1e6 * rank for rank in range(64)})
+    rows = device_table(replace(powered, devices=replace(powered.devices, launches=(replace(one, use=use),)))).rows
+    assert rows[0][5] == "1,500 to 1,563"
 
 
 def test_energy_and_cost_have_panels_and_the_knee_a_ring(powered):

@@ -7,6 +7,7 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.result import LossCurve
+from vitscale.records.schema import Times
 from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.figures.look import COLOURS
@@ -166,6 +167,21 @@ def test_how_it_was_measured_comes_from_the_records(result):
     assert "2 ranks on 1 node (gloo)" in facts["Layout"]
     assert "Student's t on the logarithms below 6 launches" in facts["Interval"]
     assert "CPU threads per rank" not in facts
+
+
+def test_the_start_up_of_each_world_size_is_told_with_its_parts(result):
+    first = Times(process_start_s=9.0, import_s=6.0, timing_s=2.0, setup_s=1.5, data_s=0.5)
+    later = Times(setup_s=1.0, data_s=0.1)
+    ok = [one for one in result.manifests if one.status == "ok"][:2]
+    manifests = [one.model_copy(update={"times": times}) for one, times in zip(ok, (first, later), strict=True)]
+    told = dict(method(replace(result, manifests=tuple(manifests))))["Start-up"]
+    ranks = ok[0].layout.world_size
+    assert told == (
+        f"{ranks} rank{'' if ranks == 1 else 's'} 13.0 s (libraries 6.00 s, process group 3.00 s, links and devices "
+        "timed 2.00 s, model and engine 1.50 s, images 500 ms): from the start of the processes to the first step, "
+        "median of the rounds; in no step."
+    )
+    assert "Start-up" not in dict(method(result))
 
 
 def test_rounds_that_do_not_take_turns_are_said_to(make, tmp_path):

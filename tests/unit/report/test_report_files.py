@@ -15,8 +15,8 @@ from vitscale.report.write import write_report
 
 FIGURES = ("efficiency", "loss", "speedup", "split", "throughput", "waterfall")
 TABLES = (
-    "causes", "costs", "evaluations", "findings", "launches", "losses", "memory", "scaling", "shares", "skipped",
-    "waterfall",
+    "causes", "costs", "evaluations", "findings", "launches", "losses", "memory", "ranks", "scaling", "shares",
+    "skipped", "waterfall",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from vitscale.analysis.analyse import analyse
+from vitscale.analysis.result import RankStep
 from vitscale.analysis.verdict import of_largest
 from vitscale.report import terminal
 from vitscale.report.document import document
@@ -15,7 +16,8 @@ from vitscale.report.markdown import render as markdown
 from vitscale.report.page import render
 from vitscale.report.reasons import MOST_REASONS
 from vitscale.report.rows.accumulation_map import map_data
-from vitscale.report.verdict_tables import cause_table, map_table, rank_table
+from vitscale.report.sheets import sheets
+from vitscale.report.verdict_tables import MOST_RANKS, cause_table, map_table, rank_table
 
 SLOW = {"data_s": 0.3, "forward_s": 0.2, "backward_s": 0.3, "optimizer_s": 0.1}
 
@@ -67,6 +69,24 @@ def test_each_rank_has_its_row_where_a_run_has_several(result):
     wait, late = rows[0][8], rows[1][-1]
     assert (wait, late) == ("2.45 ms", "2.45 ms")
     assert rows[-1][7:9] == ("n/a", "n/a")
+
+
+def test_of_many_ranks_the_latest_are_shown_and_what_all_have_in_common(result):
+    (run, _), *_ = of_largest(result.analysis)
+    many = tuple(
+        RankStep(rank, rank // 8, {"wait": 1.0 - rank / 4096, "late": rank % 100 / 10}) for rank in range(4096)
+    )
+    rows = rank_table(replace(result, ranks={run.run_id: many})).rows
+    assert len(rows) == MOST_RANKS // 2 + 3
+    assert [row[1] for row in rows[:2]] == ["3999", "3899"]
+    assert [(row[1], row[-1]) for row in rows[-3:]] == [
+        ("least of 4,096", "0 s"),
+        ("median of 4,096", "4.90 s"),
+        ("most of 4,096", "9.90 s"),
+    ]
+    lines = sheets(replace(result, ranks={run.run_id: many}))["ranks.csv"].splitlines()
+    assert len(lines) == 1 + 4096
+    assert lines[2].startswith(f"{run.run_id},1,0,")
 
 
 @pytest.fixture(scope="module")

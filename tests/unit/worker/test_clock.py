@@ -50,6 +50,17 @@ def test_phases_of_several_micro_steps_add_up_and_steps_follow_one_another(now):
     assert clock.drain() == []
 
 
+def test_setting_the_hosts_clock_changes_no_time_of_a_step(now, monkeypatch):
+    clock = StepClock(HostTimeline())
+    clock.start()
+    for hour in (9, 3, 12):  # of the day, as somebody sets it while steps are taken
+        monkeypatch.setattr("time.time", lambda at=hour: 3600.0 * at)
+        now.passes(0.5)
+        clock.mark("forward")
+        clock.end_step()
+    assert [step["step"] for step in clock.drain()] == pytest.approx([0.5] * 3)
+
+
 def test_time_between_windows_belongs_to_no_step(now):
     clock = StepClock(HostTimeline())
     clock.start()

@@ -3,6 +3,7 @@
 import threading
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.nn import functional
@@ -126,6 +127,16 @@ def test_threads_read_the_same_batches_in_the_same_order(make, split, threads):
         assert all(torch.equal(a, b) for a, b in zip(next(one), next(other), strict=True))
     other.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "reader"]
+
+
+def test_no_other_process_reads_images(make, split):
+    spec = make.make_spec(1).model_copy(update={"knobs": EngineSection(loader_threads=2)})
+    before = psutil.Process().children()
+    batches = open_batches(spec, split, Ranks(0, 0, 1, 1, CPU), torch.float32)
+    next(batches)
+    assert [thread.name for thread in threading.enumerate()].count("reader") == 2
+    assert psutil.Process().children() == before
+    batches.close()
 
 
 def test_what_a_thread_cannot_read_fails_in_its_turn():

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from vitscale.analysis.devices import Reading
-from vitscale.analysis.result import RunResult, StudyResult
+from vitscale.analysis.result import DeviceSeries, RunResult, StudyResult
 from vitscale.report.rows import MOST_KEYS, ChartData, label
 from vitscale.report.rows.metrics import CUT, Metric, in_panels
 
 MOST_READINGS = 120
 """Points of a device's curve."""
+
+MOST_DEVICES = 16
+"""Curves of a run in a panel."""
 
 SENSORS = {
     "power_w": ("power, W", 1.0),
@@ -31,19 +35,36 @@ COSTS = (
 
 
 def sensor_data(result: StudyResult) -> ChartData:
-    """Every device of each run's first launch that counts, against the time since its steps began."""
-    known = list(dict.fromkeys(series.run_id for series in result.devices.series))
-    drawn = known[:MOST_KEYS]
+    """Devices of each run's first launch that counts, against the time since its steps began."""
+    by_run: dict[str, list[DeviceSeries]] = {}
+    for series in result.devices.series:
+        by_run.setdefault(series.run_id, []).append(series)
+    drawn = list(by_run)[:MOST_KEYS]
     rows: list[dict[str, Any]] = []
     for field, (heading, factor) in SENSORS.items():
-        for series in result.devices.series:
-            if series.run_id in drawn:
-                same = {"panel": heading, "key": label(result, series.run_id), "device": series.device}
+        for run_id in drawn:
+            for series in _extremes(by_run[run_id], field):
+                same = {"panel": heading, "key": label(result, run_id), "device": series.device}
                 rows += [{**same, "x": x, "y": y * factor} for x, y in _thinned(series.readings, field)]
     headings = {row["panel"] for row in rows}
     panels = tuple(heading for heading, _ in SENSORS.values() if heading in headings)
-    notes = [f"{len(drawn)} of {len(known)} runs are drawn."] if len(drawn) < len(known) else []
+    notes = [f"{len(drawn)} of {len(by_run)} runs are drawn."] if len(drawn) < len(by_run) else []
+    if any(len(by_run[run_id]) > MOST_DEVICES for run_id in drawn):
+        notes.append(f"Of more than {MOST_DEVICES} devices, those with the lowest and highest means are drawn.")
     return ChartData(tuple(rows), tuple(dict.fromkeys(row["key"] for row in rows)), panels, notes=tuple(notes))
+
+
+def _extremes(devices: Sequence[DeviceSeries], field: str) -> list[DeviceSeries]:
+    """The devices that told a field: all, or of many those with the lowest and the highest means."""
+    means = {}
+    for index, one in enumerate(devices):
+        told = [value for reading in one.readings if (value := getattr(reading, field)) is not None]
+        if told:
+            means[index] = fmean(told)
+    order = sorted(means, key=lambda index: means[index])
+    if len(order) > MOST_DEVICES:
+        order = order[: MOST_DEVICES // 2] + order[-MOST_DEVICES // 2 :]
+    return [devices[index] for index in sorted(order)]
 
 
 def cost_data(result: StudyResult) -> ChartData:

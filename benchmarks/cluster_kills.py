@@ -1,0 +1,344 @@
+"""Fifty blows at random moments against small studies, by every launcher that this machine can start.
+
+Struck are a rank, the tool itself, `mpirun`, the link of a host of `lab`, the agent of a host and the scheduler's job.
+After each: the launch in flight ends with a reason that names what was struck, within 30 s; what was finished is
+unchanged to the byte; no process is left. The same command is started again until every run has its launches.
+
+Longer than 300 lines: the ways to strike and what is looked at after each are read side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks import kills
+from benchmarks.figure import VITSCALE, Failed, Figure, below, say, shown
+from benchmarks.killing import SEED, alive, descendants, finished, wait_gone, working_in
+from vitscale import units
+from vitscale.errors import VitscaleError
+from vitscale.hardware.position import position
+from vitscale.launch.lab import require_namespaces
+from vitscale.records.round import read_heartbeat
+from vitscale.workflow import LauncherName
+
+NOTICED_S = 30.0
+PATIENCE_S = 120.0
+"""After so long without a sign the command hangs."""
+
+COMMAND = [
+    "vitscale", "run", "quick", f"measure.launches={kills.LAUNCHES}", "measure.warmup_steps=1", "measure.steps=40",
+    "global_batch=16", "protocol=strong", "world_size=2", "launch.step_timeout_s=10",
+]  # fmt: skip
+
+
+@dataclass
+class Study:
+    """A command that is under way."""
+
+    parent: psutil.Popen
+    folder: Path
+
+    @property
+    def ranks(self) -> dict[int, psutil.Process]:
+        """The ranks of the round in flight."""
+        found = {}
+        for one in descendants(self.parent):
+            try:
+                if alive(one) and one.cmdline()[2:4] == ["-m", "vitscale.worker"]:
+                    found[position(one.environ()).rank] = one
+            except (psutil.Error, VitscaleError):
+                continue
+        return found
+
+    @property
+    def round(self) -> Path | None:
+        """Folder of the round in flight."""
+        return max((self.folder / "rounds").glob("*-w*"), default=None)
+
+    @property
+    def steps(self) -> int:
+        """Steps that all ranks have taken in the launch in flight; -1 before a rank has said anything."""
+        beats = [read_heartbeat(self.round, rank) for rank in self.ranks] if self.round else []
+        return min((beat[0].step if beat else -1 for beat in beats), default=-1)
+
+    def ends(self) -> dict[Path, dict[str, str | None]]:
+        """Every manifest of a launch that did not end well."""
+        told = {path: json.loads(path.read_text()) for path in self.folder.glob("runs/*/launch*/manifest.json")}
+        return {path: one for path, one in told.items() if one["status"] != "ok"}
+
+
+class Blow(NamedTuple):
+    """A way to strike."""
+
+    name: str
+    launcher: str
+    settings: tuple[str, ...]
+    strike: Callable[[Study, random.Random], str | None]
+    """Strikes, and gives the pattern of the reason that names it; None where nothing is there to be struck yet."""
+    ends_command: bool = False
+
+
+def strike_rank(study: Study, rng: random.Random) -> str | None:
+    """SIGKILL to a random rank."""
+    ranks = study.ranks
+    if not ranks:
+        return None
+    rank = rng.choice(sorted(ranks))
+    ranks[rank].kill()
+    return rf"rank {rank} was ended by SIGKILL"
+
+
+def strike_tool(study: Study, rng: random.Random) -> str | None:
+    """SIGKILL to the tool itself."""
+    del rng
+    study.parent.kill()
+    return "its process ended before the launch was finished"
+
+
+def strike_mpirun(study: Study, rng: random.Random) -> str | None:
+    """SIGKILL to mpirun."""
+    del rng
+    for one in descendants(study.parent):
+        if one.name().startswith(("mpirun", "mpiexec", "prterun", "orterun")):
+            one.kill()
+            return "mpirun"
+    return None
+
+
+def strike_link(study: Study, rng: random.Random) -> str | None:
+    """Take a host's link down, once ranks train: before that `launch.start_timeout_s` is the limit."""
+    if study.steps < 1:
+        return None
+    switch, port = f"vitscale-{study.parent.pid}-switch", f"port{rng.randrange(2)}"
+    done = subprocess.run(["ip", "-n", switch, "link", "set", port, "down"], capture_output=True, check=False)
+    return None if done.returncode else r"ranks? [\d, ]+ finished no step for 10 s"
+
+
+def strike_agent(study: Study, rng: random.Random) -> str | None:
+    """SIGKILL to what leads the ranks of a random host."""
+    agents = [one for one in psutil.process_iter() if _is_agent(one, study.folder)]
+    if not agents:
+        return None
+    rng.choice(agents).kill()
+    return r"host|agent|rank \d+ was ended by SIGKILL"
+
+
+def _is_agent(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return "vitscale.launch.agent" in process.cmdline() and Path(process.cwd()) == folder.resolve()
+    except psutil.Error:
+        return False
+
+
+def strike_job(study: Study, rng: random.Random) -> str | None:
+    """`scancel` of the job that was submitted last."""
+    del rng
+    jobs = study.folder / "jobs.jsonl"
+    lines = jobs.read_text().splitlines() if jobs.exists() else []
+    if not lines or study.steps < 0:
+        return None
+    number = str(json.loads(lines[-1])["job_id"])
+    subprocess.run(["scancel", number], check=True, capture_output=True)
+    return "cancelled"
+
+
+TWO_HOSTS = ("nodes=2", "ranks_per_node=1")
+BLOWS = (
+    Blow("rank", "local", (), strike_rank),
+    Blow("tool", "local", (), strike_tool, ends_command=True),
+    Blow("rank", "mpi", (), strike_rank),
+    Blow("mpirun", "mpi", (), strike_mpirun),
+    Blow("rank", "lab", TWO_HOSTS, strike_rank),
+    Blow("link", "lab", TWO_HOSTS, strike_link),
+    Blow("agent", "hosts", TWO_HOSTS, strike_agent),
+    Blow("job", "slurm", (), strike_job),
+)
+
+
+def missing(launcher: str) -> str | None:
+    """Why studies cannot be started by a launcher here, or None."""
+    if launcher not in [one.value for one in LauncherName]:
+        return "there is no such launcher"
+    if launcher == "lab":
+        try:
+            require_namespaces()
+        except VitscaleError as error:
+            return error.message
+    wanted = {"mpi": ("mpirun", None), "slurm": ("scancel", None), "hosts": ("ssh", "VITSCALE_KILLS_HOSTFILE")}
+    program, variable = wanted.get(launcher, (None, None))
+    if program is not None and shutil.which(program) is None:
+        return f"`{program}` is not there"
+    if launcher == "slurm" and subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        return "no scheduler answers"
+    return f"{variable} names no hostfile" if variable and variable not in os.environ else None
+
+
+@dataclass(frozen=True)
+class Struck:
+    """One blow and what was found after it."""
+
+    blow: Blow
+    steps: int
+    """Steps of the launch in flight."""
+    reason: str
+    named: bool
+    noticed_s: float
+    left: int
+
+
+@dataclass
+class Campaign:
+    """Studies by one launcher that are struck until there were enough blows, then carried to their end."""
+
+    root: Path
+    blows: Sequence[Blow]
+    wanted: int
+    rng: random.Random
+    struck: list[Struck] = field(default_factory=list)
+    damaged: int = 0
+    short_of: int = 0
+    studies: int = 0
+
+    def carry(self) -> None:
+        """All of them.
+
+        Raises:
+            Failed: a command hangs, or does not get to its end.
+        """
+        while len(self.struck) < self.wanted:
+            folder = self.root / f"{self.blows[0].launcher}{self.studies}"
+            self.studies += 1
+            once: dict[Path, str] = {}
+            for _ in range(3 * self.wanted + 3):
+                if self._start(folder, once) == 0:
+                    break
+            else:
+                raise Failed(f"not done: {(self.root / 'log').read_text()[-2000:]}")
+            now = finished(folder)
+            self.damaged += sum(now.get(path) != digest for path, digest in once.items())
+            self.short_of += kills.short_of(folder)
+
+    def _start(self, folder: Path, once: dict[Path, str]) -> int:
+        blow = self.blows[0]
+        flags = ["--launcher", blow.launcher, "--out", str(folder)]
+        settings = [*blow.settings]
+        if blow.launcher == "hosts":
+            settings.append(f"launch.hostfile={os.environ['VITSCALE_KILLS_HOSTFILE']}")
+        with (self.root / "log").open("ab") as log:
+            command = [VITSCALE, *COMMAND[1:], *settings, *flags]
+            parent = psutil.Popen(command, cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        study = Study(parent, folder)
+        try:
+            while len(self.struck) < self.wanted and parent.poll() is None:
+                self._strike(study, once)
+            return int(parent.wait(timeout=600))
+        except psutil.TimeoutExpired:
+            raise Failed(f"`{shown(command)}` hangs") from None
+        finally:
+            if parent.poll() is None:
+                parent.kill()
+                parent.wait()
+
+    def _strike(self, study: Study, once: dict[Path, str]) -> None:
+        """Wait a random time, strike, and look at what is left; nothing if the command ends before."""
+        blow, until = self.rng.choice(self.blows), time.monotonic() + self.rng.uniform(0.3, 15)
+        while study.parent.poll() is None:
+            before, ends, steps = finished(study.folder), study.ends(), study.steps
+            doomed = [*study.ranks.values()]
+            pattern = blow.strike(study, self.rng) if time.monotonic() >= until else None
+            if pattern is not None:
+                break
+            time.sleep(0.1)
+        else:
+            return
+        began = time.monotonic()
+        once.update(before)
+        reason = self._after_tool(study, doomed) if blow.ends_command else _next_end(study, set(ends))
+        noticed_s = time.monotonic() - began
+        left, _ = wait_gone(doomed, study.folder if blow.ends_command else None)
+        now = finished(study.folder)
+        self.damaged += sum(now.get(path) != digest for path, digest in before.items())
+        if reason is None:  # the launches of the round were finished already: nothing was lost, nothing is to be named
+            return
+        named = blow.ends_command or re.search(pattern, reason) is not None
+        self.struck.append(Struck(blow, steps, reason, named, noticed_s, left))
+        say(f"  {len(self.struck)} of {self.wanted}: {blow.name} of {blow.launcher}, step {steps}: {reason}")
+
+    def _after_tool(self, study: Study, doomed: list[psutil.Process]) -> str:
+        """Wait until its ranks are gone too."""
+        study.parent.wait()
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline and (any(map(alive, doomed)) or working_in(study.folder)):
+            time.sleep(0.1)
+        return "all of its processes are gone"
+
+
+def _next_end(study: Study, before: set[Path]) -> str | None:
+    """The reason of the first launch that ends badly from now on; None where the round had nothing left to lose."""
+    round_, deadline = study.round, time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        gone = study.parent.poll() is not None
+        if found := set(study.ends()) - before:
+            return str(study.ends()[found.pop()]["reason"])
+        if gone or study.round != round_:
+            return None
+        time.sleep(0.1)
+    raise Failed(f"nothing was noticed within {PATIENCE_S:.0f} s")
+
+
+def measure(short: bool) -> list[Figure]:
+    """5 blows by each launcher in turn, 50 in all; 5 in all where only the script is tried."""
+    reasons = {blow.launcher: missing(blow.launcher) for blow in BLOWS}
+    able = [launcher for launcher, reason in reasons.items() if reason is None]
+    total = 5 if short else 50
+    shares = [total // len(able) + (index < total % len(able)) for index in range(len(able))]
+    rng = random.Random(SEED)
+    campaigns = []
+    with tempfile.TemporaryDirectory() as name:
+        for launcher, share in zip(able, shares, strict=True):
+            blows = [blow for blow in BLOWS if blow.launcher == launcher]
+            campaigns.append(Campaign(Path(name), blows, share, rng))
+            campaigns[-1].carry()
+    struck = [one for campaign in campaigns for one in campaign.struck]
+    _print_table(struck)
+    away = "; ".join(f"{launcher}: {reason}" for launcher, reason in reasons.items() if reason)
+    return _figures(struck, campaigns, f"not struck: {away}" if away else "")
+
+
+def _figures(struck: list[Struck], campaigns: list[Campaign], note: str) -> list[Figure]:
+    command, count = shown(COMMAND), f"blows: {len(struck)}, studies: {sum(one.studies for one in campaigns)}"
+    wrong = sum(not one.named for one in struck)
+    left = sum(one.left for one in struck)
+    damaged, short_of = (sum(getattr(one, name) for one in campaigns) for name in ("damaged", "short_of"))
+    noticed = [one.noticed_s for one in struck]
+    slowest = max(noticed)
+    return [
+        Figure("blows whose reason names something else", str(wrong), count, "0", not wrong, command, note),
+        Figure("finished launches that a blow changed", str(damaged), count, "0", not damaged, command),
+        Figure("runs without all their launches at the end", str(short_of), count, "0", not short_of, command),
+        Figure("processes left after a blow", str(left), count, "0", not left, command),
+        below("time until a blow is noticed", noticed, NOTICED_S, units.seconds, command),
+        Figure("the longest", units.seconds(slowest), count, f"< {NOTICED_S:.0f} s", slowest < NOTICED_S, command),
+    ]
+
+
+def _print_table(struck: list[Struck]) -> None:
+    print("| blow | launcher | struck | step | reason | named | noticed after s | left |")
+    print("|---|---|---|---|---|---|---|---|")
+    for number, one in enumerate(struck, start=1):
+        cells = (number, one.blow.launcher, one.blow.name, one.steps, one.reason, "yes" if one.named else "NO")
+        print(f"| {' | '.join(str(cell) for cell in (*cells, f'{one.noticed_s:.1f}', one.left))} |")
+    print(flush=True)
