@@ -21,7 +21,10 @@ GROUPS = {
         "help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling",
         "sequence_parallel",
     ),
-    "slow": ("quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills", "soak"),
+    "slow": (
+        "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall", "kills",
+        "soak",
+    ),
 }  # fmt: skip
 
 

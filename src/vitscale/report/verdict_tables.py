@@ -79,16 +79,32 @@ def layer_table(result: StudyResult) -> Table:
 
 
 def rank_table(result: StudyResult) -> Table:
-    """Seconds of a step by rank, of each series' largest world size."""
+    """Seconds of a step by rank, of each series' largest world size; where ranks are unlike, what each computes too."""
     names = (*MEASURED, "late")
+    runs = [run for run, _ in of_largest(result.analysis)]
+    unlike = any(run.dealt for run in runs)
     rows = [
-        (label(result, run.run_id), str(one.rank), _number(one.node), *(_part(one, name) for name in names))
-        for run, _ in of_largest(result.analysis)
+        (
+            label(result, run.run_id),
+            str(one.rank),
+            _number(one.node),
+            *(_part(one, name) for name in names),
+            *(_share(run, one.rank) if unlike else ()),
+        )
+        for run in runs
         for one in result.ranks.get(run.run_id, ())
     ]
     titles = [PARTS.get(name, "the others wait for it") for name in names]
     header = ("Run", "Rank", "Host", *(f"{words[0].upper()}{words[1:]}" for words in titles))
+    header += ("Micro-batch", "Computes, images per s") if unlike else ()
     return Table("What each rank spends of a step, mean over steps and launches", header, tuple(rows))
+
+
+def _share(run: RunResult, rank: int) -> tuple[str, str]:
+    if run.dealt is None:
+        return NOT_AVAILABLE, NOT_AVAILABLE
+    one = run.dealt.ranks[rank]
+    return number(one.micro_batch), number(one.images_per_s)
 
 
 def _number(value: int | None) -> str:

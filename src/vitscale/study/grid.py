@@ -20,7 +20,7 @@ from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.topology import cpu_shares, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study import fast
+from vitscale.study import fast, split
 from vitscale.study.backends import resolve
 from vitscale.study.engines import (
     own_keys,
@@ -133,6 +133,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     shared = world_size // groups
     sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
     batch = solve(point.protocol, point.given, groups, sizes)
+    study = split.resolve(study, point, batch, alike=where.simulated is not None)
     require_knobs(study.engine, point, study.optimizer.name, batch.grad_accum)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
