@@ -22,8 +22,8 @@ GROUPS = {
         "sequence_parallel",
     ),
     "slow": (
-        "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall", "kills",
-        "soak",
+        "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall",
+        "kills", "soak",
     ),
 }  # fmt: skip
 

@@ -47,7 +47,8 @@ def measure(short: bool) -> list[Figure]:
         both = {**shape, "world_size": 2, "global_batch": 192, "engine.split": "even,proportional"}
         with _held(group, rank=SLOW_RANK):
             found = _rates(folder / "both", both, cores[:2])
-    note = f"alone {median_of(fast['even']):.0f} and {median_of(slow['even']):.0f} images/s; micro-batches {found['dealt']}"
+    alone = f"alone {median_of(fast['even']):.0f} and {median_of(slow['even']):.0f} images/s"
+    note = f"{alone}; micro-batches {found['dealt']}"
     figures = []
     for split, target in (("proportional", f">= {TARGET:.2f}"), ("even", "")):
         share = interval([rate / ideal for rate in found[split]])
@@ -77,8 +78,8 @@ def _rate(launch: Path) -> float:
     ranks = [path.read_text().splitlines() for path in sorted(launch.glob("steps.rank*.jsonl"))]
     steps = [[json.loads(line) for line in lines] for lines in zip(*ranks, strict=True)]
     steady = [lines for lines in steps if lines[0]["window"] == "steady"]
-    slowest = median_of([max(line["step_s"] for line in lines) for lines in steady])
-    return sum(line["images"] for line in steady[0]) / slowest
+    slowest_s = median_of([max(float(line["step_s"]) for line in lines) for lines in steady])
+    return sum(int(line["images"]) for line in steady[0]) / slowest_s
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """One rank of `test_uneven.py`: each run with equal and with unequal shares, and with unequal ones not weighted.
 
-`python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/specs.json has the RunSpecs of the
-even runs by name. Rank 0 leaves what the unequal shares end in, beside the even split.
+`python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/cases.json has by name the RunSpec
+of the even split and the micro-batches by rank. Rank 0 leaves what the unequal shares end in, beside the even split.
 """
 
 import json
@@ -21,7 +21,7 @@ from vitscale.worker.loop import Losses, run_steps
 from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import open_batches
 
-STEPS = 4
+STEPS = 3
 
 
 def trained(spec, split, weighing, ranks, data):
@@ -57,14 +57,15 @@ def gaps(one, other):
 def main(out, data):
     torch.set_num_threads(1)
     ranks = connect("cpu", "gloo")
-    specs = {name: RunSpec.model_validate(one) for name, one in json.loads((out / "specs.json").read_text()).items()}
+    cases = json.loads((out / "cases.json").read_text())
+    specs = {name: RunSpec.model_validate(case["spec"]) for name, case in cases.items()}
     for engine in {spec.engine for spec in specs.values()}:
         engines.prepare(engine, "cpu")
     barrier()
     found = {}
     for name, spec in specs.items():
-        split = Split(micro_batches=tuple(json.loads((out / "split.json").read_text())))
-        knobs = (spec.knobs or EngineSection()).model_copy(update={"split": split.micro_batches})
+        split = Split(micro_batches=tuple(cases[name]["split"]))
+        knobs = EngineSection(split=split.micro_batches)
         even = trained(spec, None, False, ranks, data)
         asked = spec.model_copy(update={"knobs": knobs})
         dealt, plain = (trained(asked, split, weighing, ranks, data) for weighing in (True, False))

@@ -39,5 +39,5 @@ class Dealt(Frozen):
 
     ranks: tuple[RankShare, ...]
     gain: Interval | None
-    """Throughput over that of the same run with the even split; null where the study has none, and of that run itself."""
+    """Throughput over that of the same run with the even split; null where there is none, and of that run itself."""
     without_slowest: Without

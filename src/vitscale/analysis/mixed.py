@@ -5,7 +5,7 @@ Of a run with `engine.split`, of its twin with the even split, and of any run wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, median
 
 from vitscale.analysis import text
@@ -19,6 +19,9 @@ from vitscale.units import number, percent
 
 WORTH_LEAVING = 1.05
 """Leaving the slowest rank out is advised from this estimated gain on."""
+
+_LISTED = 8
+"""Ranks whose figures stand in a sentence one by one."""
 
 
 def with_dealt(results: Sequence[RunResult], study: StudyData) -> tuple[RunResult, ...]:
@@ -42,8 +45,8 @@ def find(study: StudyData, results: Mapping[str, RunResult]) -> Iterator[Finding
         if dealt is None:
             continue
         left = dealt.without_slowest
-        shares = ", ".join(f"{number(one.micro_batch)}" for one in dealt.ranks)
-        idle = ", ".join(percent(one.idle_share) for one in dealt.ranks)
+        shares = _told([one.micro_batch for one in dealt.ranks], "{:g}".format)
+        idle = _told([one.idle_share for one in dealt.ranks], percent)
         gain = f"; {text.ratio(dealt.gain)} the even split's throughput" if dealt.gain else ""
         yield Finding(
             kind="unequal_ranks",
@@ -54,6 +57,13 @@ def find(study: StudyData, results: Mapping[str, RunResult]) -> Iterator[Finding
             hint=_hint(run, left),
             runs=(run.run_id,),
         )
+
+
+def _told(values: Sequence[float], form: Callable[[float], str]) -> str:
+    """By rank, or of many ranks the ends."""
+    if len(values) > _LISTED:
+        return f"{form(min(values))} to {form(max(values))}"
+    return ", ".join(map(form, values))
 
 
 def _hint(run: Run, left: Without) -> str | None:

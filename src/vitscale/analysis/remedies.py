@@ -88,7 +88,7 @@ REMEDIES: Mapping[Kind, Remedy] = {
         _less_traffic,
     ),
     "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory", _by_rate),
-    "imbalance": Remedy("Uneven work", "give every rank the images that it computes as fast as the others compute theirs"),
+    "imbalance": Remedy("Uneven work", "give every rank as many images as it computes while the others compute theirs"),
     "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores"),
     "input": Remedy("Waiting for images", "a faster disk, images in memory, less to decode, more threads per rank"),
     "launch": Remedy(

@@ -145,7 +145,7 @@ class RunResult(Frozen):
     """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
     where it was not timed."""
     dealt: Dealt | None = None
-    """Each rank's share, rate and waiting: of a run with unequal shares, its even twin, and of unlike devices; else null."""
+    """Each rank's share, rate and waiting: of a run with unequal shares, of its even twin and of unlike devices."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

@@ -60,10 +60,10 @@ class EngineSection(Section):
     """`ddp`: gradients travel in `fp16` or `bf16`, half of the bytes of fp32. Off: `none`, as they are."""
 
     split: Annotated[Split | None, BeforeValidator(_list), _off("even")] = None
-    """How the images of a micro-step are dealt to the ranks: `even`; `proportional`, in proportion to what each rank was
-    timed to compute, once for all launches of a run; or a list by rank, whose sum is `micro_batch * data_parallel`.
-    `micro_batch` is then their mean. Gradients are weighted by images, so that the result is the even split's. For `ddp`
-    and `deepspeed`. Off: `even`."""
+    """How the images of a micro-step are dealt to the ranks: `even`; `proportional`, by what each rank was timed to
+    compute, once for all launches of a run; or a list by rank, whose sum is `micro_batch * data_parallel`, so that
+    `micro_batch` is their mean. Gradients are weighted by images: the result is the even split's. Not for Accelerate;
+    `proportional` not where weights are sharded. Off: `even`."""
 
     @property
     def given(self) -> EngineSection | None:

@@ -31,7 +31,9 @@ def proportional(images: int, rates: Sequence[float]) -> tuple[int, ...]:
     for rank in by_remainder[: max(0, images - sum(dealt))]:
         dealt[rank] += 1
     while sum(dealt) > images:  # what the least of one took is given back by those that have most beyond their quota
-        dealt[max((rank for rank in range(len(rates)) if dealt[rank] > 1), key=lambda one: dealt[one] - quotas[one])] -= 1
+        dealt[
+            max((rank for rank in range(len(rates)) if dealt[rank] > 1), key=lambda one: dealt[one] - quotas[one])
+        ] -= 1
     return tuple(dealt)
 
 
@@ -48,7 +50,9 @@ def alike(rates: Sequence[float]) -> list[float]:
     return [means[rank] for rank in range(len(rates))]
 
 
-def images_per_s(micro_batches: Sequence[int], rates: Sequence[float], grad_accum: int = 1, fixed_s: float = 0) -> float:
+def images_per_s(
+    micro_batches: Sequence[int], rates: Sequence[float], grad_accum: int = 1, fixed_s: float = 0
+) -> float:
     """Throughput of all ranks together, by step 1 at the top.
 
     Args:

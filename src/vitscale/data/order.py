@@ -93,8 +93,8 @@ def rank_slice(indices: Indices, rank: int, micro_batches: Sequence[int], grad_a
     """One rank's share of a global batch: int64 [grad_accum, micro_batches[rank]].
 
     Layout: micro-steps are outermost. Micro-step m of all ranks is the m-th contiguous block of `sum(micro_batches)`
-    images, and rank r takes the r-th piece of it, so over ranks and micro-steps every image of the batch is taken exactly
-    once, and in the same micro-step however the ranks share it.
+    images, and rank r takes the r-th piece of it, so over ranks and micro-steps every image of the batch is taken
+    exactly once, and in the same micro-step however the ranks share it.
 
     Args:
         indices: int64 [grad_accum * sum(micro_batches)].

@@ -241,8 +241,8 @@ class Split(Frozen):
     micro_batches: tuple[int, ...]
     """By rank; their sum is `micro_batch * data_parallel`."""
     images_per_s: tuple[float, ...] | None = None
-    """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the study
-    gives the list."""
+    """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the
+    study gives the list."""
 
 
 class Manifest(Frozen):

@@ -104,7 +104,7 @@ def _share(run: RunResult, rank: int) -> tuple[str, str]:
     if run.dealt is None:
         return NOT_AVAILABLE, NOT_AVAILABLE
     one = run.dealt.ranks[rank]
-    return number(one.micro_batch), number(one.images_per_s)
+    return f"{one.micro_batch:g}", number(one.images_per_s)
 
 
 def _number(value: int | None) -> str:

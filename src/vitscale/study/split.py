@@ -8,10 +8,11 @@ from vitscale.config.batch import Batch
 from vitscale.config.knobs import Split
 from vitscale.config.study import Study
 from vitscale.errors import Infeasible
+from vitscale.study.engines import sharding
 from vitscale.study.points import Point
 
-_EXACT = ("ddp", "deepspeed")
-"""Engines whose average over ranks was held against the even split, gradient by gradient."""
+_EXACT = ("ddp", "deepspeed", "fsdp")
+"""Engines whose weights were held against the even split's, step by step."""
 _DRAWN = {
     "mixup": "pairs of images",
     "cutmix": "pairs of images",
@@ -70,12 +71,16 @@ def _refusals(study: Study, point: Point) -> Iterator[tuple[str, str]]:
         yield f"with `{key} = {getattr(point, key)}` ranks take the same images", f"{key}=1"
     if point.engine not in _EXACT:
         yield f"`engine = {point.engine}` was not held against the even split", "engine=ddp"
-    if point.engine == "deepspeed" and point.zero_stage == 3:
-        yield "`zero_stage = 3` was not held against the even split", "zero_stage=2"
+    shards = sharding(point.engine, point.zero_stage, smallest=3)
+    if study.engine.split == "proportional" and shards:
+        yield f"a rank is timed with whole weights, which `{shards}` shards", "a list by rank, or zero_stage=2"
     for key, drawn in _DRAWN.items():
         value = getattr(study.train, key)
         if study.train.trains and value:
-            yield f"`train.{key} = {value:g}` draws {drawn} by micro-batch, so that they would be others", f"train.{key}=0"
+            yield (
+                f"`train.{key} = {value:g}` draws {drawn} by micro-batch, and would draw others",
+                f"train.{key}=0",
+            )
 
 
 def _shown(study: Study) -> str:

@@ -3,8 +3,8 @@
 `VITSCALE_INJECT="kill rank=1 step=2"`: kinds `kill` (SIGKILL), `stop` (SIGTERM), `raise`, `oom`, `hang`; optional
 `launch=<run_id part>` and `once=<file>`, which is made when the fault strikes and keeps it from striking again.
 `VITSCALE_INJECT="sleep rank=1 where=backward seconds=0.02"` slows a rank: a sleep in every step (or in `step=` only) as
-`data`, `forward`, `backward` or `optimizer` begins. `VITSCALE_INJECT="slow rank=1 factor=3"` makes a slower device of it:
-each forward pass takes three times as long, so in proportion to its images. Several are parted by `;`.
+`data`, `forward`, `backward` or `optimizer` begins. `VITSCALE_INJECT="slow rank=1 factor=3"` makes a slower device
+of it: each forward pass takes three times as long, in proportion to its images. Several are parted by `;`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from vitscale.worker.engines import Engine
 from vitscale.worker.pipeline import Batch, Batches
-
 
 _SLOWING = ("sleep", "slow")
 

@@ -78,7 +78,8 @@ def weighted(engine: engines.Engine, split: Split | None, rank: int) -> engines.
     if split is None:
         return engine
     wrapped: Any = _Weighted(engine, weight(split.micro_batches, rank))
-    return wrapped
+    averaging: engines.Engine = wrapped
+    return averaging
 
 
 class _Weighted:

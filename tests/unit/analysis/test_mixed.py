@@ -1,4 +1,4 @@
-"""Unequal shares: each rank's rate and waiting, the gain over the even twin, and what the slowest rank's leaving gives."""
+"""Unequal shares: each rank's rate and waiting, the gain over the even twin, and the slowest rank left out."""
 
 import pytest
 

@@ -46,8 +46,8 @@ def test_a_split_is_an_axis_with_its_name():
 @pytest.mark.parametrize(
     ("keys", "rule"),
     [
-        ({"engine": "fsdp"}, "`engine = fsdp` was not held against the even split"),
-        ({"engine": "deepspeed", "zero_stage": 3}, "`zero_stage = 3` was not held"),
+        ({"engine": "fsdp"}, "timed with whole weights, which `engine = fsdp` shards"),
+        ({"engine": "deepspeed", "zero_stage": 3}, "timed with whole weights, which `zero_stage = 3` shards"),
         ({"engine": "ddp", "sequence_parallel": 2}, "with `sequence_parallel = 2` ranks take the same images"),
         ({"engine": "ddp", "tensor_parallel": 2, "where": GPUS}, "with `tensor_parallel = 2` ranks take the same"),
     ],
@@ -58,7 +58,12 @@ def test_what_would_not_be_exact_is_refused(keys, rule):
 
 @pytest.mark.parametrize(
     ("key", "value", "drawn"),
-    [("mixup", 0.2, "pairs of images"), ("cutmix", 1.0, "pairs"), ("rand_augment", 9, "operations"), ("drop_path", 0.1, "")],
+    [
+        ("mixup", 0.2, "pairs of images"),
+        ("cutmix", 1.0, "pairs of images"),
+        ("rand_augment", 9, "operations"),
+        ("drop_path", 0.1, "the blocks that images skip"),
+    ],
 )
 def test_what_is_drawn_by_micro_batch_is_refused_where_something_trains(key, value, drawn):
     told = refusal(engine="ddp", train={"epochs": 1, key: value})
@@ -71,3 +76,8 @@ def test_what_is_drawn_by_micro_batch_is_refused_where_something_trains(key, val
 )
 def test_a_list_of_another_size_is_refused(split, rule):
     assert rule in refusal(split, engine="ddp", global_batch=64)
+
+
+def test_a_list_is_exact_where_weights_are_sharded_too():
+    made = grid(world_size=2, engine=["deepspeed", "fsdp"], zero_stage=3, swept={"engine.split": [[40, 24]]})
+    assert [(run.engine, run.micro_batches) for run in made.runs] == [("deepspeed", (40, 24)), ("fsdp", (40, 24))]
