@@ -85,24 +85,23 @@ def _rate(launch: Path) -> float:
 @contextlib.contextmanager
 def _half_a_core() -> Iterator[Path]:
     """A control group whose processes together have half of a core; either version of control groups."""
-    name = f"vitscale-benchmark-{os.getpid()}"
-    for root in GROUPS:
-        group = root / name
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            if (group / "cpu.cfs_quota_us").exists():
-                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-                (group / "cpu.cfs_quota_us").write_text(str(PERIOD_US // 2))
-            else:
-                (group / "cpu.max").write_text(f"{PERIOD_US // 2} {PERIOD_US}")
-            try:
-                yield group
-            finally:
-                group.rmdir()
-            return
-        with contextlib.suppress(OSError):
-            group.rmdir()
-    raise Failed("no control group with a CPU quota could be made: run as root")
+    root = next((one for one in GROUPS if (one / "cgroup.procs").exists()), None)
+    if root is None:
+        raise Failed("no control groups that limit processor time are mounted")
+    group = root / f"vitscale-benchmark-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise Failed(f"a control group needs root: {error.strerror}") from None
+    try:
+        if (group / "cpu.cfs_quota_us").exists():
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(PERIOD_US // 2))
+        else:
+            (group / "cpu.max").write_text(f"{PERIOD_US // 2} {PERIOD_US}")
+        yield group
+    finally:
+        group.rmdir()
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def cases(store, split, accum, *engines):
 
 EVERY = ("engine=ddp,deepspeed,fsdp", "zero_stage=0,1,2,3")
 TWO_RANKS = ([3, 21], 2, *EVERY), ([19, 5], 1, "engine=ddp,deepspeed", "zero_stage=2")
-THREE_RANKS = (([14, 1, 9], 2, "engine=ddp,deepspeed", "zero_stage=1"),)
+THREE_RANKS = (([14, 1, 9], 2, "engine=ddp"),)
 
 
 @pytest.mark.parametrize("asked", [TWO_RANKS, THREE_RANKS], ids=["2 ranks", "3 ranks"])
@@ -34,7 +34,7 @@ def test_losses_and_weights_are_those_of_the_even_split(store, tmp_path, asked):
     given = {name: case for one in asked for name, case in cases(store, *one).items()}
     (tmp_path / "cases.json").write_text(json.dumps(given))
     found = on_ranks(RANKS, tmp_path, len(asked[0][0]), str(store))[0]
-    assert len(found) == len(given) >= 2
+    assert len(found) == len(given) == (8 if asked is TWO_RANKS else 1)
     for name, one in found.items():
         assert max(one["weighted"].values()) < BOUND, (name, one)
         assert one["plain"]["weights"] > 100 * BOUND, (name, one)

@@ -1,7 +1,7 @@
 """One rank of `test_uneven.py`: each run with equal and with unequal shares, and with unequal ones not weighted.
 
-`python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/cases.json has by name the RunSpec
-of the even split and the micro-batches by rank. Rank 0 leaves what the unequal shares end in, beside the even split.
+`python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/cases.json has by name the even
+split's RunSpec and the micro-batches by rank. Rank 0 leaves what the unequal shares end in, beside the even split.
 """
 
 import json

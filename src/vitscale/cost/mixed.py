@@ -30,10 +30,9 @@ def proportional(images: int, rates: Sequence[float]) -> tuple[int, ...]:
     by_remainder = sorted(range(len(rates)), key=lambda rank: (dealt[rank] - quotas[rank], rank))
     for rank in by_remainder[: max(0, images - sum(dealt))]:
         dealt[rank] += 1
-    while sum(dealt) > images:  # what the least of one took is given back by those that have most beyond their quota
-        dealt[
-            max((rank for rank in range(len(rates)) if dealt[rank] > 1), key=lambda one: dealt[one] - quotas[one])
-        ] -= 1
+    while sum(dealt) > images:  # the least of one is given back by who has most beyond its quota
+        able = (rank for rank in range(len(rates)) if dealt[rank] > 1)
+        dealt[max(able, key=lambda rank: dealt[rank] - quotas[rank])] -= 1
     return tuple(dealt)
 
 

@@ -141,7 +141,6 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     model = model_spec(study.model, images.facts.classes)
     require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
     threads = _threads(study, where) if point.device == "cpu" else None
-    flip = study.data.flip
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
     measured = {name: getattr(measure, name) for name in MeasureSpec.model_fields}
@@ -153,7 +152,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
             fingerprint=images.fingerprint,
             images=taken,
             images_per_device=per_device,
-            flip=study.data.name not in _NOT_MIRRORED if flip is None else flip,
+            flip=study.data.name not in _NOT_MIRRORED if study.data.flip is None else study.data.flip,
         ),
         world_size=world_size,
         nodes=topology.nodes,
