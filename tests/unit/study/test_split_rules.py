@@ -3,6 +3,8 @@
 import pytest
 from test_grid import grid, machine
 
+from vitscale.cost.collectives import Links
+from vitscale.cost.run import Machinery, estimate_run
 from vitscale.errors import UsageError
 from vitscale.study.grid import Where
 
@@ -81,3 +83,12 @@ def test_a_list_of_another_size_is_refused(split, rule):
 def test_a_list_is_exact_where_weights_are_sharded_too():
     made = grid(world_size=2, engine=["deepspeed", "fsdp"], zero_stage=3, swept={"engine.split": [[40, 24]]})
     assert [(run.engine, run.micro_batches) for run in made.runs] == [("deepspeed", (40, 24)), ("fsdp", (40, 24))]
+
+
+def test_the_largest_share_decides_what_a_step_takes():
+    made = grid(world_size=2, engine="ddp", swept={"engine.split": ["even", [40, 24]]}, device="cpu")
+    known = Machinery(None, Links(None, None), None, flop_per_s=1e11)
+    even, uneven = (estimate_run(run, known) for run in made.runs)
+    assert uneven.step.compute_s == pytest.approx(40 / 32 * even.step.compute_s)
+    assert uneven.memory.activations_bytes == pytest.approx(40 / 32 * even.memory.activations_bytes)
+    assert uneven.flop_per_step == even.flop_per_step
