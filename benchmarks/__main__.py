@@ -22,8 +22,8 @@ GROUPS = {
         "sequence_parallel", "prediction",
     ),
     "slow": (
-        "quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills",
-        "cluster_kills", "soak",
+        "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall",
+        "kills", "cluster_kills", "soak",
     ),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from vitscale.analysis import (
     exposed,
     learning,
     memory,
+    mixed,
     outcomes,
     overhead,
     text,
@@ -68,6 +69,7 @@ def find(study: StudyData, results: Sequence[RunResult], baselines: Mapping[str,
     found += debug_flags.find(study)
     found += device_findings.find(study)
     found += memory.find(study, by_id)
+    found += mixed.find(study, by_id)
     gravity = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(found, key=lambda finding: gravity[finding.severity]))
 
@@ -215,7 +217,7 @@ def _mixed_devices(study: StudyData) -> Iterator[Finding]:
                 severity="warning",
                 evidence=f"{study.labels[name]}: ranks ran on {len(devices)} kinds of device ({', '.join(devices)}), "
                 "so a difference in speed may be theirs.",
-                hint="one series on one kind of device; see [launch] and the scheduler's constraints",
+                hint="one series on one kind of device; to use unlike ones well, engine.split=proportional",
                 runs=tuple(run.run_id for run in runs),
             )
 

@@ -30,8 +30,18 @@ def memory(run: Run, closed_form: Mapping[str, int]) -> MemoryResult:
     classes = {}
     for name in MemoryResult.model_fields:
         sizes = [getattr(one, f"{name}_bytes") for one in counted]
-        classes[name] = Bytes(measured_bytes=max(sizes, default=None), derived_bytes=closed_form.get(name))
+        form = closed_form.get(name)
+        if form is not None and name == "activations":
+            form = round(form * _more_images(run))
+        classes[name] = Bytes(measured_bytes=max(sizes, default=None), derived_bytes=form)
     return MemoryResult(**classes)
+
+
+def _more_images(run: Run) -> float:
+    """Images of the rank that takes most over those that the plan expected of it: it knows no `proportional` split."""
+    splits = [one.record.manifest.split for one in run.counted if one.record.manifest]
+    most = max((max(one.micro_batches) for one in splits if one is not None), default=None)
+    return most / max(run.spec.micro_batches) if most and isinstance(run.spec, RunSpec) else 1.0
 
 
 def largest_models(study: StudyData) -> dict[str, Largest]:

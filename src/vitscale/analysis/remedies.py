@@ -56,6 +56,14 @@ def _cheaper_update(case: Case) -> str | None:
     return "engine.optimizer_impl=fused" if fused and spec.device == "cpu" else None
 
 
+def _by_rate(case: Case) -> str | None:
+    """Fewer images for a rank that computes more slowly, as far as that is sure to be possible."""
+    spec = case.spec
+    whole = spec.engine == "ddp" or (spec.engine == "deepspeed" and spec.zero_stage != 3)
+    alone = spec.ranks_per_replica == 1 and spec.train is None and spec.micro_batch > 1
+    return "engine.split=proportional" if whole and alone and not (spec.knobs and spec.knobs.split) else None
+
+
 def _compile(case: Case) -> str | None:
     return None if case.spec.knobs and case.spec.knobs.compile else "engine.compile=true"
 
@@ -79,8 +87,8 @@ REMEDIES: Mapping[Kind, Remedy] = {
         "more work between two reductions, fewer bytes in them, or a faster link",
         _less_traffic,
     ),
-    "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory"),
-    "imbalance": Remedy("Uneven work", "give every rank the same number of images"),
+    "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory", _by_rate),
+    "imbalance": Remedy("Uneven work", "give every rank as many images as it computes while the others compute theirs"),
     "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores"),
     "input": Remedy("Waiting for images", "a faster disk, images in memory, less to decode, more threads per rank"),
     "launch": Remedy(
@@ -128,6 +136,8 @@ def remedy(case: Case, found: Found) -> tuple[str, str | None]:
     override = known.override(case) if callable(known.override) else known.override
     if found.kind == "straggler" and found.detail == "data":
         return "look at that rank's storage, and at what it decodes", None
+    if found.kind == "straggler" and found.detail not in ("forward", "backward"):
+        return known.hint, None
     if found.kind == "communication" and found.detail == "latency":
         return "fewer and larger collectives: larger buckets, more work between two reductions", override
     return known.hint, override

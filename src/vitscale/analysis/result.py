@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitscale.analysis.cause import Verdict, Waterfall
+from vitscale.analysis.dealt import Dealt
 from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.analysis.interval import Frozen
 from vitscale.analysis.interval import Interval as Interval
@@ -150,6 +151,8 @@ class RunResult(Frozen):
     overhead_share: float | None = None
     """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
     where it was not timed."""
+    dealt: Dealt | None = None
+    """Each rank's share, rate and waiting: of a run with unequal shares, of its even twin and of unlike devices."""
     waterfall: Waterfall | None = None
     """From the ideal step to the measured one; null without a baseline, and of the baseline itself."""
     mfu: Interval | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from vitscale.analysis import exposed, learning, memory, overhead
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
+from vitscale.analysis.mixed import with_dealt
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import overlapped, shares
 from vitscale.analysis.utilisation import utilisation
@@ -32,7 +33,7 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
         _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
     )
     named_ids = {name: run.run_id for name, run in baselines.items()}
-    return with_waterfalls(results, named_ids), named_ids
+    return with_dealt(with_waterfalls(results, named_ids), study), named_ids
 
 
 def named_baseline(resolved: Mapping[str, Any]) -> int | None:

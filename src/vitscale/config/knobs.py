@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from vitscale.config.frozen import Section
 
@@ -14,10 +14,15 @@ def _off(*values: object) -> AfterValidator:
     return AfterValidator(lambda value: None if value in values else value)
 
 
+def _list(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
 OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
+Split = Literal["even", "proportional"] | tuple[PositiveInt, ...]
 
 
 class EngineSection(Section):
@@ -53,6 +58,12 @@ class EngineSection(Section):
     """`ddp`: every step uses the same weights, found out once. Off: not."""
     ddp_hook: Annotated[DdpHook | None, _off("none")] = None
     """`ddp`: gradients travel in `fp16` or `bf16`, half of the bytes of fp32. Off: `none`, as they are."""
+
+    split: Annotated[Split | None, BeforeValidator(_list), _off("even")] = None
+    """How the images of a micro-step are dealt to the ranks: `even`; `proportional`, by what each rank was timed to
+    compute, once for all launches of a run; or a list by rank, whose sum is `micro_batch * data_parallel`, so that
+    `micro_batch` is their mean. Gradients are weighted by images: the result is the even split's. Not for Accelerate;
+    `proportional` not where weights are sharded. Off: `even`."""
 
     @property
     def given(self) -> EngineSection | None:

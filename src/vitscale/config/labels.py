@@ -32,6 +32,7 @@ _UNSET = {
     "backend": "auto",
     "engine.loader_threads": "auto",
     "engine.sdpa": "auto",
+    "engine.split": "even",
     "engine.optimizer_impl": "auto",
     "engine.bind_cores": "True",
     "engine.gradient_as_bucket_view": "True",

@@ -17,7 +17,7 @@ _PROSE = ("name", "question")
 def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """Write `key=value` words into the study's tree. A list for a key that is no axis becomes one, by its dotted path.
 
-    DeepSpeed's own keys may hold a list: in brackets it is their value, with bare commas it varies.
+    DeepSpeed's own keys and `engine.split` may hold a list: in brackets it is their value, with bare commas it varies.
 
     Raises:
         UsageError: a word without `=`, an unknown or ambiguous key, an empty value, a key given twice, or a list for a
@@ -53,7 +53,7 @@ _LISTS = ("train.trackers",)
 def _own_list(path: str, text: str) -> bool:
     if path in _LISTS:
         return True
-    return path.split(".")[0] in FREE and text.strip().startswith("[")
+    return (path.split(".")[0] in FREE or path == "engine.split") and text.strip().startswith("[")
 
 
 def _swept(tree: dict[str, Any]) -> dict[str, Any]:

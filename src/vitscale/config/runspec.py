@@ -126,7 +126,7 @@ class RunSpec(Frozen):
     backend: Backend | None = None
     """What ranks talk through; null is the device's own, NCCL on CUDA, gloo on a CPU."""
     micro_batch: PositiveInt
-    """Images per rank and forward pass."""
+    """Images per rank and forward pass; the mean over ranks where `knobs.split` deals them out unevenly."""
     grad_accum: PositiveInt
     """Micro-steps per optimizer step."""
     global_batch: PositiveInt
@@ -190,6 +190,12 @@ class RunSpec(Frozen):
     def ranks_per_replica(self) -> int:
         """Neighbouring ranks that take the same images, because they share tokens or weights."""
         return (self.sequence_parallel or 1) * (self.tensor_parallel or 1)
+
+    @property
+    def micro_batches(self) -> tuple[int, ...]:
+        """Images of each data-parallel share of a micro-step; of a `proportional` split not known yet, equal ones."""
+        split = self.knobs.split if self.knobs else None
+        return split if isinstance(split, tuple) else (self.micro_batch,) * self.data_parallel
 
     @property
     def link_bytes_per_s(self) -> float | None:

@@ -81,10 +81,14 @@ class RunEstimate:
 
 
 def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
-    """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read."""
+    """Estimate memory, communication and time of a run; the user's own DeepSpeed keys that change them are read.
+
+    Of unequal shares the largest one decides; a `proportional` split is not known yet and is taken as the even one.
+    """
     model = shape(spec.model.name, **spec.model.sizes)
+    most = max(spec.micro_batches)
     batch: Mapping[str, Any] = {
-        "micro_batch": spec.micro_batch,
+        "micro_batch": most,
         "grad_accum": spec.grad_accum,
         "precision": spec.precision,
     }
@@ -108,7 +112,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             model,
             **engine,
             collectives=collectives,
-            micro_batch=spec.micro_batch,
+            micro_batch=most,
             grad_accum=spec.grad_accum,
             data_parallel=spec.data_parallel,
             sequence_parallel=spec.sequence_parallel or 1,
@@ -123,7 +127,10 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             activation_checkpointing=_checkpointing(spec),
         ),
     )
-    return replace(estimate, step=_untimed(estimate.step)) if any(away) else estimate
+    if any(away):
+        return replace(estimate, step=_untimed(estimate.step))
+    step_s = estimate.step.step_s
+    return replace(estimate, step=replace(estimate.step, images_per_s=spec.global_batch / step_s if step_s else None))
 
 
 def _untimed(step: StepEstimate) -> StepEstimate:
@@ -194,11 +201,11 @@ def _checkpointing(spec: RunSpec) -> bool:
 def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
     form = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
     ranks = spec.sequence_parallel or 1
-    kept_bytes = form(model, spec.micro_batch, spec.precision, ranks)
+    kept_bytes = form(model, max(spec.micro_batches), spec.precision, ranks)
     own_linear = spec.zero_stage == 3 and _zero_keys(spec.deepspeed).get("memory_efficient_linear", True)
     if spec.precision == AUTOCAST and own_linear:
         whole = replace(model, depth=1) if _checkpointing(spec) else model
-        kept_bytes += autocast_under_zero3(whole, spec.micro_batch, sequence.shares(model.tokens, ranks)[0])
+        kept_bytes += autocast_under_zero3(whole, max(spec.micro_batches), sequence.shares(model.tokens, ranks)[0])
     return kept_bytes
 
 

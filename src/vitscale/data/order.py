@@ -6,6 +6,8 @@ share them, so losses at different world sizes can be compared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -87,16 +89,23 @@ class GlobalOrder:
         return shuffled
 
 
-def rank_slice(indices: Indices, rank: int, data_parallel: int, micro_batch: int, grad_accum: int) -> Indices:
-    """One rank's share of a global batch: int64 [grad_accum, micro_batch].
+def rank_slice(indices: Indices, rank: int, micro_batches: Sequence[int], grad_accum: int) -> Indices:
+    """One rank's share of a global batch: int64 [grad_accum, micro_batches[rank]].
 
-    Layout: micro-steps are outermost. Micro-step m of all ranks is the m-th contiguous block of
-    `data_parallel * micro_batch` images, and rank r takes the r-th piece of it, so over ranks and micro-steps every
-    image of the batch is taken exactly once.
+    Layout: micro-steps are outermost. Micro-step m of all ranks is the m-th contiguous block of `sum(micro_batches)`
+    images, and rank r takes the r-th piece of it, so over ranks and micro-steps every image of the batch is taken
+    exactly once, and in the same micro-step however the ranks share it.
+
+    Args:
+        indices: int64 [grad_accum * sum(micro_batches)].
+        rank: of those that take images of their own.
+        micro_batches: images of each of these ranks in a micro-step.
+        grad_accum: micro-steps.
     """
-    assert 0 <= rank < data_parallel
-    assert len(indices) == grad_accum * data_parallel * micro_batch
-    return indices.reshape(grad_accum, data_parallel, micro_batch)[:, rank]
+    assert 0 <= rank < len(micro_batches)
+    assert len(indices) == grad_accum * sum(micro_batches)
+    first = sum(micro_batches[:rank])
+    return indices.reshape(grad_accum, -1)[:, first : first + micro_batches[rank]]
 
 
 def evaluation_slices(images: int, rank: int, world_size: int) -> Indices:

@@ -77,7 +77,7 @@ def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Ite
             window="warmup" if number < spec.measure.warmup_steps else "steady",
             rank=rank,
             loss=None,
-            images=spec.micro_batch * spec.grad_accum,
+            images=spec.micro_batches[spec.data_rank(rank)] * spec.grad_accum,
             step_s=step.step_s,
             data_s=step.data_s,
             forward_s=step.compute_s * (1 - _BACKWARD_SHARE),

@@ -9,6 +9,9 @@ runs/<run_id>/launch<k>/
   roofline.jsonl        `LayerRecord` of `layers.py`, forward passes by class of layer, with `measure.profile`
   aggregate.json        `Aggregate`, imported launches only: figures of the whole launch
   manifest.json         `Manifest`, written last; without it the launch is not finished
+runs/<run_id>/split.json    `Split`, where the run's first launch chose one
+
+Longer than 300 lines: what a launch leaves stands in one place, field by field.
 """
 
 from __future__ import annotations
@@ -246,6 +249,16 @@ class Parity(Frozen):
     """The tensor of `worst_weight`."""
 
 
+class Split(Frozen):
+    """How the images of a micro-step are dealt to the ranks where they do not take the same; also `split.json`."""
+
+    micro_batches: tuple[int, ...]
+    """By rank; their sum is `micro_batch * data_parallel`."""
+    images_per_s: tuple[float, ...] | None = None
+    """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the
+    study gives the list."""
+
+
 class Manifest(Frozen):
     """How a launch ended, and what it ran on."""
 
@@ -277,6 +290,8 @@ class Manifest(Frozen):
     """Parameters of the model."""
     parity: Parity | None = None
     """Parity of the engine with plain torch; null where the study compares no engines, or another launch has it."""
+    split: Split | None = None
+    """Uneven micro-batches; null where every rank takes `micro_batch`."""
     files: dict[str, str] = {}
     """sha256 of every other file of the launch."""
     notes: dict[str, Any] = {}

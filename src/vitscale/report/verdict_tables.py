@@ -93,15 +93,23 @@ MOST_RANKS = 32
 
 
 def rank_table(result: StudyResult) -> Table:
-    """Seconds of a step by rank, of each series' largest world size."""
+    """Seconds of a step by rank, of each series' largest world size; where ranks are unlike, what each computes too."""
     names = (*MEASURED, "late")
+    runs = [run for run, _ in of_largest(result.analysis)]
+    unlike = any(run.dealt for run in runs)
     rows = [
-        (label(result, run.run_id), *place, *(seconds(parts.get(name)) for name in names))
-        for run, _ in of_largest(result.analysis)
+        (
+            label(result, run.run_id),
+            *place,
+            *(seconds(parts.get(name)) for name in names),
+            *(_share(run, place[0]) if unlike else ()),
+        )
+        for run in runs
         for place, parts in _places(result.ranks.get(run.run_id, ()))
     ]
     titles = [PARTS.get(name, "the others wait for it") for name in names]
     header = ("Run", "Rank", "Host", *(f"{words[0].upper()}{words[1:]}" for words in titles))
+    header += ("Micro-batch", "Computes, images per s") if unlike else ()
     return Table("What each rank spends of a step, mean over steps and launches", header, tuple(rows))
 
 
@@ -116,6 +124,14 @@ def _places(ranks: Sequence[RankStep]) -> Iterator[tuple[tuple[str, str], dict[s
         for words, pick in (("least", min), ("median", median), ("most", max)):
             told = {name: pick([one.seconds[name] for one in ranks]) for name in ranks[0].seconds}
             yield (f"{words} of {len(ranks):,}", ""), told
+
+
+def _share(run: RunResult, rank: str) -> tuple[str, str]:
+    """Images of a rank and how fast it computes; a row of several ranks has none."""
+    if run.dealt is None or not rank.isdecimal():
+        return NOT_AVAILABLE, NOT_AVAILABLE
+    one = run.dealt.ranks[int(rank)]
+    return f"{one.micro_batch:g}", number(one.images_per_s)
 
 
 def _lateness(one: RankStep) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.topology import cpu_shares, oversubscribed
 from vitscale.records.writer import file_digest
-from vitscale.study import fast
+from vitscale.study import fast, split
 from vitscale.study.backends import resolve
 from vitscale.study.engines import (
     own_keys,
@@ -133,6 +133,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     shared = world_size // groups
     sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
     batch = solve(point.protocol, point.given, groups, sizes)
+    study = split.resolve(study, point, batch, alike=where.simulated is not None)
     require_knobs(study.engine, point, study.optimizer.name, batch.grad_accum)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
@@ -140,7 +141,6 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     model = model_spec(study.model, images.facts.classes)
     require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
     threads = _threads(study, where) if point.device == "cpu" else None
-    flip = study.data.flip
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
     measured = {name: getattr(measure, name) for name in MeasureSpec.model_fields}
@@ -152,7 +152,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
             fingerprint=images.fingerprint,
             images=taken,
             images_per_device=per_device,
-            flip=study.data.name not in _NOT_MIRRORED if flip is None else flip,
+            flip=study.data.name not in _NOT_MIRRORED if study.data.flip is None else study.data.flip,
         ),
         world_size=world_size,
         nodes=topology.nodes,

@@ -4,11 +4,13 @@
 `launch=<run_id part>`, `phase=closer` (steps after the steady window, from 1), and `once=<file>`, which is made when
 the fault strikes and keeps it from striking again.
 `VITSCALE_INJECT="sleep rank=1 where=backward seconds=0.02"` slows a rank: a sleep in every step (or in `step=` only) as
-`data`, `forward`, `backward` or `optimizer` begins. Several are parted by `;`.
+`data`, `forward`, `backward` or `optimizer` begins. `VITSCALE_INJECT="slow rank=1 factor=3"` makes a slower device
+of it: each forward pass takes three times as long, in proportion to its images. Several are parted by `;`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from vitscale.worker.engines import Engine
 from vitscale.worker.pipeline import Batch, Batches
+
+_SLOWING = ("sleep", "slow")
 
 
 class Injected(RuntimeError):
@@ -42,21 +46,28 @@ def fault(run_id: str, rank: int, environ: Mapping[str, str], phase: str = "step
 
 
 class Delay(NamedTuple):
-    """A sleep in one part of a step."""
+    """A sleep in one part of a step, or as long as a forward pass took."""
 
     where: str
     seconds: float
     step: int | None
     """None: every step."""
+    factor: float = 1.0
+    """Of the time of each forward pass."""
 
 
 def delays(run_id: str, rank: int, environ: Mapping[str, str]) -> list[Delay]:
     """The sleeps that were asked for of this rank."""
     given = [_given(text, run_id, rank) for text in environ.get("VITSCALE_INJECT", "").split(";")]
     return [
-        Delay(one["where"], float(one["seconds"]), int(one["step"]) if "step" in one else None)
+        Delay(
+            one.get("where", "forward"),
+            float(one.get("seconds", 0)),
+            int(one["step"]) if "step" in one else None,
+            float(one.get("factor", 1)),
+        )
         for one in given
-        if one.get("kind") == "sleep"
+        if one.get("kind") in _SLOWING
     ]
 
 
@@ -73,6 +84,7 @@ class _Slowed:
 
     def __init__(self, engine: Engine, batches: Batches, asked: list[Delay], first: int) -> None:
         self._engine, self._batches, self._asked = engine, batches, asked
+        self._factor = math.prod(one.factor for one in asked)
         self._step = first
         self._done: set[str] = set()
 
@@ -81,7 +93,7 @@ class _Slowed:
 
     def _sleep(self, where: str) -> None:
         for one in self._asked:
-            if one.where == where and where not in self._done and one.step in (None, self._step):
+            if one.seconds and one.where == where and where not in self._done and one.step in (None, self._step):
                 time.sleep(one.seconds)
         self._done.add(where)
 
@@ -91,7 +103,11 @@ class _Slowed:
 
     def __call__(self, images: Tensor) -> Tensor:
         self._sleep("forward")
-        return self._engine(images)
+        began = time.perf_counter()
+        logits = self._engine(images)
+        if self._factor > 1:
+            time.sleep((self._factor - 1) * (time.perf_counter() - began))
+        return logits
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Asleep, then the engine's."""
@@ -117,7 +133,7 @@ def _given(text: str, run_id: str, rank: int) -> dict[str, str]:
 def _asked(text: str, run_id: str, rank: int, phase: str) -> Callable[[int], None] | None:
     given = _given(text, run_id, rank)
     kind = given.get("kind", "sleep")
-    if kind == "sleep" or given.get("phase", "steps") != phase:
+    if kind in _SLOWING or given.get("phase", "steps") != phase:
         return None
 
     def strike(step: int) -> None:

@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -50,6 +51,7 @@ from vitscale.worker import (
     step_line,
     tensor,
     traffic,
+    uneven,
 )
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
@@ -112,6 +114,10 @@ class Launch:
             write_json(self.folder / RUN, self.spec.model_dump(mode="json"))
         heartbeat.beat(Beat(self.number, "setup", 0, 0, None))
         self.parity = self._parity() if self.entry.parity else None
+        data_rank = self.spec.data_rank(self.ranks.rank)
+        calibrated = partial(self.beat, "calibrate", steps=uneven.STEPS)
+        self.split = uneven.split_of(self.spec, self.entry, self.ranks, build_model, calibrated)
+        self.dealt = uneven.dealt(self.spec, self.split, data_rank)
         began = time.perf_counter()
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
@@ -125,7 +131,8 @@ class Launch:
         knobs.apply(turned, self.model)
         updated_on = torch.device("cpu") if offload.asked(self.spec.deepspeed).optimizer else self.ranks.device
         self.optimizer = optimizers.build(self.model, self.spec.optimizer, updated_on, turned.optimizer_impl)
-        self.engine = engines.build(self.spec, self.model, self.optimizer)
+        built = engines.build(self.spec, self.model, self.optimizer)
+        self.engine = uneven.weighted(built, self.split, data_rank)
         self.skips = Skips(self.engine)
         self.writer = open_step_lines(self.folder, self.ranks)
         self.sampler = sampler(self.folder, self.spec.measure.sample_s, self.ranks, self.round)
@@ -164,7 +171,7 @@ class Launch:
 
     def _take_steps(self) -> tuple[Status, str | None]:
         """The steps of a measurement; training overrides this."""
-        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        opened = open_batches(self.dealt, self.open("train"), self.ranks, self.engine.dtype)
         engine, batches = inject.slowed(self.engine, opened, self.delays)
         self.meet()
         try:
@@ -222,11 +229,11 @@ class Launch:
                 fault(step)
 
         beat()
-        opened = open_batches(self.spec, self.open("train"), self.ranks, self.engine.dtype)
+        opened = open_batches(self.dealt, self.open("train"), self.ranks, self.engine.dtype)
         engine, batches = inject.slowed(self.engine, opened, self.delays)
         peak = self.peaks.get(self.spec.precision)
         try:
-            looking = closer.Closer(self.spec, self.folder, self.ranks, self.model, engine, batches, peak, beat)
+            looking = closer.Closer(self.dealt, self.folder, self.ranks, self.model, engine, batches, peak, beat)
             found, missing = looking.look(wanted)
         finally:
             opened.close()
@@ -238,7 +245,7 @@ class Launch:
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)
-        return memory.measure(self.engine, self.spec, self.ranks.device)
+        return memory.measure(self.engine, self.dealt, self.ranks.device)
 
     def open(self, split: str) -> Split:
         """The run's images."""
@@ -266,7 +273,7 @@ class Launch:
         lines = zip(steps, times, finite, strict=True)
         windows = dict.fromkeys(self.skips.steps, "skipped")
         self.writer.write(
-            step_line.record(self.spec, self.ranks.rank, windows.get(step, window), step, time_, loss)
+            step_line.record(self.dealt, self.ranks.rank, windows.get(step, window), step, time_, loss)
             for step, time_, loss in lines
         )
         self.sampler.flush()
@@ -348,5 +355,6 @@ class Launch:
             steps=len(self.warmup) + len(self.steady),
             parameters=parameters,
             parity=self.parity,
+            split=self.split,
             notes={**self.notes, **unread},
         )

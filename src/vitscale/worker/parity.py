@@ -77,6 +77,7 @@ def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
         "global_batch": micro_batch * grad_accum * spec.data_parallel,
         "optimizer": section,
         "train": None,
+        "knobs": spec.knobs and spec.knobs.model_copy(update={"split": None}),
     }
     return spec.model_copy(update=changes)
 

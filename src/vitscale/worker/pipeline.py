@@ -99,7 +99,7 @@ def plan(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Loa
     seed = spec.measure.seed
     reach = spec.train.crop if spec.train else 0
     order = GlobalOrder(population(split, spec.data.images, seed), spec.global_batch, seed)
-    shape = (spec.data_rank(rank), spec.data_parallel, spec.micro_batch, spec.grad_accum)
+    shape = (spec.data_rank(rank), spec.micro_batches, spec.grad_accum)
     for step in itertools.count(start):
         indices = rank_slice(order.batch_indices(step), *shape)
         flips = rank_slice(_draw(_FLIPS, spec.global_batch, 0, 1, seed, step), *shape) if spec.data.flip else None

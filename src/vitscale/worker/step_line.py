@@ -15,7 +15,7 @@ def record(spec: RunSpec, rank: int, window: str, step: int, times: StepTimes, l
         window=window,
         rank=rank,
         loss=loss,
-        images=spec.micro_batch * spec.grad_accum if first else 0,
+        images=spec.micro_batches[spec.data_rank(rank)] * spec.grad_accum if first else 0,
         step_s=times["step"],
         data_s=times.get("data"),
         forward_s=times.get("forward"),

@@ -55,7 +55,7 @@ class Training(Launch):
         self.saver = checkpoint.Saver(Path(plan.root), plan.keep, self.ranks) if plan else None
         self._go_on(plan)
         self.skips = Skips(self.engine)
-        self.batches: Batches = open_batches(spec, self.open("train"), self.ranks, self.engine.dtype, self.step)
+        self.batches: Batches = open_batches(self.dealt, self.open("train"), self.ranks, self.engine.dtype, self.step)
         self.meet()
         try:
             with Agreement(self.ranks, hear=plan is not None) as self.agreement:

@@ -155,3 +155,11 @@ def test_an_override_that_cannot_be_meant_is_refused(written, overrides, complai
 
 def test_a_misspelt_override_gets_the_key_it_meant(written):
     assert refused(written(), "wrold_size=1").hint == "did you mean `axes.world_size`?"
+
+
+def test_a_split_in_brackets_is_a_list_by_rank_and_with_commas_it_varies():
+    tree = {}
+    apply_overrides(tree, ["engine.split=[40, 24]"])
+    assert tree["engine"]["split"] == [40, 24]
+    apply_overrides(tree, ["engine.split=even,proportional"])
+    assert tree["axes"]["swept"] == {"engine.split": ["even", "proportional"]}

@@ -78,3 +78,12 @@ def test_a_sleep_is_no_fault_that_strikes_after_a_step():
     strike(0)
     with pytest.raises(inject.Injected):
         strike(1)
+
+
+def test_a_slower_device_takes_longer_in_every_forward_pass(taken, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(inject.time, "perf_counter", lambda: next(clock))
+    did = taken("slow rank=1 factor=3", rank=1)
+    assert [what for what in did if what != 2] == PLAIN
+    assert [did[at - 1] for at, what in enumerate(did) if what == 2] == ["forward"] * 4
+    assert taken("slow rank=1 factor=3", rank=0) == PLAIN

@@ -1,0 +1,159 @@
+"""Micro-batches of unlike size: what each rank takes, chosen once for a run, and the weight of its loss.
+
+A `proportional` split is timed by the run's first launch: forward and backward of the run's model, without
+communication, all ranks at once since ranks of one host share it. Times are not in proportion to images (a pass has
+costs of its own), so what follows from the rates is timed too, and of all that were timed the one with the fastest
+slowest rank is taken. It lies in `runs/<run_id>/split.json`, where further launches find it: they are replications.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitscale.config.knobs import EngineSection
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.mixed import alike, proportional, weight
+from vitscale.errors import ResultsError
+from vitscale.records.round import Entry
+from vitscale.records.schema import Split
+from vitscale.records.writer import write_json
+from vitscale.worker import devices, engines, inject, knobs, optimizers
+from vitscale.worker.distributed import Ranks, barrier, gathered
+
+ROUNDS, MICRO_STEPS = 3, 3
+"""Splits that are timed at most; micro-steps of each, after one that is not counted."""
+
+STEPS = ROUNDS * (MICRO_STEPS + 1)
+
+FILE = "split.json"
+
+Build = Callable[[RunSpec, torch.device], nn.Module]
+
+
+def split_of(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split | None:
+    """The micro-batches of a run, None where all are equal. All ranks at once.
+
+    Args:
+        spec: the run.
+        entry: one of its launches.
+        ranks: all of them take part.
+        build: makes the run's model.
+        beat: is told the number of micro-steps taken.
+    """
+    asked = spec.knobs.split if spec.knobs else None
+    if asked != "proportional":
+        return Split(micro_batches=spec.micro_batches) if asked else None
+    path = Path(entry.folder).parent / FILE
+    kept = _kept(path, spec) if ranks.rank == 0 else None
+    found = gathered({} if kept is None else kept.model_dump(mode="json"), ranks)[0]
+    if found:
+        return Split.model_validate_json(json.dumps(found))
+    chosen = _timed(spec, entry, ranks, build, beat)
+    if ranks.rank == 0:
+        write_json(path, chosen.model_dump(mode="json"))
+    return chosen
+
+
+def dealt(spec: RunSpec, split: Split | None, rank: int) -> RunSpec:
+    """The run as a rank has it: its own micro-batch, and everybody's by rank. Its identity is another one's."""
+    if split is None:
+        return spec
+    assert spec.knobs is not None
+    knobs = spec.knobs.model_copy(update={"split": split.micro_batches})
+    return spec.model_copy(update={"knobs": knobs, "micro_batch": split.micro_batches[rank]})
+
+
+def weighted(engine: engines.Engine, split: Split | None, rank: int) -> engines.Engine:
+    """The engine, which averages over ranks, made to average over images."""
+    if split is None:
+        return engine
+    wrapped: Any = _Weighted(engine, weight(split.micro_batches, rank))
+    averaging: engines.Engine = wrapped
+    return averaging
+
+
+class _Weighted:
+    """An engine whose gradients are those of the rank's mean loss times its share of the images."""
+
+    def __init__(self, engine: engines.Engine, factor: float) -> None:
+        self._engine, self._factor = engine, factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self._engine(images)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """The engine's, of the weighted loss."""
+        self._engine.backward(loss * self._factor, last=last)
+
+
+def _kept(path: Path, spec: RunSpec) -> Split | None:
+    try:
+        kept = Split.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"cannot read `{path}`: {error}", "remove it: the next launch chooses again") from None
+    if len(kept.micro_batches) != spec.data_parallel or sum(kept.micro_batches) != sum(spec.micro_batches):
+        raise ResultsError(f"`{path}` is of another run", "remove it: the next launch chooses again")
+    return kept
+
+
+def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split:
+    """Time splits from the even one on, each in proportion to the rates of the one before; the fastest."""
+    alone = spec.model_copy(update={"engine": "single", "grad_accum": 1})
+    turned = (spec.knobs or EngineSection()).model_copy(update={"compile": None})  # each size would be compiled anew
+    model = build(spec, ranks.device)
+    knobs.apply(turned, model)
+    engine = engines.build(alone, model, optimizers.build(model, spec.optimizer, ranks.device))
+    slowed, _ = inject.slowed(engine, None, inject.delays(entry.run_id, ranks.rank, os.environ))  # type: ignore[arg-type]
+    micro_batches = spec.micro_batches
+    seen: dict[tuple[int, ...], list[float]] = {}
+    for number in range(ROUNDS):
+        with knobs.attention(turned):
+            own_s = _pass_s(slowed, spec, micro_batches[ranks.rank], ranks)
+        times_s = [float(one["s"]) for one in gathered({"s": own_s}, ranks)]
+        seen[micro_batches] = times_s
+        beat((number + 1) * (MICRO_STEPS + 1))
+        rates = [images / time_s for images, time_s in zip(micro_batches, times_s, strict=True)]
+        micro_batches = proportional(sum(micro_batches), alike(rates))
+        if micro_batches in seen:
+            break
+    best = min(seen, key=lambda one: max(seen[one]))
+    if best != spec.micro_batches and len(set(alike(seen[spec.micro_batches]))) == 1:
+        best = spec.micro_batches  # ranks that cannot be told apart take the same
+    engine.close()
+    del model
+    devices.return_memory(ranks.device)
+    return Split(
+        micro_batches=best,
+        images_per_s=tuple(images / time_s for images, time_s in zip(best, seen[best], strict=True)),
+    )
+
+
+def _pass_s(engine: engines.Engine, spec: RunSpec, images: int, ranks: Ranks) -> float:
+    """Median time of forward and backward of so many images, of random pixels; gradients are thrown away."""
+    size = spec.model.img_size
+    pixels = torch.randn(images, 3, size, size, device=ranks.device).to(engine.dtype)
+    labels = torch.zeros(images, dtype=torch.long, device=ranks.device)
+    times_s = []
+    for _ in range(MICRO_STEPS + 1):
+        barrier()
+        began = time.perf_counter()
+        engine.backward(functional.cross_entropy(engine(pixels).float(), labels), last=False)
+        if ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        times_s.append(time.perf_counter() - began)
+    return statistics.median(times_s[1:])
