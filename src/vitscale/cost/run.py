@@ -11,6 +11,7 @@ from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
+from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.offload import moved
@@ -42,6 +43,8 @@ class RunEstimate:
     """Of all ranks together, matrix products only."""
     memory: RankMemory
     """Of one rank; a lower bound of what a device tool shows."""
+    need: DeviceNeed
+    """Of one rank, with workspace, slack and context."""
     memory_limit_bytes: int | None
     collectives: tuple[Collective, ...]
     """Of one optimizer step."""
@@ -52,6 +55,12 @@ class RunEstimate:
         """Whether the lower bound fits one rank's memory; None where the memory is not known."""
         limit = self.memory_limit_bytes
         return None if limit is None else self.memory.total_bytes <= limit
+
+    @property
+    def fit_probability(self) -> float | None:
+        """Probability that one rank's memory is enough; None where it is not known."""
+        limit = self.memory_limit_bytes
+        return None if limit is None else self.need.fit_probability(limit)
 
     def document(self) -> dict[str, Any]:
         """As JSON: the `estimate` of a run in `plan.json`."""
@@ -68,8 +77,14 @@ class RunEstimate:
                 "total": self.memory.total_bytes,
                 "host": self.memory.host_bytes,
             },
+            "memory_needed_bytes": {
+                "median": self.need.median_bytes,
+                "low95": self.need.low95_bytes,
+                "high95": self.need.high95_bytes,
+            },
             "memory_limit_bytes": self.memory_limit_bytes,
             "fits": self.fits,
+            "fit_probability": self.fit_probability,
             "collectives": [
                 {"operation": one.operation, "calls": one.calls, "bytes": one.bytes} for one in self.collectives
             ],
@@ -102,6 +117,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         parameters=parameters(model),
         flop_per_step=spec.global_batch * training_flop(model),
         memory=memory,
+        need=device_need(spec.device, memory.total_bytes + _workspace_bytes(spec, own)),
         memory_limit_bytes=machinery.memory_bytes,
         collectives=collectives + exchanges,
         step=estimate_step(
@@ -200,6 +216,11 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
         whole = replace(model, depth=1) if _checkpointing(spec) else model
         kept_bytes += autocast_under_zero3(whole, spec.micro_batch, sequence.shares(model.tokens, ranks)[0])
     return kept_bytes
+
+
+def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
+    tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
+    return workspace_bytes(model, spec.micro_batch, spec.precision, tokens=tokens)
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:
