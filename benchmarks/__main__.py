@@ -20,7 +20,7 @@ from vitscale.hardware.probe import probe
 GROUPS = {
     "fast": (
         "help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling",
-        "sequence_parallel", "memory_brackets",
+        "sequence_parallel", "memory_brackets", "prediction",
     ),
     "slow": ("quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills", "soak"),
 }  # fmt: skip

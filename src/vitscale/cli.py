@@ -159,6 +159,55 @@ def compare(
         raise typer.Exit(1)
 
 
+@app.command()
+def predict(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS|TABLE", help="A results folder, or a table of runs.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What differs: protocol, micro_batch, engine, device, link, ..."),
+    ] = None,
+    world_size: Annotated[
+        str | None, typer.Option("--world-size", help="Asked, as in 16,32; default 2, 4 and 8 times the largest.")
+    ] = None,
+    series: Annotated[str | None, typer.Option(help="One series by its name; default all.")] = None,
+    ranks_per_node: Annotated[int | None, typer.Option(min=1, help="Ranks on each asked node.")] = None,
+    suggest: Annotated[bool, typer.Option("--suggest", help="Name the runs that would narrow the interval.")] = False,
+    json: Json = False,
+) -> None:
+    """Predict step time, throughput and efficiency at other world sizes, with 80 and 95 % intervals."""
+    from vitscale.report import prediction_text, terminal
+
+    told = workflow.predict(results, overrides or (), world_size, series, ranks_per_node, suggest=suggest, one=json)
+    if json:
+        workflow.print_json(told[0].document())
+        return
+    console = terminal.console(data=True)
+    for one in told:
+        prediction_text.print_prediction(one.prediction, one.advice, console)
+    if results.is_dir():
+        console.print(terminal.clean(f"drawn by: vitscale report {results}"))
+
+
+@app.command()
+def validate(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[TABLE|RESULTS]...", help="Tables or results folders; default the shipped tables."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Hide the larger world sizes, predict them, and show how wrong the predictions were."""
+    from vitscale.predict.validate import document
+    from vitscale.predict.validate import validate as held_against
+    from vitscale.report import prediction_text, terminal
+
+    found = held_against(paths or ())
+    if json:
+        workflow.print_json(document(found))
+    else:
+        prediction_text.print_validation(found, terminal.console(data=True))
+
+
 @app.command(name="import")
 def import_(
     form: Annotated[

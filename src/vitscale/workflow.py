@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vitscale.config.runspec import RunSpec
     from vitscale.launch.hostfile import Host
     from vitscale.launch.outcome import Launcher
+    from vitscale.predict.ask import Told
     from vitscale.report.collection import Chapter
     from vitscale.study.plan import Plan
     from vitscale.study.where import Where
@@ -265,6 +266,29 @@ def write_collection(folder: Path, studies: list[Path]) -> tuple[list[Chapter], 
     chapters += collection.not_run(chapters)
     chapters.sort(key=lambda one: one.study.rsplit("/", 1)[-1])
     return chapters, collection.write_collection(folder, chapters)
+
+
+def predict(
+    path: Path,
+    words: Sequence[str],
+    world_size: str | None,
+    series: str | None,
+    ranks_per_node: int | None,
+    *,
+    suggest: bool,
+    one: bool,
+) -> list[Told]:
+    """Predict every series asked for; of a results folder what was fitted and predicted is written into it.
+
+    Raises:
+        UsageError: nothing to predict from, or what cannot be predicted; with `one` also several series.
+    """
+    from vitscale.predict import ask
+
+    told = ask.answers(path, words, world_size, series, ranks_per_node, suggest=suggest, one=one)
+    if path.is_dir():
+        ask.keep(path, told)
+    return told
 
 
 def print_json(document: dict[str, Any]) -> None:

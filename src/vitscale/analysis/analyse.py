@@ -13,6 +13,7 @@ from vitscale.analysis.costs import devices
 from vitscale.analysis.findings import find, outliers
 from vitscale.analysis.load import LaunchFigures, Run, StudyData, load
 from vitscale.analysis.memory import largest_models
+from vitscale.analysis.predicted import predictions
 from vitscale.analysis.ranks import rank_steps
 from vitscale.analysis.result import Analysis, LaunchResult, LossCurve, SkippedRun, StudyResult
 from vitscale.analysis.scaling import run_results
@@ -58,6 +59,7 @@ def analyse(folder: Path) -> StudyResult:
         collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
         layers={run.run_id: timed for run in study.runs if (timed := layers(run))},
         largest=largest_models(study),
+        predictions=predictions(folder),
         devices=devices(study, runs),
     )
 

@@ -12,6 +12,7 @@ from vitscale.analysis.cause import Verdict, Waterfall
 from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.analysis.interval import Frozen
 from vitscale.analysis.interval import Interval as Interval
+from vitscale.analysis.predicted import Predicted
 from vitscale.cost.fit import Largest
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
@@ -322,5 +323,7 @@ class StudyResult:
     """run_id -> its links when nothing else used them, where they were timed."""
     largest: dict[str, Largest] = field(default_factory=dict)
     """run_id -> the largest models that fit, where the study varies the ZeRO stage."""
+    predictions: tuple[Predicted, ...] = ()
+    """What `vitscale predict` wrote of its series."""
     devices: Devices = Devices()
     """Samples of the devices against time, and the knees."""

@@ -158,6 +158,12 @@ _PARTS: dict[str, _Words] = {
         lambda result: tables.gain_table(result, "efficiency"),
         "no series has a baseline",
     ),
+    "prediction": _Words(
+        "Prediction",
+        "What further ranks would give, by mechanisms fitted to the measured runs: `vitscale predict` wrote it. The "
+        "bands are where a launch would fall, not where a mean would.",
+        tables.prediction_table,
+    ),
     "split": _Words(
         "Where a step's time goes",
         "Share of each part in the step, mean over the ranks and the launches.",

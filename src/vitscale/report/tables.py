@@ -173,6 +173,26 @@ def sweep_table(result: StudyResult, sweep: Sweep) -> Table:
     return Table(f"Against {sweep.across}, median and 95 % interval", ("Curve", sweep.across, *titles), tuple(rows))
 
 
+def prediction_table(result: StudyResult) -> Table:
+    """Every predicted world size, with its 95 % interval."""
+    rows = []
+    for one in result.predictions:
+        for point in one.points:
+            step, share = point.step_s, point.efficiency
+            rows.append(
+                (
+                    label(result, one.series),
+                    f"{point.world_size:,}",
+                    f"{seconds(step.median)} [{seconds(step.low95)}, {seconds(step.high95)}]",
+                    number(point.images_per_s.median),
+                    f"{percent(share.median)} [{percent(share.low95)}, {percent(share.high95)}]",
+                    point.limit,
+                )
+            )
+    header = ("Series", "World size", "Step [95 %]", "Images per s", "Efficiency [95 %]", "Limited by")
+    return Table("Predicted, not measured: median and 95 % interval", header, tuple(rows))
+
+
 def cost_table(result: StudyResult) -> Table:
     """Energy and money of every run of which any is known."""
     knees = {knee.run_id: "knee" if knee.reached else "knee or beyond" for knee in result.devices.knees}

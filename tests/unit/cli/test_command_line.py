@@ -16,6 +16,8 @@ VERBS = {
     "plan": {"study", "overrides"},
     "report": {"results"},
     "compare": {"a", "b", "--json"},
+    "predict": {"results", "overrides", "--world-size", "--series", "--ranks-per-node", "--suggest", "--json"},
+    "validate": {"paths", "--json"},
     "import": {"form", "files", "--out"},
     "data": {"name", "--from", "--download"},
 }

@@ -12,13 +12,24 @@ import vl_convert
 
 from vitscale.analysis.result import StudyResult
 from vitscale.report.escape import cleaned
-from vitscale.report.figures import accumulation_map, curves, devices, memory, scaling, split, sweeps, waterfall
+from vitscale.report.figures import (
+    accumulation_map,
+    curves,
+    devices,
+    memory,
+    prediction,
+    scaling,
+    split,
+    sweeps,
+    waterfall,
+)
 from vitscale.report.figures.look import finished
 from vitscale.report.rows import ChartData
 from vitscale.report.rows.accumulation_map import map_data
 from vitscale.report.rows.curves import loss_data, test_data
 from vitscale.report.rows.devices import cost_data, sensor_data
 from vitscale.report.rows.memory import memory_data
+from vitscale.report.rows.prediction import prediction_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
 from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
@@ -76,6 +87,7 @@ _FIGURES: dict[str, _Figure] = {
     "throughput": _Figure(lambda result: scaling_data(result, "images_per_s"), scaling.throughput),
     "speedup": _Figure(lambda result: scaling_data(result, "speedup"), scaling.speedup),
     "efficiency": _Figure(lambda result: scaling_data(result, "efficiency"), scaling.efficiency),
+    "prediction": _Figure(prediction_data, prediction.prediction),
     "split": _Figure(split_data, split.split),
     "memory": _Figure(memory_data, memory.memory),
     "accuracy": _Figure(lambda result: test_data(result, "test_accuracy"), curves.accuracy, ("x",)),

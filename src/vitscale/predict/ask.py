@@ -1,0 +1,160 @@
+"""A question as `vitscale predict` takes it, and its answers: one per series."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from vitscale.config.study import EngineName, Precision, Protocol, Rate, ZeroStage
+from vitscale.errors import UsageError
+from vitscale.hardware import catalog
+from vitscale.predict.document import prediction_document, write
+from vitscale.predict.model import Calibration, Prediction, calibrate, predict
+from vitscale.predict.read import read
+from vitscale.predict.series import Asked, Series
+from vitscale.predict.suggest import Advice, suggest
+
+_KINDS: dict[str, TypeAdapter[object]] = {
+    "protocol": TypeAdapter(Protocol),
+    "engine": TypeAdapter(EngineName),
+    "precision": TypeAdapter(Precision),
+    "link": TypeAdapter(Rate),
+}
+_COUNTS = ("micro_batch", "grad_accum", "global_batch")
+
+
+@dataclass(frozen=True)
+class Told:
+    """The answer for one series."""
+
+    calibration: Calibration
+    prediction: Prediction
+    advice: Advice | None
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        found = prediction_document(self.prediction)
+        return found if self.advice is None else {**found, "advice": asdict(self.advice)}
+
+
+def answers(
+    path: Path,
+    words: Sequence[str],
+    sizes: str | None,
+    name: str | None,
+    ranks_per_node: int | None,
+    *,
+    suggest: bool,
+    one: bool,
+) -> list[Told]:
+    """Read, fit and predict.
+
+    Args:
+        path: results folder or table.
+        words: `key=value`.
+        sizes: world sizes with commas between; None doubles beyond what there is.
+        name: of one series; None is all.
+        ranks_per_node: of the asked layouts.
+        suggest: whether to look for runs to add.
+        one: whether there must be one series.
+
+    Raises:
+        UsageError: what cannot be read, meant or predicted.
+    """
+    wanted, asked = _sizes(sizes), parse(words)
+    series = chosen(read(path), name)
+    if one and len(series) > 1:
+        raise UsageError(f"`{path.name}` has {len(series)} series", "--json prints one: name it with --series")
+    return [_answer(each, asked, wanted, ranks_per_node, advise=suggest) for each in series]
+
+
+def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int | None, *, advise: bool) -> Told:
+    calibration = calibrate(series)
+    wanted = sizes or beyond(series)
+    prediction = predict(calibration, wanted, asked, ranks_per_node=ranks_per_node)
+    advice = suggest(calibration, max(wanted), asked, ranks_per_node=ranks_per_node) if advise else None
+    return Told(calibration, prediction, advice)
+
+
+def keep(folder: Path, told: Sequence[Told]) -> None:
+    """Write what was fitted and predicted into a results folder."""
+    write(folder, [one.calibration for one in told], [one.prediction for one in told])
+
+
+def _sizes(text: str | None) -> list[int]:
+    found = []
+    for word in (text or "").split(",") if text is not None else ():
+        word = word.strip().replace("_", "")
+        if not (word.isascii() and word.isdigit() and int(word[:20]) > 0):
+            raise UsageError(f"`--world-size` has {word!r}, not a whole number above 0", "for example 16,32")
+        found.append(int(word[:20]))
+    return found
+
+
+def parse(words: Sequence[str]) -> Asked:
+    """The words' meaning.
+
+    Raises:
+        UsageError: no such key, a value it does not take, or a device without figures.
+    """
+    values: dict[str, object] = {}
+    for word in words:
+        key, equals, text = (part.strip() for part in word.partition("="))
+        key = key.rsplit(".", 1)[-1] if key != "hardware.name" else "device"
+        if not equals or not text:
+            raise UsageError(f"`{word}` is not an override", "write key=value, for example micro_batch=64")
+        if key in values:
+            raise UsageError(f"`{key}` is given twice")
+        values[key] = _value(key, text)
+    return Asked(**values)  # type: ignore[arg-type]
+
+
+def _value(key: str, text: str) -> object:
+    if key == "device":
+        return catalog.device(text).name
+    if key in _COUNTS:
+        if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**9):
+            raise UsageError(f"`{key}` is {text!r}, not a whole number above 0")
+        return int(text)
+    if key == "zero_stage":
+        return _checked(key, TypeAdapter(ZeroStage), int(text) if text.isdigit() else text)
+    if key not in _KINDS:
+        known = (*_KINDS, *_COUNTS, "zero_stage", "device")
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"is `{near[0]}` meant?" if near else f"what a prediction can change: {', '.join(known)}"
+        raise UsageError(f"`{key}` is no key that a prediction knows", hint)
+    return _checked(key, _KINDS[key], text)
+
+
+def _checked(key: str, kind: TypeAdapter[object], value: object) -> object:
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        raise UsageError(f"`{key}` is {value!r}: {error.errors()[0]['msg']}") from None
+
+
+def chosen(series: Sequence[Series], name: str | None) -> list[Series]:
+    """The series by its name, or all.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name is None:
+        return list(series)
+    found = [one for one in series if one.name == name]
+    if not found:
+        names = [one.name for one in series]
+        near = difflib.get_close_matches(name, names, 3, 0.3) or names[:5]
+        raise UsageError(f"there is no series `{name}`", f"for example {', '.join(f'`{one}`' for one in near)}")
+    return found
+
+
+def beyond(series: Series) -> list[int]:
+    """World sizes where none are asked for: 2, 4 and 8 times the largest there is."""
+    largest = max(one.layout.world_size for one in series.observations)
+    return [2 * largest, 4 * largest, 8 * largest]

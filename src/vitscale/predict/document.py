@@ -1,0 +1,94 @@
+"""Predictions and calibrations as JSON, and where they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vitscale.cost.calibrated import NAME, CalibrationFile, FittedParameter, FittedSeries
+from vitscale.predict.model import Calibration, Prediction
+from vitscale.records.writer import make_folder, write_json
+
+FOLDER = "predictions"
+
+
+def prediction_document(prediction: Prediction) -> dict[str, Any]:
+    """One prediction: what `predict --json` prints and `predictions/<series>.json` holds."""
+    return {
+        "schema_version": 1,
+        "series": prediction.series,
+        "method": prediction.method,
+        "asked": prediction.asked,
+        "baseline": prediction.baseline,
+        "knee": prediction.knee,
+        "pays": prediction.pays,
+        "assumptions": list(prediction.assumptions),
+        "points": [
+            {
+                "world_size": one.layout.world_size,
+                "nodes": one.layout.nodes,
+                "micro_batch": one.layout.micro_batch,
+                "grad_accum": one.layout.grad_accum,
+                "step_s": asdict(one.step_s),
+                "images_per_s": asdict(one.images_per_s),
+                "speedup": asdict(one.speedup),
+                "efficiency": asdict(one.efficiency),
+                "memory_bytes": one.memory_bytes,
+                "limit": one.losses.limit,
+                "losses": asdict(one.losses),
+                "assumptions": list(one.assumptions),
+            }
+            for one in prediction.points
+        ],
+    }
+
+
+def calibration_file(calibrations: Sequence[Calibration]) -> CalibrationFile:
+    """All series of a results folder."""
+    return CalibrationFile(series={one.series.name: _fitted(one) for one in calibrations})
+
+
+def _fitted(one: Calibration) -> FittedSeries:
+    def fitted(parameter: Any) -> FittedParameter:
+        return FittedParameter(**asdict(parameter))
+
+    series = one.series
+    return FittedSeries(
+        device=series.device,
+        model=series.model,
+        protocol=series.protocol,
+        engine=series.engine,
+        zero_stage=series.zero_stage,
+        precision=series.precision,
+        reference_micro_batch=one.reference_micro_batch,
+        micro_step_s=fitted(one.micro_step_s),
+        parameters={name: fitted(parameter) for name, parameter in one.parameters.items()},
+        measured=tuple(
+            (at.world_size, at.nodes, at.micro_batch, at.grad_accum, seen.step_s)
+            for seen in series.observations
+            for at in (seen.layout,)
+        ),
+        effective_draws=one.posterior.effective,
+        assumptions=one.assumptions,
+    )
+
+
+def write(folder: Path, calibrations: Sequence[Calibration], predictions: Sequence[Prediction]) -> None:
+    """Write `calibration.json` and `predictions/<series>.json` into a results folder, each whole or not at all.
+
+    Raises:
+        ResultsError: a file cannot be written.
+    """
+    write_json(folder / NAME, calibration_file(calibrations).model_dump(mode="json"))
+    make_folder(folder / FOLDER)
+    for one in predictions:
+        write_json(folder / FOLDER / f"{file_stem(one)}.json", prediction_document(one))
+
+
+def file_stem(prediction: Prediction) -> str:
+    """A series' name as a file's, with what was asked beyond it."""
+    words = [prediction.series, *(f"{key}-{value}" for key, value in prediction.asked.items())]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "+".join(words).replace("+", "--")).strip("-.")[:160] or "series"

@@ -1,0 +1,47 @@
+"""Bytes of a rank at an asked layout, by the closed forms of `cost`, for a series that names a timm ViT."""
+
+from __future__ import annotations
+
+from vitscale.cost import models
+from vitscale.cost.memory import rank_memory
+from vitscale.cost.models import ViTShape
+from vitscale.cost.optimizers import moment_elements
+from vitscale.cost.scaling import Layout
+from vitscale.cost.sequence import activation_bytes
+from vitscale.cost.vit import PRECISION_BYTES, parameter_tensors, parameters
+from vitscale.errors import VitscaleError
+from vitscale.predict.series import Series
+
+
+def shape_of(series: Series) -> ViTShape | None:
+    """The series' model, or None where it is no timm ViT."""
+    sizes = {"img_size": series.img_size, "patch_size": series.patch_size}
+    try:
+        return models.shape(series.model or "", **{key: value for key, value in sizes.items() if value})
+    except VitscaleError:
+        return None
+
+
+def parameter_count(series: Series) -> int | None:
+    """Parameters of the series' model, or None where it is no timm ViT."""
+    shape = shape_of(series)
+    return None if shape is None else parameters(shape)
+
+
+def rank_bytes(series: Series, layout: Layout) -> int | None:
+    """A lower bound of one rank's memory: no context, communicator or allocator."""
+    shape, precision = shape_of(series), series.precision or "fp32"
+    if shape is None or precision not in PRECISION_BYTES or series.engine not in (None, "deepspeed", "ddp", "single"):
+        return None
+    kept = activation_bytes(shape, max(1, round(layout.micro_batch)), precision, 1)
+    found = rank_memory(
+        parameter_tensors(shape),
+        kept,
+        engine=series.engine or "ddp",
+        zero_stage=series.zero_stage,
+        precision=precision,
+        data_parallel=layout.world_size,
+        moments=moment_elements(shape, "adamw"),
+        device="cpu" if series.device == "cpu" else "cuda",
+    )
+    return found.total_bytes

@@ -1,0 +1,202 @@
+"""Series from a table or from a results folder; what cannot be meant is refused, what is merely odd is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median, stdev
+from typing import TYPE_CHECKING, Any
+
+from vitscale.analysis.facts import facts
+from vitscale.config.imported import ImportedSpec
+from vitscale.cost.scaling import Layout
+from vitscale.errors import UsageError
+from vitscale.importers import table
+from vitscale.importers.found import FoundRun
+from vitscale.importers.source import sources
+from vitscale.predict.checks import checked
+from vitscale.predict.series import Observation, Series
+
+if TYPE_CHECKING:
+    from vitscale.analysis.load import Run
+
+_SAME = ("device", "engine", "zero_stage", "model", "precision", "protocol", "optimizer")
+
+
+def read(path: Path) -> list[Series]:
+    """The series of a results folder, or of a table.
+
+    Raises:
+        UsageError: nothing is there, or a row that cannot be meant.
+        ResultsError: the folder is no results folder, or is damaged.
+    """
+    return _of_results(path) if path.is_dir() else of_table(path)
+
+
+def of_table(path: Path) -> list[Series]:
+    """The series of a table in the format of `vitscale import table`, in the table's order.
+
+    Raises:
+        UsageError: the table has no rows, or one that cannot be meant, or a series that mixes what must not be mixed.
+    """
+    runs = table.read(sources([path])).runs
+    if not runs:
+        raise UsageError(f"`{path.name}` has no rows", "one row per run, below the header")
+    grouped: dict[str, list[FoundRun]] = {}
+    for run in runs:
+        grouped.setdefault(run.spec.series, []).append(run)
+    protocols = facts({str(index): run.spec for index, run in enumerate(runs)})
+    by_series = {one.spec.series: protocols[str(index)].protocol for index, one in enumerate(runs)}
+    return [checked(_told(name, found, by_series[name])) for name, found in grouped.items()]
+
+
+def _told(name: str, runs: Sequence[FoundRun], protocol: str | None) -> Series:
+    specs = [run.spec for run in runs]
+    same = {field: _one(name, field, [getattr(spec, field) for spec in specs]) for field in _SAME}
+    same.pop("optimizer")
+    remarks: list[str] = []
+    same["protocol"] = protocol or same["protocol"]
+    observations = tuple(_observation(run, remarks) for run in runs)
+    return Series(
+        name,
+        tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
+        images_per_epoch=max((spec.images_per_epoch or 0 for spec in specs), default=0) or None,
+        batch_told=all(spec.micro_batch or spec.global_batch for spec in specs),
+        remarks=tuple(dict.fromkeys(remarks)),
+        **same,
+    )
+
+
+def _one(series: str, field: str, values: Iterable[Any]) -> Any:
+    told = {value for value in values if value is not None}
+    if len(told) > 1:
+        raise UsageError(
+            f"series `{series}` mixes {field}s: {', '.join(sorted(map(str, told)))}",
+            "a series differs in world size only: give each its own name in the column `series`",
+        )
+    return next(iter(told), None)
+
+
+def _observation(run: FoundRun, remarks: list[str]) -> Observation:
+    spec, told = run.spec, run.aggregate
+    assert told is not None
+    layout = _layout(spec, remarks)
+    step_s = told.step_s
+    if told.epoch_s is not None and told.images_per_epoch is not None:
+        epoch_step_s = told.epoch_s * layout.global_batch / told.images_per_epoch
+        _agree(spec, step_s, epoch_step_s)
+        # An epoch holds pauses between steps too, which a user waits for as well.
+        step_s = epoch_step_s
+    elif told.epoch_s is not None and step_s is None:
+        raise UsageError(
+            f"`{spec.file}:{spec.line}` has `epoch_s` without `images_per_epoch`", "add it, or the time of a step"
+        )
+    parts = [one for one in (told.forward_s, told.backward_compute_s) if one is not None]
+    return Observation(
+        layout,
+        step_s,
+        compute_s=sum(parts) if len(parts) == 2 else None,
+        comm_s=told.comm_and_wait_s or None,
+        memory_bytes=None if told.device_memory_used_bytes is None else int(told.device_memory_used_bytes),
+    )
+
+
+def _agree(spec: ImportedSpec, step_s: float | None, epoch_step_s: float) -> None:
+    if step_s is None or 1 / 3 < step_s / epoch_step_s < 3:
+        return
+    ratio = step_s / epoch_step_s
+    unit = "milliseconds" if 300 < ratio < 3000 else "another unit or batch"
+    raise UsageError(
+        f"`{spec.file}:{spec.line}`: `step_s` is {step_s:g}, but epoch, images and batch give {epoch_step_s:.4g} s",
+        f"is one of them in {unit}? Times are in seconds",
+    )
+
+
+def _layout(spec: ImportedSpec, remarks: list[str]) -> Layout:
+    size = spec.world_size
+    nodes = spec.nodes or (-(-size // spec.ranks_per_node) if spec.ranks_per_node else 1)
+    if spec.nodes is None and spec.ranks_per_node is None:
+        remarks.append("nodes are not told: taken as one")
+    accum, micro = spec.grad_accum, float(spec.micro_batch) if spec.micro_batch else None
+    if micro is None and spec.global_batch is not None:
+        micro = spec.global_batch / size / (accum or 1)
+    if accum is None and micro is not None and spec.global_batch is not None:
+        accum = max(1, round(spec.global_batch / size / micro))
+    if micro is None:
+        remarks.append(
+            "the micro-batch is not told: taken as the same in every run, and throughput counts micro-batches"
+        )
+    return Layout(size, nodes, micro or 1.0, accum or 1)
+
+
+def _of_results(folder: Path) -> list[Series]:
+    from vitscale.analysis.load import load
+    from vitscale.analysis.scaling import run_problems
+
+    found = []
+    for name, runs in load(folder).by_series.items():
+        sound = [run for run in runs if not run_problems(run) and run.step_s]
+        left_out = [
+            f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)
+        ]
+        if sound:
+            found.append(checked(_measured(name, sound, left_out)))
+    if not found:
+        raise UsageError(f"`{folder}` has no run that can be predicted from", "`vitscale report` says why")
+    return found
+
+
+def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
+    def same(get: Callable[[Run], Any], field: str) -> Any:
+        return _one(name, field, [get(run) for run in runs])
+
+    first, sizes = runs[0].facts, {}
+    if not isinstance(runs[0].spec, ImportedSpec):
+        sizes = {key: runs[0].spec.model.sizes.get(key) for key in ("img_size", "patch_size")}
+    names = {device for run in runs for device in run.device_names}
+    if len(names) > 1:
+        raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(names))}", "measure them as two studies")
+    observations = tuple(_seen(run) for run in runs if run.facts.micro_batch is not None)
+    remarks = [*left_out] + ([] if runs[0].source == "measured" else [f"times are {runs[0].source}, not measured here"])
+    return Series(
+        name,
+        tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
+        protocol=first.protocol,
+        model=first.model,
+        device="cpu" if first.device_kind == "cpu" else next(iter(names), None),
+        engine=same(lambda run: run.facts.engine, "engine"),
+        zero_stage=same(lambda run: run.facts.zero_stage, "ZeRO stage"),
+        precision=same(lambda run: run.facts.precision, "precision"),
+        images_per_epoch=first.images_per_epoch,
+        source=runs[0].source,
+        remarks=tuple(remarks),
+        **sizes,
+    )
+
+
+def _seen(run: Run) -> Observation:
+    figures = run.figures
+    step_s = median(run.step_s)
+
+    def part(*names: str) -> float | None:
+        shares = [[one.parts.get(name) for name in names] for one in figures]
+        if not shares or any(value is None for row in shares for value in row):
+            return None
+        return step_s * sum(value for row in shares for value in row if value is not None) / len(shares)
+
+    facts_ = run.facts
+    logs = [math.log(value) for value in run.step_s]
+    micro, accum = facts_.micro_batch or 1, facts_.grad_accum or 1
+    peaks = run.memory_peaks_bytes
+    return Observation(
+        Layout(
+            facts_.world_size, facts_.nodes or 1, (facts_.global_batch or 0) / facts_.world_size / accum or micro, accum
+        ),
+        step_s,
+        launches=len(logs),
+        spread=stdev(logs) / math.sqrt(len(logs)) if len(logs) > 2 else None,
+        compute_s=part("forward", "backward"),
+        comm_s=part("comm_exposed", "wait") or part("comm_and_wait"),
+        memory_bytes=int(max(peaks)) if peaks else None,
+    )

@@ -1,0 +1,91 @@
+"""What a prediction starts from: the runs of one series, whoever measured them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vitscale.cost.scaling import Layout
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One run: how it was laid out, and what was seen of it."""
+
+    layout: Layout
+    step_s: float | None
+    """Median step of the slowest rank; None is a layout of which nothing was measured."""
+    launches: int = 1
+    spread: float | None = None
+    """Standard error of ln `step_s` over its launches; None where they are too few to tell."""
+    compute_s: float | None = None
+    """Forward and backward of a step, without communication."""
+    comm_s: float | None = None
+    """Communication that nothing hides and waiting for other ranks, together."""
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Runs equal in everything but world size, nodes and what the batch identity solves from them."""
+
+    name: str
+    observations: tuple[Observation, ...]
+    """By world size."""
+    protocol: str | None = None
+    model: str | None = None
+    img_size: int | None = None
+    patch_size: int | None = None
+    device: str | None = None
+    engine: str | None = None
+    zero_stage: int | None = None
+    precision: str | None = None
+    images_per_epoch: int | None = None
+    batch_told: bool = True
+    """False where no micro-batch is told: then equal work of a rank is a guess."""
+    source: str = "imported"
+    remarks: tuple[str, ...] = field(default=())
+    """What was noticed in reading it, in words; each is an assumption of the prediction."""
+
+    @property
+    def measured(self) -> tuple[Observation, ...]:
+        """Observations with a step time."""
+        return tuple(one for one in self.observations if one.step_s is not None)
+
+    def first(self, count: int) -> Series:
+        """The series as if only its `count` smallest world sizes had been measured."""
+        sizes = sorted({one.layout.world_size for one in self.observations})[:count]
+        kept = tuple(one for one in self.observations if one.layout.world_size in sizes)
+        return Series(**{**self.__dict__, "observations": kept})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked beyond the series itself; None stays as it is."""
+
+    protocol: str | None = None
+    micro_batch: int | None = None
+    grad_accum: int | None = None
+    global_batch: int | None = None
+    ranks_per_node: int | None = None
+    engine: str | None = None
+    zero_stage: int | None = None
+    precision: str | None = None
+    device: str | None = None
+    """Short name of the catalog."""
+    link: str | None = None
+    """Bits per second between nodes as `tc` writes them: 100mbit, 25gbit."""
+
+    @property
+    def batch(self) -> bool:
+        """Whether the batch differs."""
+        return any(one is not None for one in (self.protocol, self.micro_batch, self.grad_accum, self.global_batch))
+
+    @property
+    def told(self) -> dict[str, str | int]:
+        """What differs, by key."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
+
+    @property
+    def any(self) -> bool:
+        """Whether anything differs."""
+        return any(value is not None for value in self.__dict__.values())

@@ -1,0 +1,95 @@
+"""Which further short runs would narrow the interval most: experiment design on the fitted draws.
+
+1. ln step at the asked and at a candidate layout are jointly distributed over the draws: their covariance is that of
+   the draws' means, and the mean of what the Gaussian given the parameters adds.
+2. Taken as jointly Gaussian, a launch of candidate c leaves Var - Cov^2 / (Var_c + noise^2) of the asked one's
+   variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
+3. What is left never falls below the noise of one launch, which no further run takes away.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitscale.cost.scaling import Array, Layout
+from vitscale.predict.change import changed
+from vitscale.predict.model import Calibration, gaussian, layout_of
+from vitscale.predict.priors import PARAMETERS
+from vitscale.predict.series import Asked
+
+MOST = 3
+_STEPS = 30
+_START_S = 30.0
+"""Start and warm-up of a launch, taken off by nobody."""
+_WORTH = 0.05
+"""Share of the interval that a run has to take off."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One run to add."""
+
+    layout: Layout
+    half_width: float
+    """Expected half-width of the 95 % interval at the asked world size after it and those before it, as a fraction."""
+    device_s: float
+    """Ranks times seconds of a short launch."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to run next."""
+
+    asked: int
+    half_width: float
+    """Now, as a fraction."""
+    suggestions: tuple[Suggestion, ...]
+    """In the order to run them; empty where nothing up to four times the largest measured world size helps."""
+
+
+def suggest(calibration: Calibration, world_size: int, asked: Asked, *, ranks_per_node: int | None = None) -> Advice:
+    """Choose up to three runs for the interval at `world_size`."""
+    target = layout_of(calibration.series, asked, world_size, ranks_per_node)
+    candidates = _candidates(calibration, asked, ranks_per_node, world_size)
+    total, noise, means = _joint(calibration, [target, *candidates], asked)
+    now = total[0, 0] + noise
+    found: list[Suggestion] = []
+    width = _half_width(now)
+    left = dict(enumerate(candidates, start=1))
+    while left and len(found) < MOST:
+        gains = {index: total[0, index] ** 2 / (total[index, index] + noise) for index in left}
+        best = max(gains, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
+        after = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
+        narrowed = _half_width(after[0, 0] + noise)
+        if narrowed > (1 - _WORTH) * width:
+            break
+        total, width = after, narrowed
+        found.append(Suggestion(left[best], width, _device_s(left.pop(best), means[best])))
+    return Advice(world_size, _half_width(now), tuple(found))
+
+
+def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | None, world_size: int) -> list[Layout]:
+    """Powers of two up to four times the largest measured world size, below the asked one; and those measured."""
+    own = {one.layout.world_size for one in calibration.series.measured}
+    top = min(world_size - 1, 4 * max(own, default=2))
+    sizes = own | {2**power for power in range(31) if 2**power <= top}
+    return [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(sizes) if size <= top]
+
+
+def _joint(calibration: Calibration, layouts: list[Layout], asked: Asked) -> tuple[Array, float, list[float]]:
+    change = changed(calibration.series, asked, calibration.micro_step_s.median)
+    mean, spread = gaussian(calibration, layouts, change)
+    noise = calibration.posterior.parameters[:, PARAMETERS.index("noise")]
+    total = np.cov(mean.T).reshape(len(layouts), len(layouts)) + spread.mean(axis=0)
+    return total, float(np.mean(np.square(noise))), [float(one) for one in np.exp(np.median(mean, axis=0))]
+
+
+def _half_width(variance: float) -> float:
+    return math.expm1(1.96 * math.sqrt(max(0.0, variance)))
+
+
+def _device_s(layout: Layout, step_s: float) -> float:
+    return layout.world_size * (_START_S + _STEPS * step_s)

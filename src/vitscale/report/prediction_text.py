@@ -1,0 +1,106 @@
+"""Predictions and their errors in the terminal."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vitscale import units
+from vitscale.predict.model import Point, Prediction, Quantiles
+from vitscale.predict.score import Scored
+from vitscale.predict.suggest import Advice
+from vitscale.predict.validate import Validation
+from vitscale.report.terminal import clean
+
+_MOST_MISSES = 12
+_LEGEND = """error: median over the hidden points; linear: that of perfect linear scaling; same step: of the largest known step
+better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
+score: interval score of the logarithms, lower is better, and that of the better of the two with its own errors' width"""
+
+
+def print_prediction(prediction: Prediction, advice: Advice | None, out: Console) -> None:
+    """World sizes asked for, what limits them, where more stops paying, and what was assumed."""
+    out.print(clean(f"\n{prediction.series}"))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %", "memory/rank"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("limited by")
+    for one in prediction.points:
+        table.add_row(*(clean(cell) for cell in _cells(one)))
+    out.print(table)
+    if prediction.knee is not None:
+        out.print(clean(f"knee: {prediction.knee:,} ranks, of those asked; beyond, cost rises faster than time falls"))
+        pays = "none" if prediction.pays is None else f"{prediction.pays:,} ranks"
+        out.print(clean(f"largest that pays for itself (half of what its further ranks would give at best): {pays}"))
+    told = dict.fromkeys([*prediction.assumptions, *(line for one in prediction.points for line in one.assumptions)])
+    for line in told:
+        out.print(Text("assumed  ", style="dim") + clean(line))
+    if advice is not None:
+        print_advice(advice, out)
+
+
+def _cells(one: Point) -> tuple[str, ...]:
+    share = one.efficiency
+    return (
+        f"{one.layout.world_size:,}",
+        f"{one.layout.nodes:,}",
+        _seconds(one.step_s),
+        f"{one.images_per_s.median:,.4g} [{one.images_per_s.low95:,.4g}, {one.images_per_s.high95:,.4g}]",
+        f"{share.median:.0%} [{share.low95:.0%}, {share.high95:.0%}]",
+        f"[{share.low80:.0%}, {share.high80:.0%}]",
+        units.size(one.memory_bytes),
+        one.losses.limit,
+    )
+
+
+def _seconds(value: Quantiles) -> str:
+    return f"{units.seconds(value.median)} [{units.seconds(value.low95)}, {units.seconds(value.high95)}]"
+
+
+def print_advice(advice: Advice, out: Console) -> None:
+    """The runs to add, in order."""
+    out.print(clean(f"half-width of the 95 % interval at {advice.asked:,} ranks: {advice.half_width:.1%}"))
+    if not advice.suggestions:
+        out.print(clean("no run up to 4 times the largest measured world size narrows it by a twentieth"))
+    for one in advice.suggestions:
+        at = one.layout
+        where = f"{at.world_size} ranks on {at.nodes} node{'s' * (at.nodes > 1)}, micro-batch {at.micro_batch:g}"
+        cost = f"{one.device_s / 60:,.0f} device minutes"
+        out.print(clean(f"run  {where}, accumulation {at.grad_accum}: then about {one.half_width:.1%}; {cost}"))
+
+
+def print_validation(found: Validation, out: Console) -> None:
+    """Errors by table, then the worst points."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in (
+        "table", "points", "error", "max", "linear", "same step", "better by", "in 95 %", "in 80 %", "width", "score",
+        "base's",
+    ):  # fmt: skip
+        table.add_column(name, justify="left" if name == "table" else "right", no_wrap=True)
+    for name, one in {**found.by_table, "all": found.whole}.items():
+        gain, low, high = one.gain
+        table.add_row(
+            clean(name), f"{one.points:,}", f"{one.median_error:.1%}", f"{one.largest_error:.1%}",
+            f"{one.linear_error:.1%}", f"{one.same_error:.1%}", f"{gain:.1%} ({low:.1%}, {high:.1%})",
+            f"{one.cover95:.0%}", f"{one.cover80:.0%}", f"{one.half_width:.1%}", f"{one.score:.3f}",
+            f"{one.baseline_score:.3f}",
+        )  # fmt: skip
+    out.print(table)
+    out.print(clean(_LEGEND))
+    floor = "n/a, no run was told twice" if found.noise_floor is None else f"{found.noise_floor:.1%} between repeats"
+    out.print(clean(f"noise floor: {floor}"))
+    if found.short:
+        out.print(clean(f"{len(found.short)} series have too few world sizes for this"))
+    out.print(clean("worst first:"))
+    for point in found.points[:_MOST_MISSES]:
+        out.print(clean(_miss(point)))
+
+
+def _miss(one: Scored) -> str:
+    inside = "inside" if one.said.low95 <= one.seen_s <= one.said.high95 else "outside"
+    return (
+        f"{one.error:+7.1%}  {one.series}: {one.fitted} world sizes to {one.largest:,} -> {one.world_size:,}: measured "
+        f"{one.seen_s:.4g} s, said {one.said.median:.4g}, {inside} its 95 %"
+    )

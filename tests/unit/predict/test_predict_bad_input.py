@@ -1,0 +1,122 @@
+"""What is asked of tables that are wrong, thin or odd: a refusal that names it, or a wider interval with the reason."""
+
+import pytest
+
+from vitscale.errors import UsageError
+from vitscale.predict.model import calibrate, predict
+from vitscale.predict.read import of_table
+
+HEADER = (
+    "series,device,nodes,world_size,model,micro_batch,grad_accum,global_batch,engine,precision,epoch_s,"
+    "images_per_epoch,step_s"
+)
+
+
+@pytest.fixture
+def table(tmp_path):
+    def write(*rows, header=HEADER):
+        path = tmp_path / "t.csv"
+        path.write_text("\n".join([header, *rows]) + "\n")
+        return of_table(path)
+
+    return write
+
+
+def row(
+    size, step_s, series="s", device="", micro="32", engine="ddp", accum="1", epoch="", images="", precision="fp32"
+):
+    run = f"{series},{device},1,{size},vit_base_patch16_224,{micro},{accum}"
+    return f"{run},,{engine},{precision},{epoch},{images},{step_s}"
+
+
+def width(series, size=8):
+    return predict(calibrate(series), [size]).points[0].step_s.half_width
+
+
+def test_zero_rows_are_refused(table):
+    with pytest.raises(UsageError, match="no rows"):
+        table()
+
+
+def test_one_row_predicts_with_the_priors_width_and_says_so(table):
+    (one,), (three,) = table(row(1, 1.0)), table(row(1, 1.0), row(2, 1.02), row(4, 1.03))
+    found = predict(calibrate(one), [8])
+    assert any("one world size was measured" in line for line in found.assumptions)
+    assert width(one) > 1.5 * width(three)
+
+
+def test_duplicates_that_disagree_a_little_widen_and_a_lot_are_refused(table):
+    (same,) = table(row(1, 1.0), row(1, 1.001), row(2, 1.02))
+    (apart,) = table(row(1, 1.0), row(1, 1.15), row(2, 1.02))
+    assert any("1 ranks on 1 node was told 2 times, 15.0% apart" in line for line in apart.remarks)
+    assert width(apart) > 1.5 * width(same)
+    with pytest.raises(UsageError, match="tells 1 ranks on 1 node 2 times, 1 to 2"):
+        table(row(1, 1.0), row(1, 2.5))
+
+
+def test_milliseconds_are_noticed_beside_seconds(table):
+    with pytest.raises(UsageError, match="2 ranks takes 1020") as caught:
+        table(row(1, 1.0), row(2, 1020))
+    assert "milliseconds" in caught.value.hint
+
+
+def test_milliseconds_are_noticed_against_the_epoch(table):
+    with pytest.raises(UsageError, match=r"`step_s` is 640, but epoch, images and batch give 0\.64 s") as caught:
+        table(row(1, 640, epoch="1000", images="50000"))
+    assert "milliseconds" in caught.value.hint
+
+
+def test_milliseconds_are_noticed_against_the_device(table):
+    with pytest.raises(UsageError, match="of the peak of t4") as caught:
+        table(row(1, 1200, device="t4"))
+    assert "write 1.2" in caught.value.hint
+    with pytest.raises(UsageError, match="faster than t4 computes"):
+        table(row(1, 0.0012, device="t4"))
+
+
+@pytest.mark.parametrize("value", ["fast", "-1", "0", "nan", "inf", "1e999"])
+def test_times_that_are_none_are_refused_by_line_and_column(table, value):
+    with pytest.raises(UsageError, match=r"t\.csv:3`: `step_s`"):
+        table(row(1, 1.0), row(2, value))
+
+
+def test_order_does_not_matter(table):
+    rows = [row(1, 1.0), row(2, 1.02), row(4, 1.03)]
+    (ordered,), (other,) = table(*rows), table(*rows[::-1])
+    assert predict(calibrate(ordered), [8]).points == predict(calibrate(other), [8]).points
+
+
+def test_mixed_devices_engines_and_protocols_are_refused(table):
+    with pytest.raises(UsageError, match="mixes devices: a40, t4"):
+        table(row(1, 1.0, device="t4"), row(2, 1.0, device="a40"))
+    with pytest.raises(UsageError, match="mixes engines: ddp, fsdp"):
+        table(row(1, 1.0), row(2, 1.0, engine="fsdp"))
+    header = f"{HEADER},protocol"
+    with pytest.raises(UsageError, match="mixes protocols: strong, weak"):
+        table(row(1, 1.0) + ",weak", row(2, 1.0) + ",strong", header=header)
+
+
+def test_an_unknown_gpu_is_said_and_costs_width(table):
+    (known,) = table(row(1, 0.83, device="t4"))
+    (unknown,) = table(row(1, 0.83, device="RTX 9090"))
+    found = predict(calibrate(unknown), [8])
+    assert any("`RTX 9090` is not in the catalog" in line for line in found.assumptions)
+    assert not any("catalog" in line for line in predict(calibrate(known), [8]).assumptions)
+
+
+def test_a_missing_micro_batch_is_said_and_widens(table):
+    (series,), (told,) = table(row(1, 1.0, micro=""), row(2, 1.1, micro="")), table(row(1, 1.0), row(2, 1.1))
+    assert width(series, 64) > 1.1 * width(told, 64)
+    assert any("micro-batch is not told" in line for line in predict(calibrate(series), [4]).assumptions)
+
+
+def test_an_epoch_without_its_images_is_refused(table):
+    with pytest.raises(UsageError, match="`epoch_s` without `images_per_epoch`"):
+        table(row(1, "", epoch="100"))
+
+
+def test_blank_times_are_specs_only(table):
+    (series,) = table(row(1, "", device="t4"), row(8, "", device="t4"))
+    found = predict(calibrate(series), [8])
+    assert any("nothing was measured" in line for line in found.assumptions)
+    assert found.points[0].step_s.half_width > 0.25

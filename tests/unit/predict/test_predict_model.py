@@ -1,0 +1,192 @@
+"""Mechanisms are found again in steps made from them, and intervals widen where less is known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, Schedule, parts, schedule
+from vitscale.cost.stragglers import expected_maximum
+from vitscale.errors import UsageError
+from vitscale.predict.model import calibrate, predict
+from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.suggest import suggest
+
+TRUE = {
+    "fixed_share": 0.1, "update": 0.02, "intra_node": 0.05, "inter_node": 0.15, "hop": 1e-4, "contention": 0.05,
+    "exposed_floor": 0.3, "jitter": 0.01,
+}  # fmt: skip
+
+
+def truth(layout):
+    one = Mechanisms(*(np.array([TRUE[name]]) for name in MECHANISMS))
+    return float(parts(one, layout, 64, Schedule()).step[0])
+
+
+def made(sizes, per_node=8, micro=64, seconds=0.1, noise=0.002, **facts):
+    rng = np.random.default_rng(1)
+    seen = []
+    for size in sizes:
+        layout = Layout(size, max(1, size // per_node), micro, 1)
+        seen.append(Observation(layout, seconds * truth(layout) * math.exp(noise * rng.standard_normal())))
+    return Series("made", tuple(seen), protocol="weak", **facts)
+
+
+def at(prediction, size):
+    return next(one for one in prediction.points if one.layout.world_size == size)
+
+
+def test_parts_are_the_written_forms():
+    one = Mechanisms(*(np.array([TRUE[name]]) for name in MECHANISMS))
+    found = parts(one, Layout(16, 2, 32, 4), 64, Schedule())
+    compute = 4 * (0.9 * 0.5 + 0.1)
+    assert found.compute[0] == pytest.approx(compute)
+    assert found.update[0] == pytest.approx(0.02)
+    assert found.wait[0] == pytest.approx(0.01 * expected_maximum(16, 1.0) * compute)
+    assert found.exposed[0] == pytest.approx(0.15 * 15 / 16 * 1.05 + 1e-4 * 2 * (7 + 1))
+    assert found.step[0] == pytest.approx(
+        sum(getattr(found, name)[0] for name in ("compute", "update", "exposed", "wait"))
+    )
+
+
+def test_one_rank_sends_nothing_and_overlap_leaves_a_floor():
+    one = Mechanisms(*(np.array([TRUE[name]]) for name in MECHANISMS))
+    alone = parts(one, Layout(1, 1, 64, 1), 64, Schedule())
+    assert alone.exposed[0] == alone.wait[0] == 0
+    hidden = parts(one, Layout(16, 2, 64, 1), 64, schedule("ddp", None)).exposed[0]
+    shown = parts(one, Layout(16, 2, 64, 1), 64, Schedule()).exposed[0]
+    assert hidden == pytest.approx(0.3 * shown)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "overlaps", "volume"),
+    [("deepspeed", 0, False, 1.0), ("deepspeed", 1, False, 1.0), ("deepspeed", 3, True, 1.5), ("fsdp", None, True, 1.5),
+     ("ddp", None, True, 1.0), (None, None, False, 1.0)],
+)  # fmt: skip
+def test_engines_hide_what_they_hide(engine, stage, overlaps, volume):
+    found = schedule(engine, stage)
+    assert (found.overlap, found.volume) == (overlaps, volume)
+
+
+def test_larger_counts_are_found_from_smaller_ones():
+    found = predict(calibrate(made((1, 2, 4, 8, 16))), [64, 256])
+    for size in (64, 256):
+        layout = Layout(size, size // 8, 64, 1)
+        true_s = 0.1 * truth(layout)
+        said = at(found, size).step_s
+        assert said.low95 < true_s < said.high95
+        assert abs(said.median / true_s - 1) < 0.05
+
+
+def test_with_fewer_runs_the_interval_is_wider():
+    widths = [
+        at(predict(calibrate(made(sizes)), [64]), 64).step_s.half_width for sizes in ((1,), (1, 2, 4), (4, 8, 16, 32))
+    ]
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_intervals_are_in_order_and_efficiency_is_of_the_baseline():
+    found = predict(calibrate(made((1, 2, 4))), [1, 8, 32])
+    for one in found.points:
+        for said in (one.step_s, one.images_per_s, one.speedup, one.efficiency):
+            assert said.low95 <= said.low80 <= said.median <= said.high80 <= said.high95
+    assert at(found, 1).efficiency.median == 1
+    eight = at(found, 8)
+    assert eight.efficiency.median == pytest.approx(eight.speedup.median / 8)
+    assert eight.images_per_s.median == pytest.approx(8 * 64 / eight.step_s.median, rel=0.01)
+
+
+def test_the_same_series_gives_the_same_figures():
+    first, second = (predict(calibrate(made((1, 2, 4))), [64]).points[0].step_s for _ in range(2))
+    assert first == second
+
+
+def test_many_precise_runs_do_not_starve_the_sampler():
+    series = made((1, 2, 4, 8, 16, 32, 64, 128), noise=0.0005)
+    calibration = calibrate(series)
+    assert calibration.posterior.effective > 100
+    low, high = calibration.parameters["inter_node"].low95, calibration.parameters["inter_node"].high95
+    assert low < TRUE["inter_node"] < high
+
+
+def test_specs_only_knows_the_device_or_says_that_it_cannot():
+    bare = tuple(Observation(Layout(size, 1, 64, 1), None) for size in (1, 8))
+    known = Series("specs", bare, "weak", model="vit_base_patch16_224", device="a100-80gb", precision="bf16")
+    said = at(predict(calibrate(known), [8]), 8)
+    assert said.step_s.half_width > 0.3
+    with pytest.raises(UsageError, match="not in the catalog"):
+        calibrate(replace(known, device="abacus"))
+    with pytest.raises(UsageError, match="no device is told"):
+        calibrate(replace(known, device=None))
+
+
+def test_strong_scaling_keeps_the_global_batch():
+    seen = tuple(
+        Observation(Layout(size, 1, 64 / size, 1), 0.1 * truth(Layout(size, 1, 64 / size, 1))) for size in (1, 2, 4)
+    )
+    series = Series("strong", seen, "strong")
+    found = predict(calibrate(series), [8, 16])
+    assert {one.layout.global_batch for one in found.points} == {64}
+    assert at(found, 16).losses.small_batch > at(found, 8).losses.small_batch
+    with pytest.raises(UsageError, match="128 ranks without an image"):
+        predict(calibrate(series), [128])
+
+
+def test_accumulation_gives_way_where_the_series_varies_it():
+    seen = tuple(Observation(Layout(size, 1, 16, 8 // size), 0.1 * (8 // size)) for size in (1, 2, 4))
+    found = predict(calibrate(Series("accum", seen, "strong")), [8]).points[0].layout
+    assert (found.micro_batch, found.grad_accum) == (16, 1)
+
+
+def test_a_faster_link_is_faster_and_says_so():
+    series = made(
+        (1, 2), per_node=1, seconds=1.0, model="vit_tiny_patch16_224", device="cpu", precision="fp32", source="measured"
+    )
+    slow, fast = (predict(calibrate(series), [4], Asked(link=rate)) for rate in ("100mbit", "10gbit"))
+    assert slow.points[0].step_s.median > fast.points[0].step_s.median
+    assert any("100mbit" in line for line in slow.assumptions)
+    # 5.7 M weights of 4 bytes twice over 12.5 MB/s, all but a quarter.
+    gap = slow.points[0].step_s.median - fast.points[0].step_s.median
+    assert gap == pytest.approx(2 * 5.72e6 * 4 * 0.75 / 12.5e6, rel=0.1)
+
+
+def test_another_device_scales_by_its_peak_and_widens():
+    series = made((1, 2, 4), model="vit_base_patch16_224", device="a100-80gb", precision="bf16")
+    calibration = calibrate(series)
+    same, other = predict(calibration, [1]), predict(calibration, [1], Asked(device="h100"))
+    assert other.points[0].step_s.median == pytest.approx(same.points[0].step_s.median * 312 / 989.5, rel=0.05)
+    assert other.points[0].step_s.half_width > same.points[0].step_s.half_width
+    with pytest.raises(UsageError, match="without figures"):
+        predict(calibrate(made((1, 2))), [4], Asked(device="h100"))
+
+
+@pytest.mark.parametrize("size", [0, -1, 10**9])
+def test_world_sizes_that_cannot_be_are_refused(size):
+    with pytest.raises(UsageError, match="world size"):
+        predict(calibrate(made((1, 2))), [size])
+
+
+def test_far_and_below_are_predicted_and_said():
+    found = predict(calibrate(made((2, 4))), [1, 10_000_000])
+    assert any("below the smallest" in line for line in at(found, 1).assumptions)
+    far = at(found, 10_000_000)
+    assert any("times the largest" in line for line in far.assumptions)
+    assert far.step_s.half_width > at(found, 1).step_s.half_width
+
+
+def test_suggested_runs_narrow_the_interval_and_the_first_helps_most():
+    advice = suggest(calibrate(made((1, 2))), 64, Asked())
+    assert advice.suggestions
+    widths = [advice.half_width, *(one.half_width for one in advice.suggestions)]
+    assert widths == sorted(widths, reverse=True)
+    assert all(one.layout.world_size < 64 and one.device_s > 0 for one in advice.suggestions)
+
+
+def test_a_suggested_run_does_narrow_it_when_it_is_done():
+    series = made((1, 2))
+    advice = suggest(calibrate(series), 64, Asked(), ranks_per_node=8)
+    layout = advice.suggestions[0].layout
+    more = replace(series, observations=(*series.observations, Observation(layout, 0.1 * truth(layout))))
+    after = at(predict(calibrate(more), [64], ranks_per_node=8), 64).step_s.half_width
+    assert after < 0.8 * at(predict(calibrate(series), [64], ranks_per_node=8), 64).step_s.half_width
