@@ -183,7 +183,22 @@ def predict(
 def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list[Quantiles]:
     """Steps of exactly these layouts, in the configuration of the series, seconds."""
     change = changed(calibration.series, Asked(), calibration.micro_step_s.median)
-    return [_quantiles(np.exp(logs)) for logs in _draws(calibration, list(layouts), change)]
+    return [quantiles(np.exp(logs)) for logs in _draws(calibration, list(layouts), change)]
+
+
+def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
+    """Draws of the step's seconds, the same parameters draw by draw.
+
+    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device, which
+    all layouts share.
+    """
+    change = changed(calibration.series, asked, calibration.micro_step_s.median)
+    rng, found = np.random.default_rng(0), []
+    for layout in layouts:
+        (logs,) = _draws(calibration, [layout], change)
+        by_draw = logs.reshape(-1, len(_SCORES))
+        found.append(np.exp(rng.permuted(by_draw, axis=1) if calibration.seen.rows else by_draw).ravel())
+    return found
 
 
 def layout_of(series: Series, asked: Asked, world_size: int, ranks_per_node: int | None) -> Layout:
@@ -251,10 +266,10 @@ def _point(
     series = change.series
     return Point(
         layout,
-        _quantiles(step),
-        _quantiles(rate),
-        _quantiles(gain),
-        _quantiles(gain * base.world_size / layout.world_size),
+        quantiles(step),
+        quantiles(rate),
+        quantiles(gain),
+        quantiles(gain * base.world_size / layout.world_size),
         memory.rank_bytes(series, layout),
         _losses(theta, layout, calibration.reference_micro_batch, change.plan),
         _point_told(calibration.series, layout),
@@ -310,7 +325,8 @@ def _losses(theta: Array, layout: Layout, reference: float, plan: Schedule) -> L
     return Loss(lost / step, float(found.update[0]) / step, float(found.exposed[0]) / step, float(found.wait[0]) / step)
 
 
-def _quantiles(values: Array) -> Quantiles:
+def quantiles(values: Array) -> Quantiles:
+    """Median and intervals of draws."""
     low95, low80, median, high80, high95 = (float(one) for one in np.quantile(values, _LEVELS))
     return Quantiles(median, low80, high80, low95, high95)
 

@@ -17,6 +17,9 @@ VERBS = {
     "report": {"results"},
     "compare": {"a", "b", "--json"},
     "predict": {"results", "overrides", "--world-size", "--series", "--ranks-per-node", "--suggest", "--json"},
+    "recommend": {
+        "source", "overrides", "--memory", "--deadline", "--budget", "--devices", "--target-accuracy", "--json",
+    },
     "validate": {"paths", "--json"},
     "import": {"form", "files", "--out"},
     "data": {"name", "--from", "--download"},
