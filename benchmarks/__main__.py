@@ -22,7 +22,10 @@ GROUPS = {
         "help_time", "imports", "report_speed", "pipeline", "import_speed", "instrumentation", "sampling",
         "sequence_parallel", "memory_brackets", "prediction",
     ),
-    "slow": ("quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills", "soak"),
+    "slow": (
+        "quick", "peers", "knobs", "attribution", "clean_verdicts", "digits", "checkpoint_stall", "kills", "soak",
+        "recommend",
+    ),
 }  # fmt: skip
 
 _OF_A_TABLE = ("memory_brackets",)

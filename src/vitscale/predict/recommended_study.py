@@ -36,9 +36,13 @@ def study_text(one: Candidate, source: Source) -> str:
     sections: dict[str, Mapping[str, Any]] = {"axes": axes}
     for name in _KEPT:
         sections[name] = source.resolved.get(name) or {}
-    if not source.resolved:
-        sections["model"] = {"name": source.shape.name}
-        sections["data"] = {"name": "synthetic"}
+    shape = source.shape
+    sections["model"] = sections["model"] or {
+        "name": shape.name,
+        "img_size": shape.img_size,
+        "patch_size": shape.patch_size,
+    }
+    sections["data"] = sections["data"] or {"name": "synthetic"}
     lines = [*_table(head)]
     for name, values in sections.items():
         if told := list(_table(values)):
