@@ -1,8 +1,8 @@
 """Whether the memory form is right on both sides: batches that trained on a 24 GB card, and the next that did not.
 
 The table is not shipped: `python -m benchmarks memory_brackets --table CSV` takes one with the columns `model`,
-`img_size`, `batch_fits_24GB`, `next_larger_batch_in_decay_sequence` (blank where nothing larger was tried) and `torch`, made of
-pytorch-image-models' `results/benchmark-train-amp-*-rtx3090.csv`: AMP, SGD with momentum, attention not fused.
+`img_size`, `batch_fits_24GB`, `next_larger_batch_in_decay_sequence` (blank where nothing larger was tried) and `torch`,
+made of pytorch-image-models' `results/benchmark-train-amp-*-rtx3090.csv`: AMP, SGD with momentum, attention not fused.
 """
 
 from __future__ import annotations

@@ -97,7 +97,9 @@ def pools(text: str, price_per_hour: float | None, memory_bytes: int | None) -> 
     for word in text.lower().replace(" ", "").split(","):
         parts = _POOL.match(word)
         if parts is None or int(parts["count"]) < 1:
-            raise UsageError(f"`--devices` has {word!r}", "NAMExCOUNT, with a price per hour if known: a100x8@1.5,t4x32")
+            raise UsageError(
+                f"`--devices` has {word!r}", "NAMExCOUNT, with a price per hour if known: a100x8@1.5,t4x32"
+            )
         device = _device(parts["name"])
         price = float(parts["price"]) if parts["price"] else price_per_hour
         found.append(Pool(device.name, int(parts["count"]), price, memory_bytes or device.memory_bytes))

@@ -189,8 +189,8 @@ def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list
 def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
     """Draws of the step's seconds, the same parameters draw by draw.
 
-    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device, which
-    all layouts share.
+    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device,
+    which all layouts share.
     """
     change = changed(calibration.series, asked, calibration.micro_step_s.median)
     rng, found = np.random.default_rng(0), []

@@ -109,7 +109,9 @@ class _Drawn:
     aim: Array
 
 
-def recommend(candidates: Sequence[Candidate], work: Work, limits: Limits, needs: Needs, steps: Steps) -> Recommendation:
+def recommend(
+    candidates: Sequence[Candidate], work: Work, limits: Limits, needs: Needs, steps: Steps
+) -> Recommendation:
     """Choose.
 
     Raises:
@@ -117,7 +119,8 @@ def recommend(candidates: Sequence[Candidate], work: Work, limits: Limits, needs
     """
     if not candidates:
         raise UsageError(
-            f"no number of these devices divides a global batch of {work.global_batch:,}", "global_batch=… with more factors"
+            f"no number of these devices divides a global batch of {work.global_batch:,}",
+            "global_batch=… with more factors",
         )
     losers, fitting = _by_memory(candidates, needs)
     if not fitting:
@@ -125,15 +128,13 @@ def recommend(candidates: Sequence[Candidate], work: Work, limits: Limits, needs
         raise UsageError(f"nothing fits the memory: {nearest.candidate} {nearest.lost}", "more ranks, or --memory")
     times = [work.steps * draws for draws in steps([one for one, _, _ in fitting])]
     drawn = [_drawn(one, need, fits, time, limits) for (one, need, fits), time in zip(fitting, times, strict=True)]
-    kept, broken = [], []
-    for one in drawn:
-        reason = _broken(one, limits)
-        (kept if reason is None else broken).append((one, reason))
-    losers += [_judged(one, reason) for one, reason in broken]
+    judged = [(one, _broken(one, limits)) for one in drawn]
+    kept = [one for one, reason in judged if reason is None]
+    losers += [_judged(one, reason) for one, reason in judged if reason is not None]
     if not kept:
         nearest = min(losers, key=lambda one: one.time_s.median if one.time_s else float("inf"))
         raise UsageError(f"nothing keeps the limits: {nearest.candidate} {nearest.lost}", "more devices, or later")
-    return _chosen([one for one, _ in kept], losers, limits)
+    return _chosen(kept, losers, limits)
 
 
 def _by_memory(

@@ -73,17 +73,13 @@ def answer(
     limits = Limits(None if deadline is None else amount("deadline", deadline, _SECONDS), budget)
     source = _source(target, given, target_accuracy)
     price = given.get("price_per_hour") or (source.resolved.get("hardware") or {}).get("price_per_hour")
-    had = (
-        (source.own_pool(memory_bytes, price),) if devices is None else pools(devices, price, memory_bytes)
-    )
+    had = (source.own_pool(memory_bytes, price),) if devices is None else pools(devices, price, memory_bytes)
     priced = all(one.price_per_hour is not None for one in had)
     if budget is not None and not priced:
         raise UsageError("--budget needs prices", "price_per_hour=2.5, or --devices a100x8@2.5,t4x32@0.35")
     if not priced and any(one.price_per_hour is not None for one in had):
         raise UsageError("some devices have a price and some have none", "give each: --devices a100x8@2.5,t4x32@0.35")
-    candidates = [
-        one for pool in had for one in enumerate_candidates(pool, source.ways_on(pool), source.global_batch)
-    ]
+    candidates = [one for pool in had for one in enumerate_candidates(pool, source.ways_on(pool), source.global_batch)]
     found = recommend(
         candidates,
         Work(source.images_per_epoch * source.epochs, source.global_batch),

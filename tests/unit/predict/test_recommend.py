@@ -86,7 +86,9 @@ def test_devices_are_read_with_their_prices():
     assert (t4.device, t4.count, t4.price_per_hour) == ("t4", 32, None)
 
 
-@pytest.mark.parametrize("text", ["", "a100", "a100x0", "a100x-3", "x8", "nosuchx8", "a100x8@", "a100x8@x", "a100x8;t4x2"])
+@pytest.mark.parametrize(
+    "text", ["", "a100", "a100x0", "a100x-3", "x8", "nosuchx8", "a100x8@", "a100x8@x", "a100x8;t4x2"]
+)
 def test_devices_that_cannot_be_meant_are_refused(text):
     with pytest.raises(UsageError):
         pools(text, None, None)
