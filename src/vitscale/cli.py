@@ -205,9 +205,7 @@ def recommend(
     """Choose ranks, batch, engine and precision under limits, with what else was close and why it lost."""
     from vitscale.report import recommendation_text, terminal
 
-    answer, path = workflow.recommend(
-        source, overrides or (), memory, deadline, budget, devices, target_accuracy
-    )
+    answer, path = workflow.recommend(source, overrides or (), memory, deadline, budget, devices, target_accuracy)
     if json:
         workflow.print_json(answer.document())
         return

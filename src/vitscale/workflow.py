@@ -225,7 +225,8 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     if name is LauncherName.simulate:
         from vitscale.launch.simulate import Simulate
 
-        return Simulate()
+        calibration = loaded.study.hardware.calibration
+        return Simulate(Path(calibration).expanduser() if calibration else None)
     from vitscale.data.catalog import store_root
     from vitscale.hardware.position import position
     from vitscale.launch.env import Env

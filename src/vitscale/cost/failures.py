@@ -13,6 +13,13 @@ With M the mean time between failures of all devices together, C seconds of a ch
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+CHECKPOINT_BYTES_PER_S = 1e9
+"""Assumed rate at which a node writes to storage; every node writes its share."""
+
+RESTART_S = 300.0
+"""Assumed from a failure to the first step after it."""
 
 DEVICE_MTBF_S = 50_000 * 3600.0
 """Mean time between failures of one device with its share of the node: 419 unexpected interruptions of 16,384 H100 in
@@ -55,3 +62,28 @@ def wall_s(work_s: float, *, interval_s: float, checkpoint_s: float, restart_s: 
         return mtbf_s * math.exp(restart_s / mtbf_s) * math.expm1((interval_s + checkpoint_s) / mtbf_s) * segments
     except OverflowError:
         return None
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """A whole training, seconds; checkpoints as often as Daly has it."""
+
+    steps_s: float
+    """Of steps alone."""
+    wall_s: float | None
+    """With checkpoints, failures and what they cost; None where it would not end."""
+    interval_s: float
+    """Work between checkpoints."""
+    checkpoint_s: float
+    restart_s: float
+    mtbf_s: float
+    """Of all devices together."""
+
+
+def training_time(steps_s: float, devices: int, checkpoint_bytes: float, nodes: int) -> TrainingTime:
+    """Return a training's wall time under failures, by the assumptions at the top."""
+    mtbf_s = mean_between_failures_s(devices)
+    checkpoint_s = checkpoint_bytes / nodes / CHECKPOINT_BYTES_PER_S
+    interval_s = daly_interval_s(checkpoint_s, mtbf_s)
+    keys = {"checkpoint_s": checkpoint_s, "restart_s": RESTART_S, "mtbf_s": mtbf_s}
+    return TrainingTime(steps_s, wall_s(steps_s, interval_s=interval_s, **keys), interval_s, **keys)

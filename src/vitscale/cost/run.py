@@ -10,6 +10,7 @@ from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
+from vitscale.cost.calibrated import FittedSeries, fitted_step
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
@@ -32,6 +33,8 @@ class Machinery:
     """Memory one rank may use."""
     flop_per_s: float | None = None
     """Training rate of one rank, in place of a data sheet's peak."""
+    fitted: FittedSeries | None = None
+    """What was fitted to measured runs like these, in place of data sheets."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,9 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             activation_checkpointing=_checkpointing(spec),
         ),
     )
+    if machinery.fitted is not None:
+        overlap_comm = _zero_keys(spec.deepspeed).get("overlap_comm")
+        return replace(estimate, step=fitted_step(machinery.fitted, spec, overlap_comm))
     return replace(estimate, step=_untimed(estimate.step)) if any(away) else estimate
 
 
