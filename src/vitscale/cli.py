@@ -1,4 +1,7 @@
-"""The command line: each verb reads as its table of contents, and imports what it needs when it is called."""
+"""The command line: each verb reads as its table of contents, and imports what it needs when it is called.
+
+Longer than 300 lines: every verb with its flags and their help stands here.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What several verbs of the command line do: resolve, plan, measure, train, report. Here the rooms meet.
 
 Imports are inside the functions, as in `cli.py`: `--help` loads none of this, and `plan` loads no chart.
+Longer than 300 lines: what the verbs share stands in one place.
 """
 
 from __future__ import annotations
