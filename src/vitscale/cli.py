@@ -1,4 +1,7 @@
-"""The command line: each verb reads as its table of contents, and imports what it needs when it is called."""
+"""The command line: each verb reads as its table of contents, and imports what it needs when it is called.
+
+Longer than 300 lines: every verb with its flags and their help stands here.
+"""
 
 from __future__ import annotations
 
@@ -219,6 +222,32 @@ def predict(
         prediction_text.print_prediction(one.prediction, one.advice, console)
     if results.is_dir():
         console.print(terminal.clean(f"drawn by: vitscale report {results}"))
+
+
+@app.command()
+def recommend(
+    source: Annotated[str, typer.Argument(metavar="RESULTS|MODEL", help="A results folder, or a timm ViT by name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="What is trained: images, epochs, global_batch, price_per_hour."),
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of a device, as in 24GiB; default its own.")] = None,
+    deadline: Annotated[str | None, typer.Option(help="Longest time to train, as in 8h.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Most that it may cost; needs prices.")] = None,
+    devices: Annotated[str | None, typer.Option(help="What can be had, as in a100x8@1.5,t4x32@0.35.")] = None,
+    target_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Train to this accuracy.")] = None,
+    json: Json = False,
+) -> None:
+    """Choose ranks, batch, engine and precision under limits, with what else was close and why it lost."""
+    from vitscale.report import recommendation_text, terminal
+
+    answer, path = workflow.recommend(source, overrides or (), memory, deadline, budget, devices, target_accuracy)
+    if json:
+        workflow.print_json(answer.document())
+        return
+    console = terminal.console(data=True)
+    recommendation_text.print_recommendation(answer, console)
+    console.print(terminal.clean(f"run it: vitscale run {path}" if path else f"\n{answer.study}"))
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What several verbs of the command line do: resolve, plan, measure, train, report. Here the rooms meet.
 
 Imports are inside the functions, as in `cli.py`: `--help` loads none of this, and `plan` loads no chart.
+Longer than 300 lines: what the verbs share stands in one place.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vitscale.launch.hostfile import Host
     from vitscale.launch.outcome import Launcher
     from vitscale.predict.ask import Told
+    from vitscale.predict.recommend_ask import Answer
     from vitscale.report.collection import Chapter
     from vitscale.study.plan import Plan
     from vitscale.study.where import Where
@@ -272,7 +274,8 @@ def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
     if name is LauncherName.simulate:
         from vitscale.launch.simulate import Simulate
 
-        return Simulate()
+        calibration = loaded.study.hardware.calibration
+        return Simulate(Path(calibration).expanduser() if calibration else None)
     from vitscale.data.catalog import store_root
     from vitscale.hardware.position import position
     from vitscale.launch.env import Env
@@ -346,6 +349,32 @@ def predict(
     if path.is_dir():
         ask.keep(path, told)
     return told
+
+
+def recommend(
+    source: str,
+    words: Sequence[str],
+    memory: str | None,
+    deadline: str | None,
+    budget: float | None,
+    devices: str | None,
+    target_accuracy: float | None,
+) -> tuple[Answer, Path | None]:
+    """Recommend a configuration; of a results folder its study file is written into it, and its path returned.
+
+    Raises:
+        UsageError: what cannot be read or meant, or limits that nothing keeps.
+    """
+    from vitscale.predict import recommend_ask
+    from vitscale.predict.recommended_study import FILE
+
+    keys: dict[str, Any] = {"memory": memory, "deadline": deadline, "budget": budget, "devices": devices}
+    answer = recommend_ask.answer(source, words, **keys, target_accuracy=target_accuracy)
+    if not answer.source.series:
+        return answer, None
+    path = Path(source) / FILE
+    path.write_text(answer.study, encoding="utf-8")
+    return answer, path
 
 
 def print_json(document: dict[str, Any]) -> None:

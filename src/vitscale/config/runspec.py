@@ -150,6 +150,8 @@ class RunSpec(Frozen):
     """What the launcher `lab` shaped the link of each host to, as `tc` writes it; null is not shaped."""
     simulated_device: str | None = None
     """Catalog name of the device that is simulated; null where the run is real."""
+    calibration: str | None = None
+    """sha256 of the `calibration.json` that a simulation takes its figures from; null is data sheets."""
 
     @property
     def run_id(self) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vitscale.errors import ResultsError
+from vitscale.config.runspec import RunSpec
+from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, parts, schedule
+from vitscale.cost.step import StepEstimate
+from vitscale.errors import ResultsError, UsageError
+from vitscale.hardware import catalog
 
 NAME = "calibration.json"
 
@@ -55,13 +60,65 @@ class CalibrationFile(_Frozen):
     series: dict[str, FittedSeries]
 
 
+def file_of(path: Path) -> Path:
+    """The file itself, or that of a results folder."""
+    return path / NAME if path.is_dir() else path
+
+
+def fitted_for(file: CalibrationFile, spec: RunSpec) -> FittedSeries:
+    """The series of a run's model, engine, stage, precision and device.
+
+    Raises:
+        UsageError: there is none; the hint names those that are there.
+    """
+    asked = (spec.model.name, spec.engine, spec.zero_stage, spec.precision)
+    for one in file.series.values():
+        same = (one.model, one.engine, one.zero_stage, one.precision) == asked
+        if same and one.device is not None and spec.simulated_device == _catalog_name(one.device):
+            return one
+    there = "; ".join(
+        f"{one.model}, {one.engine}, stage {one.zero_stage}, {one.precision}, {one.device}"
+        for one in file.series.values()
+    )
+    words = f"{asked[0]}, {asked[1]}, stage {asked[2]}, {asked[3]}, {spec.simulated_device}"
+    raise UsageError(f"the calibration has no series of {words}", f"it has {there}")
+
+
+def _catalog_name(device: str) -> str:
+    known = catalog.match(device)
+    return known.name if known else device.lower()
+
+
+def fitted_step(one: FittedSeries, spec: RunSpec, overlap_comm: bool | None) -> StepEstimate:
+    """The step of the slowest rank by the medians of the fitted mechanisms."""
+    names = {name: np.array([one.parameters[name].median]) for name in MECHANISMS}
+    layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
+    plan = schedule(spec.engine, spec.zero_stage, overlap=overlap_comm)
+    found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
+    seconds = {
+        name: one.micro_step_s.median * float(getattr(found, name)[0])
+        for name in ("compute", "update", "exposed", "wait", "step")
+    }
+    return StepEstimate(
+        compute_s=seconds["compute"],
+        data_s=0.0,
+        optimizer_s=seconds["update"],
+        communication_s=None,
+        exposed_comm_s=seconds["exposed"],
+        wait_s=seconds["wait"],
+        step_s=seconds["step"],
+        images_per_s=spec.global_batch / seconds["step"],
+        assumptions=("fitted: medians of the calibration, stragglers and shared links in them", *one.assumptions),
+    )
+
+
 def read_calibration(path: Path) -> CalibrationFile:
     """Read the file, or that of a results folder.
 
     Raises:
         ResultsError: it is not there, or is no calibration.
     """
-    file = path / NAME if path.is_dir() else path
+    file = file_of(path)
     try:
         return CalibrationFile.model_validate_json(file.read_bytes())
     except OSError as error:

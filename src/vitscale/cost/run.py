@@ -10,7 +10,9 @@ from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
+from vitscale.cost.calibrated import FittedSeries, fitted_step
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
+from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.offload import moved
@@ -31,6 +33,8 @@ class Machinery:
     """Memory one rank may use."""
     flop_per_s: float | None = None
     """Training rate of one rank, in place of a data sheet's peak."""
+    fitted: FittedSeries | None = None
+    """What was fitted to measured runs like these, in place of data sheets."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class RunEstimate:
     """Of all ranks together, matrix products only."""
     memory: RankMemory
     """Of one rank; a lower bound of what a device tool shows."""
+    need: DeviceNeed
+    """Of one rank, with workspace, slack and context."""
     memory_limit_bytes: int | None
     collectives: tuple[Collective, ...]
     """Of one optimizer step."""
@@ -52,6 +58,12 @@ class RunEstimate:
         """Whether the lower bound fits one rank's memory; None where the memory is not known."""
         limit = self.memory_limit_bytes
         return None if limit is None else self.memory.total_bytes <= limit
+
+    @property
+    def fit_probability(self) -> float | None:
+        """Probability that one rank's memory is enough; None where it is not known."""
+        limit = self.memory_limit_bytes
+        return None if limit is None else self.need.fit_probability(limit)
 
     def document(self) -> dict[str, Any]:
         """As JSON: the `estimate` of a run in `plan.json`."""
@@ -68,8 +80,14 @@ class RunEstimate:
                 "total": self.memory.total_bytes,
                 "host": self.memory.host_bytes,
             },
+            "memory_needed_bytes": {
+                "median": self.need.median_bytes,
+                "low95": self.need.low95_bytes,
+                "high95": self.need.high95_bytes,
+            },
             "memory_limit_bytes": self.memory_limit_bytes,
             "fits": self.fits,
+            "fit_probability": self.fit_probability,
             "collectives": [
                 {"operation": one.operation, "calls": one.calls, "bytes": one.bytes} for one in self.collectives
             ],
@@ -106,6 +124,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         parameters=parameters(model),
         flop_per_step=spec.global_batch * training_flop(model),
         memory=memory,
+        need=device_need(spec.device, memory.total_bytes + _workspace_bytes(spec, own)),
         memory_limit_bytes=machinery.memory_bytes,
         collectives=collectives + exchanges,
         step=estimate_step(
@@ -127,6 +146,9 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             activation_checkpointing=_checkpointing(spec),
         ),
     )
+    if machinery.fitted is not None:
+        overlap_comm = _zero_keys(spec.deepspeed).get("overlap_comm")
+        return replace(estimate, step=fitted_step(machinery.fitted, spec, overlap_comm))
     if any(away):
         return replace(estimate, step=_untimed(estimate.step))
     step_s = estimate.step.step_s
@@ -207,6 +229,11 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
         whole = replace(model, depth=1) if _checkpointing(spec) else model
         kept_bytes += autocast_under_zero3(whole, max(spec.micro_batches), sequence.shares(model.tokens, ranks)[0])
     return kept_bytes
+
+
+def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
+    tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
+    return workspace_bytes(model, spec.micro_batch, spec.precision, tokens=tokens)
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:

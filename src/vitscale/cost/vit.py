@@ -137,10 +137,11 @@ def _patch_flop(shape: ViTShape) -> int:
     return 2 * shape.patches * CHANNELS * shape.patch_size**2 * shape.width
 
 
-def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
+def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, *, fused_attention: bool = True) -> int:
     """Return the bytes that autograd keeps between forward and backward, for one micro-batch on one rank.
 
-    Per image, each saved tensor once, with fused attention, so that nothing grows with T²:
+    Per image, each saved tensor once, with fused attention, so that nothing grows with T²; without it, what
+    `scores_bytes` adds:
 
     1. Block: input of norm 1 (TD), its output (TD), q, k and v (3TD), attention output (TD), input of norm 2 (TD)
        and its output (TD): 8TD; MLP: input of GELU and of the last projection 2TM; gated 4TM (gate, its
@@ -164,7 +165,21 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str) -> int:
     if shape.global_pool == "map":
         elements += 2 * row + 6 * shape.width + 2 * shape.pool_mlp_width
     per_image = elements * PRODUCT_BYTES[precision] + _statistics(shape) * STATISTIC_BYTES
+    if not fused_attention:
+        per_image += shape.depth * scores_bytes(shape, precision)
     return micro_batch * per_image + kept_by_autocast(shape, micro_batch, precision, shape.tokens)
+
+
+def scores_bytes(shape: ViTShape, precision: str) -> int:
+    """Return what one block keeps of one image beyond fused attention where the weights of attention are written out.
+
+    1. The softmax's result, T²H, which the product with v reads too. Under autocast the softmax is computed and kept in
+       fp32, and the product keeps a 16-bit copy: 6 bytes an element.
+    2. No log-sum-exp, TH in fp32.
+    """
+    heads = shape.heads // shape.tensor_parallel
+    element_bytes = PRODUCT_BYTES[precision] + (PRECISION_BYTES[AUTOCAST] if precision == AUTOCAST else 0)
+    return heads * shape.tokens * (shape.tokens * element_bytes - STATISTIC_BYTES)
 
 
 def kept_by_autocast(shape: ViTShape, micro_batch: int, precision: str, tokens: int) -> int:

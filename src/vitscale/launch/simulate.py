@@ -8,9 +8,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
+from vitscale.cost.calibrated import CalibrationFile, fitted_for, read_calibration
+from vitscale.cost.failures import training_time
+from vitscale.cost.models import ViTShape, shape
+from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.run import Machinery, RunEstimate, estimate_run
 from vitscale.hardware import catalog
 from vitscale.launch.outcome import RoundEnd, Watch
@@ -28,21 +33,26 @@ _BACKWARD_SHARE = 2 / 3  # of forward and backward: cost.vit.training_flop, step
 class Simulate:
     """Launcher that starts nothing."""
 
+    def __init__(self, calibration: Path | None = None) -> None:
+        """Take figures from data sheets, or from a `calibration.json`."""
+        self._calibration = None if calibration is None else read_calibration(calibration)
+
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Write the records of a round."""
         for number, entry in enumerate(round_.entries):
             watch(Beat(number, "setup", 0, 0, None))
-            _simulate(results / entry.folder, entry, round_)
+            _simulate(results / entry.folder, entry, round_, self._calibration)
         watch(Beat(len(round_.entries), "done", 0, 0, None))
         return RoundEnd("ok")
 
 
-def _simulate(folder: Path, entry: Entry, round_: Round) -> None:
+def _simulate(folder: Path, entry: Entry, round_: Round, calibration: CalibrationFile | None) -> None:
     spec = RunSpec.model_validate(entry.spec)
     assert spec.simulated_device is not None
     device = catalog.device(spec.simulated_device)
     links = device.links(spec.ranks_per_node)
-    estimate = estimate_run(spec, Machinery(device, links, device.memory_bytes))
+    fitted = None if calibration is None else fitted_for(calibration, spec)
+    estimate = estimate_run(spec, Machinery(device, links, device.memory_bytes, fitted=fitted))
     make_folder(folder)
     write_json(folder / RUN, spec.model_dump(mode="json"))
     reason = _impossible(estimate)
@@ -90,6 +100,19 @@ def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Ite
         )
 
 
+def _training(spec: RunSpec, estimate: RunEstimate) -> dict[str, dict[str, float | None]]:
+    """Of a run that trains: the whole training with its checkpoints and failures."""
+    steps = None if spec.train is None else spec.train.total_steps(spec.data.images, spec.global_batch)
+    if steps is None or estimate.step.step_s is None:
+        return {}
+    kept_bytes = 4 * (estimate.parameters + moment_elements(_shape(spec), spec.optimizer.name))
+    return {"training": asdict(training_time(steps * estimate.step.step_s, spec.world_size, kept_bytes, spec.nodes))}
+
+
+def _shape(spec: RunSpec) -> ViTShape:
+    return shape(spec.model.name, **spec.model.sizes)
+
+
 def _manifest(
     entry: Entry, round_: Round, spec: RunSpec, estimate: RunEstimate, status: Status, reason: str | None, steps: int
 ) -> Manifest:
@@ -124,5 +147,6 @@ def _manifest(
             "assumptions": list(estimate.step.assumptions),
             "loss": "nothing was trained",
             "memory": "nothing was held",
+            **_training(spec, estimate),
         },
     )

@@ -61,7 +61,7 @@ def print_plan(plan: Mapping[str, Any], out: Console) -> None:
     """`plan.json` as a table: what would run, what it needs, what is skipped and why."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold")
-    for name in ("micro x accum x ranks", "memory/rank", "sent/step", "work/step", "step", "images/s"):
+    for name in ("micro x accum x ranks", "memory/rank", "fits", "sent/step", "work/step", "step", "images/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in plan["runs"]:
         table.add_row(*(clean(cell) for cell in _plan_row(run)))
@@ -93,11 +93,19 @@ def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:
         run["label"],
         identity,
         f"{units.size(estimate['memory_bytes']['total'])}{too_much}",
+        _probability(estimate["fit_probability"]),
         units.size(sent) if sent else "nothing",
         units.decimal(estimate["flop_per_step"], "FLOP"),
         units.seconds(estimate["step_s"]),
         units.number(estimate["images_per_s"]),
     )
+
+
+def _probability(share: float | None) -> str:
+    """Whole percents; nothing is certain."""
+    if share is None or 0.01 <= share <= 0.99:
+        return units.percent(share, 0)
+    return "< 1 %" if share < 0.5 else "> 99 %"
 
 
 def print_summary(result: StudyResult, page: Path, out: Console) -> None:

@@ -14,7 +14,7 @@ from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Study
 from vitscale.config.training import Recipe, scaled_lr
-from vitscale.cost import models
+from vitscale.cost import calibrated, models
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
@@ -174,6 +174,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         oversubscribed=threads is not None and oversubscribed(where.sharing(topology), threads, machine.cores),
         link=study.launch.link if where.lab else None,
         simulated_device=where.simulated,
+        calibration=_calibration_digest(study.hardware.calibration) if where.simulated else None,
     )
 
 
@@ -200,6 +201,15 @@ def _recipe(study: Study, point: Point) -> Recipe | None:
         return None
     require_whole_weights(point.engine, point.zero_stage, point.tensor_parallel, study.train.ema)
     return Recipe(**{name: getattr(study.train, name) for name in Recipe.model_fields})
+
+
+@cache
+def _calibration_digest(path: str | None) -> str | None:
+    """sha256 of the calibration, which is read once before: what is none is refused."""
+    if path is None:
+        return None
+    calibrated.read_calibration(Path(path).expanduser())
+    return file_digest(calibrated.file_of(Path(path).expanduser()))
 
 
 @cache

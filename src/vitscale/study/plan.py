@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitscale.config.load import Loaded
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import DataSection
+from vitscale.cost.calibrated import CalibrationFile, fitted_for, read_calibration
 from vitscale.cost.collectives import Link, Links
 from vitscale.cost.run import Machinery, RunEstimate, estimate_run
 from vitscale.data import catalog as datasets
@@ -88,7 +89,9 @@ def make(loaded: Loaded, where: Where, images_of: Callable[[DataSection], Images
     """
     grid = build(loaded.study, where, images_of)
     cpu_rate = matrix_flop_per_s() if any(run.device == "cpu" for run in grid.runs) else None
-    estimates = {run.run_id: estimate_run(run, machinery(run, where, cpu_rate)) for run in grid.runs}
+    path = loaded.study.hardware.calibration
+    fitted = read_calibration(Path(path).expanduser()) if path and where.simulated else None
+    estimates = {run.run_id: estimate_run(run, machinery(run, where, cpu_rate, fitted)) for run in grid.runs}
     return Plan(loaded, grid, estimates, grid.labels(), _expected_s(loaded, grid, estimates))
 
 
@@ -123,7 +126,9 @@ def _fingerprint(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def machinery(run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None) -> Machinery:
+def machinery(
+    run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None, calibration: CalibrationFile | None = None
+) -> Machinery:
     """What is known of the machine a run is planned for."""
     if run.device == "cpu":
         rate = None
@@ -133,7 +138,8 @@ def machinery(run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None) -
         memory = where.machine.memory_bytes // where.sharing(Topology(run.nodes, run.ranks_per_node))
         return Machinery(None, Links(LOOPBACK, _between_hosts(run)), memory, rate)
     if where.simulated is not None:
-        return of_catalog(where.simulated, run.ranks_per_node)
+        found = of_catalog(where.simulated, run.ranks_per_node)
+        return found if calibration is None else replace(found, fitted=fitted_for(calibration, run))
     gpu = where.machine.gpus[0]
     device = catalog.match(gpu.name)
     links = device.links(run.ranks_per_node) if device else Links(None, None)

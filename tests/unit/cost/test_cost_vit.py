@@ -68,6 +68,15 @@ def test_checkpointing_keeps_one_block_and_the_inputs_of_all(precision):
     assert foreseen - (two - one) + block_input == pytest.approx(saved, rel=0.03)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_attention_written_out_keeps_its_weights(precision):
+    model, shape = built("vit_tiny_patch16_224", img_size=128, patch_size=8, depth=2)
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    foreseen = vit.activation_bytes(shape, 3, precision, fused_attention=False)
+    assert foreseen == pytest.approx(saved_bytes(model, 128, precision), rel=0.03)
+
+
 def test_checkpointing_computes_the_blocks_of_forward_again():
     shape = models.shape("vit_base_patch16_224")
     outside = vit.forward_flop(replace(shape, depth=0))

@@ -6,6 +6,7 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.config.load import load
+from vitscale.errors import UsageError
 from vitscale.hardware.probe import probe
 from vitscale.launch.simulate import Simulate
 from vitscale.study import plan as planning
@@ -21,13 +22,13 @@ class Quiet:
 
 @pytest.fixture
 def simulate(tmp_path):
-    def run(*overrides, device="h100"):
+    def run(*overrides, device="h100", calibration=None):
         loaded = load("quick", ("measure.launches=1", *overrides))
         plan = planning.make(loaded, Where(probe(), device), planning.described(tmp_path / "data"))
         folder = tmp_path / "out"
         with results.opened(folder, plan):
             measure = loaded.study.measure
-            execute(folder, plan.grid.runs, plan.labels, measure, probe(), Simulate(), Quiet())
+            execute(folder, plan.grid.runs, plan.labels, measure, probe(), Simulate(calibration), Quiet())
         return folder, plan
 
     return run
@@ -76,3 +77,45 @@ def test_nothing_is_trained_so_there_is_no_loss(simulate):
     }
     assert losses == {None}
     assert list(analyse(folder).losses) == []
+
+
+def fitted(tmp_path, **changes):
+    one = {"median": 0.0, "low95": 0.0, "high95": 0.0}
+    names = ("fixed_share", "update", "intra_node", "inter_node", "hop", "contention", "exposed_floor", "jitter")
+    values = {"update": 0.1, "inter_node": 0.2, "jitter": 0.05}
+    series = {
+        "device": "NVIDIA H100 80GB HBM3", "model": "vit_base_patch16_224", "protocol": "weak", "engine": "deepspeed",
+        "zero_stage": 0, "precision": "bf16", "reference_micro_batch": 32.0, "micro_step_s": {**one, "median": 0.08},
+        "parameters": {name: {**one, "median": values.get(name, 0.0)} for name in names},
+        "measured": [], "effective_draws": 1.0, "assumptions": [], **changes,
+    }  # fmt: skip
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({"schema_version": 1, "series": {"one": series}}))
+    return path
+
+
+def test_fitted_figures_take_the_place_of_data_sheets(simulate, tmp_path):
+    path = fitted(tmp_path)
+    asked = (
+        *BIG,
+        "world_size=1,64",
+        "protocol=weak",
+        "micro_batch=32",
+        "precision=bf16",
+        f"hardware.calibration={path}",
+    )
+    folder, plan = simulate(*asked, "data.images_per_device=3200", calibration=path)
+    result = analyse(folder)
+    steps = {run.world_size: run.step_s.median for run in result.analysis.runs}
+    assert steps[1] == pytest.approx(0.08 * 1.1)
+    # The network's ring and the expected wait of 64 ranks.
+    assert steps[64] > 0.08 * (1.1 + 0.2 * 63 / 64 + 0.05 * 2)
+    for run in result.analysis.runs:
+        assert run.step_s.median == pytest.approx(plan.estimates[run.run_id].step.step_s)
+    assert all(run.calibration for run in plan.grid.runs)
+
+
+def test_a_calibration_of_something_else_is_refused(simulate, tmp_path):
+    path = fitted(tmp_path, precision="fp32")
+    with pytest.raises(UsageError, match="no series"):
+        simulate(*BIG, "protocol=weak", "precision=bf16", f"hardware.calibration={path}", calibration=path)

@@ -51,6 +51,30 @@ def test_the_users_bucket_sizes_count(make_plan):
     assert small["memory_bytes"]["buckets"] < plain["memory_bytes"]["buckets"]
 
 
+def test_the_probability_to_fit_goes_with_what_is_needed(make_plan):
+    few, many = (
+        rows(
+            make_plan(
+                "precision=bf16",
+                "model.name=vit_base_patch16_224",
+                "img_size=224",
+                "patch_size=16",
+                "protocol=weak",
+                f"micro_batch={images}",
+                "world_size=8",
+                "axes.device=cuda",
+                "data.name=synthetic",
+                where=Where(EIGHT),
+            )
+        )
+        for images in (64, 2048)
+    )
+    likely, unlikely = (next(iter(found.values()))["estimate"] for found in (few, many))
+    assert likely["fit_probability"] > 0.99 > 0.01 > unlikely["fit_probability"]
+    assert likely["memory_bytes"]["total"] < likely["memory_needed_bytes"]["median"]
+    assert likely["memory_needed_bytes"]["low95"] < likely["memory_needed_bytes"]["high95"]
+
+
 def test_what_does_not_fit_is_said(make_plan):
     plan = make_plan(
         "model.name=vit_huge_patch14_224", "img_size=224", "patch_size=14", "micro_batch=64", "protocol=weak"

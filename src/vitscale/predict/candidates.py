@@ -1,0 +1,166 @@
+"""What could be run: devices that can be had, and every configuration of them that a global batch allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vitscale.cost import fsdp, sequence
+from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
+from vitscale.cost.memory import rank_memory
+from vitscale.cost.models import ViTShape
+from vitscale.cost.optimizers import moment_elements
+from vitscale.cost.scaling import Layout
+from vitscale.cost.vit import parameter_tensors
+from vitscale.errors import UsageError
+from vitscale.hardware import catalog
+
+CPU = "cpu"
+ENGINES: tuple[tuple[str, int | None], ...] = (
+    ("ddp", None),
+    ("deepspeed", 0),
+    ("deepspeed", 1),
+    ("deepspeed", 2),
+    ("deepspeed", 3),
+    ("fsdp", None),
+)
+"""Engines and ZeRO stages, the simpler first."""
+
+_MOST_SHARES = 8  # micro-batches of a rank's share: the whole, a half, ... a 128th
+_POOL = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*?)x(?P<count>[0-9]{1,7})(?:@(?P<price>[0-9]+(?:\.[0-9]+)?))?$")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Devices of one kind that can be had."""
+
+    device: str
+    """Short name of the catalog, or `cpu`."""
+    count: int
+    price_per_hour: float | None
+    """Of one device; None where it is not told."""
+    memory_bytes: int | None
+
+    @property
+    def per_node(self) -> int:
+        """Devices of the maker's usual server."""
+        return self.count if self.device == CPU else catalog.device(self.device).devices_per_node or self.count
+
+
+@dataclass(frozen=True)
+class Way:
+    """Engine, ZeRO stage and precision."""
+
+    engine: str
+    zero_stage: int | None
+    precision: str
+
+    def __str__(self) -> str:
+        stage = "" if self.zero_stage is None else f" ZeRO-{self.zero_stage}"
+        return f"{self.engine}{stage}, {self.precision}"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration."""
+
+    pool: Pool
+    way: Way
+    layout: Layout
+
+    def __str__(self) -> str:
+        at = self.layout
+        return f"{at.world_size} x {self.pool.device}, {self.way}, micro-batch {at.micro_batch:g} x {at.grad_accum}"
+
+    @property
+    def complexity(self) -> tuple[int, int, int, int]:
+        """Sorts the simpler first: fewer ranks, full precision, the simpler engine, less accumulation."""
+        order = ENGINES.index((self.way.engine, self.way.zero_stage)) if self._known else len(ENGINES)
+        return (self.layout.world_size, int(self.way.precision != "fp32"), order, self.layout.grad_accum)
+
+    @property
+    def _known(self) -> bool:
+        return (self.way.engine, self.way.zero_stage) in ENGINES
+
+
+def pools(text: str, price_per_hour: float | None, memory_bytes: int | None) -> tuple[Pool, ...]:
+    """Read `a100x8,t4x32@0.35`: a device of the catalog, how many at most, and the price of one for an hour.
+
+    A name that begins several of the catalog (`a100`) is the one with the least memory.
+
+    Raises:
+        UsageError: not of that form, or a device without figures.
+    """
+    found = []
+    for word in text.lower().replace(" ", "").split(","):
+        parts = _POOL.match(word)
+        if parts is None or int(parts["count"]) < 1:
+            raise UsageError(
+                f"`--devices` has {word!r}", "NAMExCOUNT, with a price per hour if known: a100x8@1.5,t4x32"
+            )
+        device = _device(parts["name"])
+        price = float(parts["price"]) if parts["price"] else price_per_hour
+        found.append(Pool(device.name, int(parts["count"]), price, memory_bytes or device.memory_bytes))
+    return tuple(found)
+
+
+def _device(name: str) -> catalog.DeviceSpec:
+    begun = [catalog.device(one) for one in catalog.names() if one.startswith(f"{name}-")]
+    if name not in catalog.names() and begun:
+        return min(begun, key=lambda one: one.memory_bytes)
+    return catalog.device(name)
+
+
+def ways(pool: Pool) -> tuple[Way, ...]:
+    """Every engine and stage, in fp32 and in the 16 bits that the device computes fast."""
+    peaks = catalog.device(pool.device).peak_flop_per_s
+    half = next((one for one in ("bf16", "fp16") if one in peaks), None)
+    precisions = [one for one in ("fp32", half) if one in peaks]
+    return tuple(Way(engine, stage, str(one)) for one in precisions for engine, stage in ENGINES)
+
+
+def enumerate_candidates(pool: Pool, of: Sequence[Way], global_batch: int) -> Iterator[Candidate]:
+    """Powers of two of ranks and all of them, and of each rank's share the whole, a half, a quarter, ..."""
+    for size in _sizes(pool.count):
+        nodes = -(-size // pool.per_node)
+        if global_batch % size or size % nodes:
+            continue
+        share = global_batch // size
+        for accum in (2**power for power in range(_MOST_SHARES)):
+            if share % accum == 0:
+                layout = Layout(size, nodes, share // accum, accum)
+                yield from (Candidate(pool, way, layout) for way in of)
+
+
+def _sizes(most: int) -> list[int]:
+    return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
+
+
+def needed(one: Candidate, shape: ViTShape, optimizer: str) -> DeviceNeed:
+    """Memory of one rank of a candidate."""
+    micro, size, way = round(one.layout.micro_batch), one.layout.world_size, one.way
+    kept_bytes = sequence.activation_bytes(shape, micro, way.precision, 1)
+    device = CPU if one.pool.device == CPU else "cuda"
+    keys: Mapping[str, Any] = {"precision": way.precision, "data_parallel": size}
+    if way.engine == "fsdp":
+        memory = fsdp.rank_memory(
+            shape,
+            kept_bytes,
+            **keys,
+            grad_accum=one.layout.grad_accum,
+            optimizer=optimizer,
+            reshard_after_forward=True,
+        )
+    else:
+        memory = rank_memory(
+            parameter_tensors(shape),
+            kept_bytes,
+            **keys,
+            engine=way.engine,
+            zero_stage=way.zero_stage,
+            moments=moment_elements(shape, optimizer),
+            device=device,
+        )
+    return device_need(device, memory.total_bytes + workspace_bytes(shape, micro, way.precision))

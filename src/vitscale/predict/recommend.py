@@ -1,0 +1,204 @@
+"""Which configuration to run: every candidate is predicted, what breaks a limit is out, noise is not ranked.
+
+1. A candidate fits where the memory form says so with `SURE`; it keeps a deadline or a budget where that share of its
+   draws does.
+2. The aim: the least cost where a deadline is given, the least time where only a budget is, else the least product of
+   both, the knee of `analysis.costs`.
+3. Candidates are compared draw by draw, so that what they share (the speed of the device, a series' parameters) does
+   not count as noise between them. Where the 95 % interval of the ratio of their aims holds 1, no difference is
+   detected, and the simpler of them is chosen (`Candidate.complexity`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vitscale.cost.device_memory import DeviceNeed
+from vitscale.cost.scaling import Array
+from vitscale.errors import UsageError
+from vitscale.predict.candidates import Candidate
+from vitscale.predict.model import Quantiles, quantiles
+from vitscale.units import number, percent, seconds, size
+
+SURE = 0.9
+"""Probability with which a limit has to be kept."""
+
+Steps = Callable[[Sequence[Candidate]], list[Array]]
+"""Draws of the step's seconds, one array a candidate, draw by draw from the same parameters."""
+Needs = Callable[[Candidate], DeviceNeed]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What must not be exceeded; None is no limit."""
+
+    deadline_s: float | None = None
+    budget: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What has to be trained."""
+
+    images: float
+    """Over all epochs."""
+    global_batch: int
+
+    @property
+    def steps(self) -> float:
+        """Optimizer steps."""
+        return self.images / self.global_batch
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with its prediction, and why it is not the choice."""
+
+    candidate: Candidate
+    fit_probability: float | None
+    memory_bytes: int
+    """Median need of one rank."""
+    time_s: Quantiles | None
+    cost: Quantiles | None
+    """In the currency of the price, or device-hours without one."""
+    lost: str | None
+    """The reason; None for the choice."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        one = self.candidate
+        return {
+            "device": one.pool.device,
+            "world_size": one.layout.world_size,
+            "nodes": one.layout.nodes,
+            **asdict(one.way),
+            "micro_batch": round(one.layout.micro_batch),
+            "grad_accum": one.layout.grad_accum,
+            "fit_probability": self.fit_probability,
+            "memory_needed_bytes": self.memory_bytes,
+            "time_s": None if self.time_s is None else asdict(self.time_s),
+            "cost": None if self.cost is None else asdict(self.cost),
+            "lost": self.lost,
+        }
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The choice, what else would be reasonable, and what lost."""
+
+    choice: Judged
+    tied: int
+    """Candidates of which no difference from the choice is detected."""
+    front: tuple[Judged, ...]
+    """Least time against least cost, by medians, the fastest first."""
+    losers: tuple[Judged, ...]
+    aim: str
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    candidate: Candidate
+    need: DeviceNeed
+    fits: float | None
+    time_s: Array
+    cost: Array
+    aim: Array
+
+
+def recommend(
+    candidates: Sequence[Candidate], work: Work, limits: Limits, needs: Needs, steps: Steps
+) -> Recommendation:
+    """Choose.
+
+    Raises:
+        UsageError: no candidate, or none that keeps the limits; the hint names the one that comes nearest.
+    """
+    if not candidates:
+        raise UsageError(
+            f"no number of these devices divides a global batch of {work.global_batch:,}",
+            "global_batch=… with more factors",
+        )
+    losers, fitting = _by_memory(candidates, needs)
+    if not fitting:
+        nearest = min(losers, key=lambda one: one.memory_bytes)
+        raise UsageError(f"nothing fits the memory: {nearest.candidate} {nearest.lost}", "more ranks, or --memory")
+    times = [work.steps * draws for draws in steps([one for one, _, _ in fitting])]
+    drawn = [_drawn(one, need, fits, time, limits) for (one, need, fits), time in zip(fitting, times, strict=True)]
+    judged = [(one, _broken(one, limits)) for one in drawn]
+    kept = [one for one, reason in judged if reason is None]
+    losers += [_judged(one, reason) for one, reason in judged if reason is not None]
+    if not kept:
+        nearest = min(losers, key=lambda one: one.time_s.median if one.time_s else float("inf"))
+        raise UsageError(f"nothing keeps the limits: {nearest.candidate} {nearest.lost}", "more devices, or later")
+    return _chosen(kept, losers, limits)
+
+
+def _by_memory(
+    candidates: Sequence[Candidate], needs: Needs
+) -> tuple[list[Judged], list[tuple[Candidate, DeviceNeed, float | None]]]:
+    losers, fitting = [], []
+    for one in candidates:
+        need, limit = needs(one), one.pool.memory_bytes
+        fits = None if limit is None else need.fit_probability(limit)
+        if fits is None or fits >= SURE:
+            fitting.append((one, need, fits))
+        else:
+            reason = f"needs {size(need.median_bytes)} of {size(limit)}: fits with {percent(fits, 0)}"
+            losers.append(Judged(one, fits, need.median_bytes, None, None, reason))
+    return losers, fitting
+
+
+def _drawn(one: Candidate, need: DeviceNeed, fits: float | None, time_s: Array, limits: Limits) -> _Drawn:
+    price = 1.0 if one.pool.price_per_hour is None else one.pool.price_per_hour
+    cost = time_s * (one.layout.world_size * price / 3600)
+    aim = cost if limits.deadline_s else time_s if limits.budget else time_s * cost
+    return _Drawn(one, need, fits, time_s, cost, aim)
+
+
+def _broken(one: _Drawn, limits: Limits) -> str | None:
+    if limits.deadline_s is not None and (share := float(np.mean(one.time_s <= limits.deadline_s))) < SURE:
+        taken = seconds(float(np.median(one.time_s)))
+        return f"takes {taken}: keeps the deadline with {percent(share, 0)}"
+    if limits.budget is not None and (share := float(np.mean(one.cost <= limits.budget))) < SURE:
+        return f"costs {number(float(np.median(one.cost)))}: keeps the budget with {percent(share, 0)}"
+    return None
+
+
+def _chosen(kept: Sequence[_Drawn], losers: list[Judged], limits: Limits) -> Recommendation:
+    best = min(kept, key=lambda one: float(np.median(one.aim)))
+    tied = [one for one in kept if _same(one, best)]
+    choice = min(tied, key=lambda one: (one.candidate.complexity, float(np.median(one.aim))))
+    aim = "cost" if limits.deadline_s else "time" if limits.budget else "time x cost"
+    lost = {id(one): _why(one, choice, aim, tied=any(one is other for other in tied)) for one in kept}
+    judged = {id(one): _judged(one, None if one is choice else lost[id(one)]) for one in kept}
+    losers += [judged[id(one)] for one in kept if one is not choice]
+    front = tuple(judged[id(one)] for one in _front(kept))
+    return Recommendation(judged[id(choice)], len(tied) - 1, front, tuple(losers), aim)
+
+
+def _same(one: _Drawn, other: _Drawn) -> bool:
+    low, high = np.quantile(one.aim / other.aim, (0.025, 0.975))
+    return bool(low <= 1 <= high)
+
+
+def _why(one: _Drawn, choice: _Drawn, aim: str, *, tied: bool) -> str:
+    low, middle, high = (float(value) for value in np.quantile(one.aim / choice.aim, (0.025, 0.5, 0.975)))
+    ratio = f"{number(middle)} times the {aim} ({number(low)} to {number(high)})"
+    return f"no difference detected, {ratio}; the choice is simpler" if tied else ratio
+
+
+def _front(kept: Sequence[_Drawn]) -> list[_Drawn]:
+    """By medians: each is dearer and faster than the next."""
+    found: list[_Drawn] = []
+    for one in sorted(kept, key=lambda one: (float(np.median(one.time_s)), float(np.median(one.cost)))):
+        if not found or np.median(one.cost) < np.median(found[-1].cost):
+            found.append(one)
+    return found
+
+
+def _judged(one: _Drawn, lost: str | None) -> Judged:
+    return Judged(one.candidate, one.fits, one.need.median_bytes, quantiles(one.time_s), quantiles(one.cost), lost)
