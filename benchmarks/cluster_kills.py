@@ -32,7 +32,7 @@ from vitscale.errors import VitscaleError
 from vitscale.hardware.position import position
 from vitscale.launch.lab import require_namespaces
 from vitscale.records.round import read_heartbeat
-from vitscale.workflow import LauncherName
+from vitscale.starting import LauncherName
 
 NOTICED_S = 30.0
 PATIENCE_S = 120.0

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vitscale import workflow
+from vitscale import starting, workflow
 from vitscale.errors import Interrupted, ResultsError, UsageError, VitscaleError, WorkerError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Study keys to change; a comma makes a list: world_size=1,2,4."),
 ]
+Launcher = Annotated[starting.LauncherName, typer.Option(help="Who starts the ranks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 ResultsFolder = Annotated[Path, typer.Argument(metavar="RESULTS", help="A results folder, or a folder of several.")]
 
@@ -38,9 +39,7 @@ def run(
     study: StudyName,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")] = None,
-    launcher: Annotated[
-        workflow.LauncherName, typer.Option(help="Who starts the ranks.")
-    ] = workflow.LauncherName.local,
+    launcher: Launcher = starting.LauncherName.local,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and start nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -50,19 +49,19 @@ def run(
 
     loaded, where = workflow.resolve(study, overrides, launcher)
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
-    if not dry_run and workflow.followed(launcher, loaded, where, folder):
+    if not dry_run and starting.followed(launcher, loaded, where, folder):
         return
     plan = workflow.make_plan(loaded, where, prepare=False)
     if dry_run:
         workflow.show_plan(plan, json=json)
-        if launcher is workflow.LauncherName.slurm and not json:
+        if launcher is starting.LauncherName.slurm and not json:
             workflow.show_jobs(plan, where, folder)
         return
     results.check(folder)
-    if launcher is not workflow.LauncherName.simulate:
-        workflow.require_ready(launcher)
+    if launcher is not starting.LauncherName.simulate:
+        starting.require_ready(launcher)
         plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
-    runs = workflow.startable(plan, launcher)
+    runs = starting.startable(plan, launcher)
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
     with results.opened(folder, plan):
@@ -72,7 +71,7 @@ def run(
         workflow.print_json(result.analysis.model_dump(mode="json"))
     else:
         terminal.print_summary(result, page, console)
-    if others := workflow.of_other_starts(plan, runs):
+    if others := starting.of_other_starts(plan, runs):
         console.print(others)
     if missing:
         raise WorkerError(
@@ -86,9 +85,7 @@ def train(
     study: StudyName,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Results folder; default results/<study name>.")] = None,
-    launcher: Annotated[
-        workflow.LauncherName, typer.Option(help="Who starts the ranks.")
-    ] = workflow.LauncherName.local,
+    launcher: Launcher = starting.LauncherName.local,
 ) -> None:
     """Train one run to its end, with evaluation and checkpoints; the same command goes on after an interruption."""
     from vitscale.report import terminal
@@ -96,19 +93,19 @@ def train(
     from vitscale.study.train import require_one_run, start_of
     from vitscale.trackers.choose import open_trackers
 
-    if launcher is workflow.LauncherName.simulate:
+    if launcher is starting.LauncherName.simulate:
         raise UsageError("nothing can be trained by simulation", "vitscale run STUDY --launcher simulate")
     loaded, where = workflow.resolve(study, overrides, launcher)
     loaded = workflow.with_measure(loaded, launches=1)
     console, folder = terminal.console(), out or results.default_folder(loaded.study.name)
-    if workflow.followed(launcher, loaded, where, folder):
+    if starting.followed(launcher, loaded, where, folder):
         return
     plan = workflow.make_plan(loaded, where, prepare=False)
     require_one_run(loaded.study, plan.grid.runs)
-    workflow.startable(plan, launcher)
+    starting.startable(plan, launcher)
     trackers = open_trackers(loaded.study.train.trackers, folder)
     results.check(folder)
-    workflow.require_ready(launcher)
+    starting.require_ready(launcher)
     plan = workflow.make_plan(loaded, where, prepare=True, report=lambda line: console.print(terminal.clean(line)))
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
@@ -134,27 +131,16 @@ def doctor(
         str | None, typer.Argument(metavar="[STUDY]", help="A study; its largest world is looked at.")
     ] = None,
     overrides: Overrides = None,
-    launcher: Annotated[
-        workflow.LauncherName, typer.Option(help="Who starts the ranks.")
-    ] = workflow.LauncherName.local,
+    launcher: Launcher = starting.LauncherName.local,
 ) -> None:
     """Look at machines and links before anything is trained, and say what to type where something is wrong."""
-    from vitscale.records.examination import DOCTOR
     from vitscale.report import examined, terminal
-    from vitscale.study import doctor as examination
-    from vitscale.study import results
 
     loaded, where, folder = workflow.to_examine(study, overrides, launcher)
-    if workflow.followed(launcher, loaded, where, folder):
+    if starting.followed(launcher, loaded, where, folder):
         return
-    plan = workflow.make_plan(loaded, where, prepare=False)
-    runs = workflow.startable(plan, launcher)
-    results.check(folder)
-    workflow.require_ready(launcher)
-    starter = workflow.launcher_of(launcher, loaded, where)
-    with results.locked(folder), workflow.leading(starter, folder):
-        found, error = examination.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
-    examined.print_report(found, folder / DOCTOR, terminal.console(data=True))
+    found, path, error = workflow.examine(loaded, where, folder, launcher)
+    examined.print_report(found, path, terminal.console(data=True))
     if error:
         raise error
 
@@ -288,11 +274,8 @@ def import_(
     console = terminal.console(data=True)
     for tally in done.tallies:
         console.print(terminal.clean(tally.words()))
-    console.print(
-        terminal.clean(
-            f"{done.runs:,} runs of {done.series:,} series, {done.new:,} of them new in {out}; vitscale report {out}"
-        )
-    )
+    told = f"{done.runs:,} runs of {done.series:,} series, {done.new:,} of them new in {out}; vitscale report {out}"
+    console.print(terminal.clean(told))
 
 
 @app.command()

@@ -1,7 +1,6 @@
 """What several verbs of the command line do: resolve, plan, measure, train, report. Here the rooms meet.
 
 Imports are inside the functions, as in `cli.py`: `--help` loads none of this, and `plan` loads no chart.
-Longer than 300 lines: what the verbs share stands in one place.
 """
 
 from __future__ import annotations
@@ -9,12 +8,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscale.errors import ResultsError, UsageError
+from vitscale.errors import ResultsError, UsageError, VitscaleError
+from vitscale.starting import LauncherName, hosts_of, launcher_of, leading, require_ready, startable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,26 +20,13 @@ if TYPE_CHECKING:
     from vitscale.analysis.result import StudyResult
     from vitscale.config.load import Loaded
     from vitscale.config.runspec import RunSpec
-    from vitscale.launch.hostfile import Host
-    from vitscale.launch.outcome import Launcher
     from vitscale.predict.ask import Told
     from vitscale.predict.recommend_ask import Answer
+    from vitscale.records.examination import DoctorReport
     from vitscale.report.collection import Chapter
     from vitscale.study.plan import Plan
     from vitscale.study.where import Where
     from vitscale.trackers.protocol import Tracker
-
-
-class LauncherName(StrEnum):
-    """Who starts the ranks."""
-
-    local = "local"
-    lab = "lab"
-    mpi = "mpi"
-    hosts = "hosts"
-    slurm = "slurm"
-    env = "env"
-    simulate = "simulate"
 
 
 def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | None) -> tuple[Loaded, Where]:
@@ -69,7 +54,7 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
         cluster = nodes(loaded.study.launch, os.environ)
         return loaded, Where(cluster.machine, hosts=cluster.hosts)
     lab, elsewhere = launcher is LauncherName.lab, launcher is LauncherName.env
-    return loaded, Where(probe(), simulated, lab, elsewhere, _hosts(loaded, launcher))
+    return loaded, Where(probe(), simulated, lab, elsewhere, hosts_of(loaded, launcher))
 
 
 def to_examine(study: str | None, overrides: list[str] | None, launcher: LauncherName) -> tuple[Loaded, Where, Path]:
@@ -92,37 +77,6 @@ def to_examine(study: str | None, overrides: list[str] | None, launcher: Launche
         return *resolve("quick", words, launcher), default_folder(doctor.NAME)
     loaded, where = resolve(study, words, launcher)
     return loaded, where, default_folder(loaded.study.name)
-
-
-def _hosts(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
-    """Those that ranks are started on, none where that is this machine. `plan` takes the study's, if it names some."""
-    from vitscale.launch.hostfile import read_hostfile
-
-    path = loaded.study.launch.hostfile
-    if launcher is LauncherName.hosts and path is None:
-        raise UsageError("the launcher `hosts` needs `launch.hostfile`", "launch.hostfile=hosts.txt")
-    read = launcher in (None, LauncherName.mpi, LauncherName.hosts)
-    return read_hostfile(Path(path)) if path and read else ()
-
-
-def require_ready(launcher: LauncherName) -> None:
-    """Look for what a launcher that starts ranks needs, before anything is prepared.
-
-    Raises:
-        SetupError: with what to install, or to type.
-    """
-    from vitscale.launch.hosts import find_ssh
-    from vitscale.launch.lab import require_namespaces
-    from vitscale.launch.mpi import find_mpirun
-    from vitscale.launch.preflight import require_training_packages
-
-    require_training_packages()
-    if launcher is LauncherName.lab:
-        require_namespaces()
-    if launcher is LauncherName.mpi:
-        find_mpirun()
-    if launcher is LauncherName.hosts:
-        find_ssh()
 
 
 def with_measure(loaded: Loaded, **changes: Any) -> Loaded:
@@ -176,52 +130,6 @@ def require_sound_records(folder: Path) -> None:
         read_results(folder)
 
 
-def followed(launcher: LauncherName, loaded: Loaded, where: Where, folder: Path) -> bool:
-    """Whether this process was one of a starter's, of another rank than 0, and did as that one says until its end."""
-    if launcher is not LauncherName.env:
-        return False
-    require_ready(launcher)
-    from vitscale.launch.env import Env
-
-    starter = launcher_of(launcher, loaded, where)
-    assert isinstance(starter, Env)
-    if starter.position.rank:
-        starter.follow(folder)
-    return starter.position.rank > 0
-
-
-def startable(plan: Plan, launcher: LauncherName) -> tuple[RunSpec, ...]:
-    """Runs that this start can measure: of the launcher `env` those of the world that it is part of.
-
-    Raises:
-        UsageError: there is none.
-    """
-    from vitscale.hardware.position import position
-
-    if launcher is not LauncherName.env:
-        return plan.grid.runs
-    place = position(os.environ)
-    world = place.world_size, place.local_world_size
-    runs = tuple(run for run in plan.grid.runs if (run.world_size, run.ranks_per_node) == world)
-    if not runs:
-        started = f"{place.world_size} processes, {place.local_world_size} on each host"
-        raise UsageError(f"{place.starter} started {started}: no run of the study has as many", _worlds(plan.grid.runs))
-    return runs
-
-
-def of_other_starts(plan: Plan, runs: Sequence[RunSpec]) -> str | None:
-    """What to start for the runs that this start could not measure, or None where it could all."""
-    others = [run for run in plan.grid.runs if run not in runs]
-    return f"{len(others)} of {len(plan.grid.runs)} runs are for another start: {_worlds(others)}" if others else None
-
-
-def _worlds(runs: Sequence[RunSpec]) -> str:
-    """Processes that a starter has to start, `processes to start: 1; 4, 2 on each host`."""
-    worlds = sorted({(run.world_size, run.ranks_per_node) for run in runs})
-    named = (str(ranks) if ranks == each else f"{ranks}, {each} on each host" for ranks, each in worlds)
-    return f"processes to start: {'; '.join(named)}"
-
-
 def measure(
     folder: Path, plan: Plan, runs: Sequence[RunSpec], where: Where, launcher: LauncherName, console: Console
 ) -> tuple[str, ...]:
@@ -262,43 +170,21 @@ def train_to_end(
             train(folder, run, plan.labels[run.run_id], study, where.machine, starter, observer, followed)
 
 
-def leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:
-    """Be the first of the processes that a starter started."""
-    from vitscale.launch.env import Env
+def examine(
+    loaded: Loaded, where: Where, folder: Path, launcher: LauncherName
+) -> tuple[DoctorReport, Path, VitscaleError | None]:
+    """Look at machines and links; what was found, where that lies, and what to end with."""
+    from vitscale.records.examination import DOCTOR
+    from vitscale.study import doctor, results
 
-    return starter.leading(folder) if isinstance(starter, Env) else nullcontext()
-
-
-def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
-    """The launcher by its name."""
-    if name is LauncherName.simulate:
-        from vitscale.launch.simulate import Simulate
-
-        calibration = loaded.study.hardware.calibration
-        return Simulate(Path(calibration).expanduser() if calibration else None)
-    from vitscale.data.catalog import store_root
-    from vitscale.hardware.position import position
-    from vitscale.launch.env import Env
-    from vitscale.launch.hosts import Hosts, find_ssh
-    from vitscale.launch.inputs import Inputs
-    from vitscale.launch.lab import Lab
-    from vitscale.launch.local import Local
-    from vitscale.launch.mpi import Mpi, find_mpirun
-    from vitscale.launch.slurm import slurm
-
-    study = loaded.study
-    path = Path(study.data.path).expanduser() if study.data.path else None
-    init = Path(study.train.init).expanduser() if study.train.init else None
-    inputs = Inputs(store_root(), path, study.launch, init)
-    if name is LauncherName.slurm:
-        return slurm(inputs)
-    if name is LauncherName.mpi:
-        return Mpi(find_mpirun(), where.hosts, inputs)
-    if name is LauncherName.hosts:
-        return Hosts(find_ssh(), where.hosts, inputs)
-    if name is LauncherName.env:
-        return Env(position(os.environ), inputs)
-    return Lab(inputs) if name is LauncherName.lab else Local(inputs)
+    plan = make_plan(loaded, where, prepare=False)
+    runs = startable(plan, launcher)
+    results.check(folder)
+    require_ready(launcher)
+    starter = launcher_of(launcher, loaded, where)
+    with results.locked(folder), leading(starter, folder):
+        found, error = doctor.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
+    return found, folder / DOCTOR, error
 
 
 def write_reports(folder: Path) -> tuple[StudyResult, Path]:

@@ -47,16 +47,14 @@ from vitscale.worker import (
     optimizers,
     overhead,
     parity,
-    sequence,
     step_line,
-    tensor,
     traffic,
     uneven,
 )
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
-from vitscale.worker.model import build_model
+from vitscale.worker.model import build_model, shard
 from vitscale.worker.pipeline import Batches, open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
 from vitscale.worker.step_lines import open_step_lines
@@ -123,10 +121,7 @@ class Launch:
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        if self.spec.sequence_parallel is not None:
-            sequence.shard(self.model, self.spec.sequence_parallel)
-        if self.spec.tensor_parallel is not None:
-            tensor.shard(self.model, self.spec.tensor_parallel)
+        shard(self.model, self.spec)
         turned = self.spec.knobs or EngineSection()
         knobs.apply(turned, self.model)
         updated_on = torch.device("cpu") if offload.asked(self.spec.deepspeed).optimizer else self.ranks.device
@@ -198,15 +193,8 @@ class Launch:
         torch.cuda.synchronize()
         self.memory_peak_bytes = devices.peak_memory_bytes(self.ranks.device)
         self.sampler.enter("held")
-        untold = launch_gap.time_work(
-            self.clock,
-            engine,
-            batches,
-            self.spec,
-            self.ranks.device,
-            self._pace_s() if self.warmup else None,
-            self.beat,
-        )
+        pace, device = self._pace_s() if self.warmup else None, self.ranks.device
+        untold = launch_gap.time_work(self.clock, engine, batches, self.spec, device, pace, self.beat)
         self.unread |= {"launch_gap_s": untold} if untold else {}
 
     def _wanted(self) -> Collection[str]:

@@ -14,6 +14,7 @@ from torch import nn
 from vitscale.config.runspec import RunSpec
 from vitscale.errors import CheckpointError
 from vitscale.records.writer import file_digest
+from vitscale.worker import sequence, tensor
 
 
 def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
@@ -26,6 +27,14 @@ def build_model(spec: RunSpec, device: torch.device) -> nn.Module:
     if spec.init is not None and path:
         load_initial(model, spec, Path(path))
     return model.train().to(device)
+
+
+def shard(model: nn.Module, spec: RunSpec) -> None:
+    """Give this rank its part of the tokens or of the weights, before an engine wraps the model."""
+    if spec.sequence_parallel is not None:
+        sequence.shard(model, spec.sequence_parallel)
+    if spec.tensor_parallel is not None:
+        tensor.shard(model, spec.tensor_parallel)
 
 
 def load_initial(model: nn.Module, spec: RunSpec, path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Launchers by their names: what each needs, which runs it can start, and who leads where a starter is outside.
+
+Imports are inside the functions, as in `cli.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitscale.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitscale.config.load import Loaded
+    from vitscale.config.runspec import RunSpec
+    from vitscale.launch.hostfile import Host
+    from vitscale.launch.outcome import Launcher
+    from vitscale.study.plan import Plan
+    from vitscale.study.where import Where
+
+
+class LauncherName(StrEnum):
+    """Who starts the ranks."""
+
+    local = "local"
+    lab = "lab"
+    mpi = "mpi"
+    hosts = "hosts"
+    slurm = "slurm"
+    env = "env"
+    simulate = "simulate"
+
+
+def hosts_of(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
+    """Those that ranks are started on, none where that is this machine. `plan` takes the study's, if it names some."""
+    from vitscale.launch.hostfile import read_hostfile
+
+    path = loaded.study.launch.hostfile
+    if launcher is LauncherName.hosts and path is None:
+        raise UsageError("the launcher `hosts` needs `launch.hostfile`", "launch.hostfile=hosts.txt")
+    read = launcher in (None, LauncherName.mpi, LauncherName.hosts)
+    return read_hostfile(Path(path)) if path and read else ()
+
+
+def require_ready(launcher: LauncherName) -> None:
+    """Look for what a launcher that starts ranks needs, before anything is prepared.
+
+    Raises:
+        SetupError: with what to install, or to type.
+    """
+    from vitscale.launch.hosts import find_ssh
+    from vitscale.launch.lab import require_namespaces
+    from vitscale.launch.mpi import find_mpirun
+    from vitscale.launch.preflight import require_training_packages
+
+    require_training_packages()
+    if launcher is LauncherName.lab:
+        require_namespaces()
+    if launcher is LauncherName.mpi:
+        find_mpirun()
+    if launcher is LauncherName.hosts:
+        find_ssh()
+
+
+def launcher_of(name: LauncherName, loaded: Loaded, where: Where) -> Launcher:
+    """The launcher by its name."""
+    if name is LauncherName.simulate:
+        from vitscale.launch.simulate import Simulate
+
+        calibration = loaded.study.hardware.calibration
+        return Simulate(Path(calibration).expanduser() if calibration else None)
+    from vitscale.data.catalog import store_root
+    from vitscale.hardware.position import position
+    from vitscale.launch.env import Env
+    from vitscale.launch.hosts import Hosts, find_ssh
+    from vitscale.launch.inputs import Inputs
+    from vitscale.launch.lab import Lab
+    from vitscale.launch.local import Local
+    from vitscale.launch.mpi import Mpi, find_mpirun
+    from vitscale.launch.slurm import slurm
+
+    study = loaded.study
+    path = Path(study.data.path).expanduser() if study.data.path else None
+    init = Path(study.train.init).expanduser() if study.train.init else None
+    inputs = Inputs(store_root(), path, study.launch, init)
+    if name is LauncherName.slurm:
+        return slurm(inputs)
+    if name is LauncherName.mpi:
+        return Mpi(find_mpirun(), where.hosts, inputs)
+    if name is LauncherName.hosts:
+        return Hosts(find_ssh(), where.hosts, inputs)
+    if name is LauncherName.env:
+        return Env(position(os.environ), inputs)
+    return Lab(inputs) if name is LauncherName.lab else Local(inputs)
+
+
+def followed(launcher: LauncherName, loaded: Loaded, where: Where, folder: Path) -> bool:
+    """Whether this process was one of a starter's, of another rank than 0, and did as that one says until its end."""
+    if launcher is not LauncherName.env:
+        return False
+    require_ready(launcher)
+    from vitscale.launch.env import Env
+
+    starter = launcher_of(launcher, loaded, where)
+    assert isinstance(starter, Env)
+    if starter.position.rank:
+        starter.follow(folder)
+    return starter.position.rank > 0
+
+
+def leading(starter: Launcher, folder: Path) -> AbstractContextManager[None]:
+    """Be the first of the processes that a starter started."""
+    from vitscale.launch.env import Env
+
+    return starter.leading(folder) if isinstance(starter, Env) else nullcontext()
+
+
+def startable(plan: Plan, launcher: LauncherName) -> tuple[RunSpec, ...]:
+    """Runs that this start can measure: of the launcher `env` those of the world that it is part of.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from vitscale.hardware.position import position
+
+    if launcher is not LauncherName.env:
+        return plan.grid.runs
+    place = position(os.environ)
+    world = place.world_size, place.local_world_size
+    runs = tuple(run for run in plan.grid.runs if (run.world_size, run.ranks_per_node) == world)
+    if not runs:
+        started = f"{place.world_size} processes, {place.local_world_size} on each host"
+        raise UsageError(f"{place.starter} started {started}: no run of the study has as many", _worlds(plan.grid.runs))
+    return runs
+
+
+def of_other_starts(plan: Plan, runs: Sequence[RunSpec]) -> str | None:
+    """What to start for the runs that this start could not measure, or None where it could all."""
+    others = [run for run in plan.grid.runs if run not in runs]
+    return f"{len(others)} of {len(plan.grid.runs)} runs are for another start: {_worlds(others)}" if others else None
+
+
+def _worlds(runs: Sequence[RunSpec]) -> str:
+    """Processes that a starter has to start, `processes to start: 1; 4, 2 on each host`."""
+    worlds = sorted({(run.world_size, run.ranks_per_node) for run in runs})
+    named = (str(ranks) if ranks == each else f"{ranks}, {each} on each host" for ranks, each in worlds)
+    return f"processes to start: {'; '.join(named)}"
