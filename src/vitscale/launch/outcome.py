@@ -20,10 +20,10 @@ class RoundEnd(NamedTuple):
     kind: str | None = None
     """What a rank said it was: `oom`, `diverged`, `checkpoint`, `setup`; None where no rank said anything of it.
     `setup` is what every further start would meet again."""
-    again: bool = True
-    """Whether what is left of the round may be tried once more right away: not where a user cancelled its job."""
     hint: str | None = None
     """What to type or to change, where a rank knew."""
+    again: bool = True
+    """Whether what is left of the round may be tried once more right away: not where a user cancelled its job."""
 
 
 class Launcher(Protocol):

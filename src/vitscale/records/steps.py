@@ -137,11 +137,11 @@ def _batches(files: Sequence[StepFile]) -> Iterator[list[StepFile]]:
 def _scan(files: Sequence[StepFile]) -> pl.DataFrame | None:
     # polars reads a path as a pattern: a folder named `a[1]` would match nothing, and say nothing.
     paths = [glob.escape(str(file.path)) for file in files]
-    launches = pl.DataFrame(
-        {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
-        schema={"file": pl.String, "launch_index": pl.Int64},
-    )
     try:
+        launches = pl.DataFrame(
+            {"file": [str(file.path) for file in files], "launch_index": [file.launch_index for file in files]},
+            schema={"file": pl.String, "launch_index": pl.Int64},
+        )
         frame = pl.scan_ndjson(paths, schema=SCHEMA, include_file_paths="file").collect()
     except (pl.exceptions.PolarsError, UnicodeEncodeError):  # the latter: a path that is not UTF-8
         return None

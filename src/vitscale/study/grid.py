@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from vitscale.config.batch import data_parallel, solve
+from vitscale.config.batch import Batch, data_parallel, solve
 from vitscale.config.labels import axes, labels
 from vitscale.config.runspec import DataSpec, MeasureSpec, ModelSpec, RunSpec
 from vitscale.config.study import DataSection, ModelSection, OptimizerSection, Study
@@ -130,9 +130,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
     groups = data_parallel(world_size, point.sequence_parallel, point.tensor_parallel)
-    shared = world_size // groups
-    sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
-    batch = solve(point.protocol, point.given, groups, sizes)
+    batch = _batch(study, point, groups)
     study = split.resolve(study, point, batch, alike=where.simulated is not None)
     require_knobs(study.engine, point, study.optimizer.name, batch.grad_accum)
     taken, per_device = _taken(study, point, images.facts)
@@ -176,6 +174,13 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         simulated_device=where.simulated,
         calibration=_calibration_digest(study.hardware.calibration) if where.simulated else None,
     )
+
+
+def _batch(study: Study, point: Point, groups: int) -> Batch:
+    """The batch identity's factors for so many ranks that each have images of their own."""
+    shared = point.world_size // groups
+    sizes = [size // shared for size in study.axes.world_size if size % shared == 0]
+    return solve(point.protocol, point.given, groups, sizes)
 
 
 def _threads(study: Study, where: Where) -> int:
