@@ -6,8 +6,8 @@ import subprocess
 import pytest
 from ranks import runs
 
-from vitscale.config.study import LaunchSection
 from vitscale.hardware.probe import probe
+from vitscale.launch.inputs import Inputs
 from vitscale.launch.lab import Lab
 from vitscale.records.examination import DoctorReport
 from vitscale.study.doctor import examine
@@ -45,7 +45,7 @@ def sick(store, tmp_path):
     facts = tmp_path / "other" / "timm-0.0.1.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
-    launcher = Sick(store, None, LaunchSection())
+    launcher = Sick(Inputs(store))
     launcher.other = facts.parent
     return launcher
 
