@@ -5,9 +5,10 @@ Sources: torch 2.14, `ProcessGroupGloo::createDefaultDevice`; NCCL's manual, `NC
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 from vitscale.records.examination import Interface
 
 _LOOPBACK = "lo"
+_BOOT, _NETWORK = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/net")
 _INFINIBAND = Path("/sys/class/infiniband")
 _PASSED_OVER = ("lo", "docker", "veth", "br-", "virbr")
 """NCCL takes `lo` and `docker` last; the others lead to containers and virtual machines of this host."""
@@ -25,9 +27,41 @@ def chosen(backend: str, environ: Mapping[str, str]) -> Interface:
     """The interface that a backend's ranks are reached by."""
     variable = "NCCL_SOCKET_IFNAME" if backend == "nccl" else "GLOO_SOCKET_IFNAME"
     if given := environ.get(variable, ""):
-        name = given.split(",")[0].lstrip("^=")
-        return Interface(name=name, why=f"{variable}={given}", loopback=name == _LOOPBACK)
-    return _by_nccl(environ) if backend == "nccl" else _by_name()
+        name = _meant(given) if backend == "nccl" else given.split(",")[0]
+        found = Interface(name=name, why=f"{variable}={given}", loopback=name == _LOOPBACK)
+    else:
+        found = _by_nccl(environ) if backend == "nccl" else _by_name()
+    return found.model_copy(update={"network": _network()})
+
+
+def astray(interfaces: Sequence[Interface]) -> list[int]:
+    """Numbers of the hosts that others do not reach: by the loopback, where not all are one machine."""
+    if len({one.network for one in interfaces}) == 1:
+        return []
+    return [number for number, one in enumerate(interfaces) if one.loopback]
+
+
+def _network() -> str:
+    """The running kernel and the network of this process, as a digest; not its name."""
+    try:
+        told = f"{_BOOT.read_text()} {_NETWORK.stat().st_ino}"
+    except OSError:
+        told = socket.gethostname()
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _meant(given: str) -> str:
+    """NCCL's list: beginnings of names, `=` for whole names, `^` for all but these, which leaves `lo` in."""
+    rest = given.removeprefix("^")
+    names = rest.removeprefix("=").split(",")
+    fits = str.__eq__ if rest.startswith("=") else str.startswith
+    if given.startswith("^"):
+        return next((name for name in _up() if not any(fits(name, one) for one in names)), _LOOPBACK)
+    return next((name for one in names for name in _up() if fits(name, one)), names[0])
+
+
+def _up() -> list[str]:
+    return [name for name, state in psutil.net_if_stats().items() if state.isup]
 
 
 def _by_name() -> Interface:
@@ -57,7 +91,7 @@ def _by_nccl(environ: Mapping[str, str], infiniband: Path = _INFINIBAND) -> Inte
     cards = sorted(path.name for path in infiniband.iterdir()) if infiniband.is_dir() else []
     if cards and environ.get("NCCL_IB_DISABLE", "0") == "0":
         return Interface(name=",".join(cards), why="NCCL prefers InfiniBand and RoCE", loopback=False)
-    up = [name for name, state in psutil.net_if_stats().items() if state.isup]
+    up = _up()
     names = [name for name in up if not name.startswith(_PASSED_OVER)] or up or [_LOOPBACK]
     return Interface(name=names[0], why="NCCL takes the first that is up", loopback=names[0] == _LOOPBACK)
 

@@ -49,6 +49,8 @@ class Interface(Frozen):
     """What chose it."""
     loopback: bool
     """Whether it ends on the host itself."""
+    network: str | None = None
+    """What stands for the network that the ranks are in: hosts of one value are one machine, and reach each other."""
 
 
 class HostFacts(Frozen):

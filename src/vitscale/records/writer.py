@@ -92,9 +92,9 @@ def require_no_links(folder: Path) -> None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Finish a launch: the manifest with the sha256 of every other file, the last thing ever written there."""
-    (folder / SETTLED).unlink(missing_ok=True)
     files = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
     write_json(folder / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+    (folder / SETTLED).unlink(missing_ok=True)  # until then the launch can be finished by it
 
 
 def file_digest(path: Path) -> str:

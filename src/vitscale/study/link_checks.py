@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from vitscale.hardware import catalog
+from vitscale.hardware.interfaces import astray
 from vitscale.records.examination import Check, CheckStatus, Examination, HostFacts, Meeting, PairTiming, hosts_named
 from vitscale.study.checks import ALL, Case
 from vitscale.study.plan import PAYLOAD_SHARE
@@ -34,13 +35,13 @@ def of_ranks(case: Case) -> Iterator[Check]:
 
 
 def _interfaces(case: Case) -> Iterator[Check]:
-    astray = [host for host in case.hosts if host.interface.loopback] if case.run.nodes > 1 else []
-    for host in astray:
+    lost = [case.hosts[number] for number in astray([host.interface for host in case.hosts])]
+    for host in lost:
         variable = "NCCL_SOCKET_IFNAME" if case.run.torch_backend == "nccl" else "GLOO_SOCKET_IFNAME"
         text = f"reached by `{host.interface.name}`, which ends on itself: {host.interface.why}"
         hint = f"{variable}=<interface>; `ip -brief address` on that host lists them"
         yield Check(name="interface", status="failed", where=case.where(host), text=text, hint=hint)
-    if not astray:
+    if not lost:
         ways = {(host.interface.name, host.interface.why): host for host in case.hosts}
         text = "; ".join(f"`{name}`: {why}" for name, why in list(ways)[:8])
         yield Check(name="interface", status="ok", where=ALL, text=text or "not told")

@@ -30,10 +30,12 @@ def is_results(folder: Path) -> bool:
 
 
 def studies_in(folder: Path) -> list[Path]:
-    """The results folders in a folder that is none itself, by name."""
+    """The results folders in a folder that is none itself, by name; not what only `vitscale doctor` looked at."""
     if is_results(folder) or not folder.is_dir():
         return []
-    return sorted(one for one in folder.iterdir() if one.is_dir() and is_results(one))
+    return sorted(
+        one for one in folder.iterdir() if one.is_dir() and any((one / name).exists() for name in (RESOLVED, "runs"))
+    )
 
 
 def check(folder: Path) -> None:

@@ -116,6 +116,7 @@ class Launch:
         calibrated = partial(self.beat, "calibrate", steps=uneven.STEPS)
         self.split = uneven.split_of(self.spec, self.entry, self.ranks, build_model, calibrated)
         self.dealt = uneven.dealt(self.spec, self.split, data_rank)
+        heartbeat.beat(Beat(self.number, "setup", 1, 0, None))  # its own time, after steps of another kind
         began = time.perf_counter()
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"

@@ -13,10 +13,10 @@ from typing import Any
 
 from vitscale.config.study import Backend
 from vitscale.errors import HangError, SetupError, VitscaleError, WorkerError
-from vitscale.hardware.interfaces import chosen
+from vitscale.hardware.interfaces import astray, chosen
 from vitscale.hardware.position import Position
 from vitscale.hardware.probe import Machine
-from vitscale.records.examination import different_versions
+from vitscale.records.examination import Interface, different_versions
 from vitscale.records.round import Round
 from vitscale.worker.devices import versions
 from vitscale.worker.distributed import Ranks, Store, connect, open_store
@@ -105,12 +105,12 @@ def _reached(hosts: Sequence[dict[str, Any]]) -> str:
 def _problem(hosts: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
     if found := different_versions((node, one["versions"]) for node, one in enumerate(hosts)):
         return f"hosts differ: {found}", "one environment for all hosts, or the same versions in each"
-    for node, one in enumerate(hosts):
-        if one["interface"]["loopback"]:
-            return (
-                f"host {node} is reached by `lo`, which is itself: {one['interface']['why']}",
-                "GLOO_SOCKET_IFNAME=<interface>, NCCL_SOCKET_IFNAME=<interface>; `ip -brief address` lists them",
-            )
+    interfaces = [Interface.model_validate(one["interface"]) for one in hosts]
+    for node in astray(interfaces):
+        return (
+            f"host {node} is reached by `lo`, which is itself: {interfaces[node].why}",
+            "GLOO_SOCKET_IFNAME=<interface>, NCCL_SOCKET_IFNAME=<interface>; `ip -brief address` lists them",
+        )
     return None
 
 

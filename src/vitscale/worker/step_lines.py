@@ -54,7 +54,7 @@ def open_step_lines(folder: Path, ranks: Ranks) -> StepLines:
     if own:
         here = () if alone else range(first, first + ranks.ranks_per_node)
         parts = tuple((between / steps_name(rank)).open("rb") for rank in here)
-        shutil.rmtree(between)
+        shutil.rmtree(between, ignore_errors=True)  # NFS keeps what others have open, and its folder
     if spool is not None and alone:
         spool.close()
     if spool is None or alone:

@@ -7,6 +7,8 @@ def test_a_page_over_several_studies_and_an_error_for_what_cannot_be_read(vitsca
     root = tmp_path / "several"
     for name in ("one", "two"):
         shutil.copytree(simulated, root / name)
+    (root / "doctor").mkdir()
+    (root / "doctor" / ".lock").touch()  # looked at by `vitscale doctor`, never measured
     ran = vitscale("report", root)
     assert ran.code == 0
     lines = [line.split() for line in ran.out.splitlines()]

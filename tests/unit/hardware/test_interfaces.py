@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from vitscale.hardware import interfaces
-from vitscale.hardware.interfaces import chosen, interface_of, listening
+from vitscale.hardware.interfaces import astray, chosen, interface_of, listening
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,28 @@ def test_nccl_prefers_infiniband_unless_it_is_told_not_to(tmp_path):
 )
 def test_an_address_belongs_to_an_interface(address, name):
     assert interface_of(address) == name
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("^lo,docker0", "eth0"), ("^docker", "lo"), ("^=lo,docker0,eth0", "eth1"), ("^lo,docker,eth", "ib0"),
+        ("eth1", "eth1"), ("eth", "eth0"), ("=eth", "eth"), ("ib", "ib0"),
+    ],
+)  # fmt: skip
+def test_nccls_list_of_interfaces_is_read_as_nccl_reads_it(monkeypatch, given, name):
+    monkeypatch.setattr(interfaces, "_up", lambda: ["lo", "docker0", "eth0", "eth1", "ib0"])
+    found = chosen("nccl", {"NCCL_SOCKET_IFNAME": given})
+    assert (found.name, found.loopback) == (name, name == "lo")
+
+
+def test_hosts_of_one_machine_reach_one_another_by_the_loopback():
+    one = chosen("gloo", {"GLOO_SOCKET_IFNAME": "lo"})
+    other = one.model_copy(update={"network": "another"})
+    assert one.network
+    assert astray([one, one]) == []
+    assert astray([one, other]) == [0, 1]
+    assert astray([one, other.model_copy(update={"loopback": False})]) == [0]
 
 
 def test_a_socket_of_ours_is_seen():

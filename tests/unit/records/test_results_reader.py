@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from vitscale.errors import ResultsError
 from vitscale.records import steps as step_lines
+from vitscale.records import writer
 from vitscale.records.reader import read_results
-from vitscale.records.schema import StepRecord
+from vitscale.records.schema import Manifest, StepRecord
 
 
 @pytest.fixture
@@ -262,3 +263,20 @@ def test_the_last_evaluation_counts(make, tmp_path):
         file.write("\n{}\n")
     with pytest.raises(ResultsError, match=r"eval.jsonl:3` is damaged"):
         read_results(root)
+
+
+def test_what_a_launch_would_be_finished_by_stays_until_its_manifest_is_there(study, monkeypatch):
+    _root, _spec, folder = study
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    settled = folder / ".settled.json"
+    settled.write_text("{}")
+
+    def full(*_):
+        raise ResultsError("no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(ResultsError):
+        patched.setattr(writer, "write_json", full)
+        writer.write_manifest(folder, manifest)
+    assert settled.exists()
+    writer.write_manifest(folder, manifest)
+    assert not settled.exists()

@@ -1,5 +1,6 @@
 """Hosts introduce themselves before they talk: what differs is told to every rank, and nobody waits for ever."""
 
+import itertools
 import json
 import threading
 
@@ -7,6 +8,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from vitscale.hardware import interfaces
 from vitscale.hardware.position import Position
 from vitscale.worker.meeting import arrive, introduce, limited
 
@@ -74,10 +76,16 @@ def test_kernels_may_differ():
     assert meet([SAME, {**SAME, "kernel": "5.4", "driver": "550"}])[0][1] is None
 
 
-def test_a_host_that_is_reached_by_itself_only_is_named():
+def test_a_host_that_is_reached_by_itself_only_is_named(monkeypatch):
+    networks = itertools.count()
+    monkeypatch.setattr(interfaces, "_network", lambda: str(next(networks)))
     problem = meet([SAME, SAME], ("eth0", "lo"))[0][1]
     assert problem.message.startswith("host 1 is reached by `lo`, which is itself: GLOO_SOCKET_IFNAME=lo")
     assert "GLOO_SOCKET_IFNAME=<interface>" in problem.hint
+
+
+def test_hosts_of_one_machine_meet_by_the_loopback():
+    assert meet([SAME, SAME], ("lo", "lo"))[0][1] is None
 
 
 def test_the_last_rank_lets_all_go_on():
