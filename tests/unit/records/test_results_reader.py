@@ -274,9 +274,10 @@ def test_what_a_launch_would_be_finished_by_stays_until_its_manifest_is_there(st
     def full(*_):
         raise ResultsError("no space left")
 
-    with monkeypatch.context() as patched, pytest.raises(ResultsError):
+    with monkeypatch.context() as patched:
         patched.setattr(writer, "write_json", full)
-        writer.write_manifest(folder, manifest)
+        with pytest.raises(ResultsError):
+            writer.write_manifest(folder, manifest)
     assert settled.exists()
     writer.write_manifest(folder, manifest)
     assert not settled.exists()
