@@ -72,7 +72,7 @@ def _against_the_peak(series: Series) -> None:
     device, shape = find_device(series.device), shape_of(series)
     precision = series.precision or "fp32"
     peak = device.peak(precision) if device and precision in UTILISATION else None
-    if device is None or peak is None or shape is None:
+    if device is None or peak is None or shape is None or not series.batch_told:
         return
     # Tensor cores compute fp32 as TF32 where they are let.
     fastest = max(device.peak_flop_per_s.values())
