@@ -14,6 +14,7 @@ from vitscale.errors import UsageError
 from vitscale.predict import memory
 from vitscale.predict.change import Change, changed
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
+from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
 from vitscale.predict.priors import PARAMETERS, mechanisms, priors
 from vitscale.predict.result import Loss as Loss
@@ -98,7 +99,7 @@ def predict(
     base = _baseline(calibration, asked, ranks_per_node)
     logs = _draws(calibration, [*layouts, base], change)
     own = calibration.series.measured
-    base_log = logs[-1] if change.any or not own else np.full_like(logs[-1], math.log(_fastest(own, base)))
+    base_log = logs[-1] if change.any or not own else np.full_like(logs[-1], math.log(_seen_s(own, base)))
     theta = change.parameters(calibration.posterior.parameters)
     points = tuple(
         _point(calibration, change, layout, base, logs[index], base_log, theta) for index, layout in enumerate(layouts)
@@ -131,14 +132,12 @@ def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked
 
 
 def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:
-    series = calibration.series
-    smallest = min((one.layout for one in series.measured or series.observations), key=lambda one: one.world_size)
-    return layout_of(series, asked, smallest.world_size, ranks_per_node) if asked.any else smallest
+    own = baseline_of(calibration.series)
+    return layout_of(calibration.series, asked, own.world_size, ranks_per_node) if asked.any else own
 
 
-def _fastest(own: Sequence[Observation], base: Layout) -> float:
-    times = [one.step_s for one in own if one.layout.world_size == base.world_size and one.step_s is not None]
-    return float(np.median(times))
+def _seen_s(own: Sequence[Observation], base: Layout) -> float:
+    return float(np.median([one.step_s for one in own if one.layout == base and one.step_s is not None]))
 
 
 def _point(
