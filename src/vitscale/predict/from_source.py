@@ -13,6 +13,7 @@ from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import Array, Layout
 from vitscale.errors import UsageError
 from vitscale.predict.candidates import CPU, Candidate, Pool, Way, ways
+from vitscale.predict.draws import seed
 from vitscale.predict.memory import shape_of
 from vitscale.predict.model import Calibration, calibrate, step_draws
 from vitscale.predict.priors import find_device
@@ -137,33 +138,32 @@ def _epochs_to(folder: Path, target: float, global_batch: int) -> float:
 
 
 def steps_of(source: Source) -> Callable[[Sequence[Candidate]], list[Array]]:
-    """The prediction of many candidates' steps: each from the calibration nearest to it."""
-    fitted: dict[tuple[str, Way, int], Calibration] = {}
-
-    def calibration(one: Candidate) -> tuple[Calibration, Asked]:
-        if not source.series:
-            key = (one.pool.device, one.way, one.pool.count)
-            if key not in fitted:
-                fitted[key] = calibrate(_specs(source, one))
-            return fitted[key], Asked()
-        series = min(source.series, key=lambda each: _distance(each, one.way))
-        key = (series.name, _way(series), 0)
-        if key not in fitted:
-            fitted[key] = calibrate(series)
-        return fitted[key], _asked(series, one, source.measured_device)
+    """The prediction of many candidates' steps: each from the calibration nearest to it, comparable draw by draw."""
 
     def steps(candidates: Sequence[Candidate]) -> list[Array]:
-        found = []
-        for one in candidates:
-            fit, asked = calibration(one)
-            found += step_draws(fit, [one.layout], asked)
-        return found
+        fitted: dict[str, Calibration] = {}
+        alike: dict[tuple[Pool, Way], list[int]] = {}
+        for index, one in enumerate(candidates):
+            alike.setdefault((one.pool, one.way), []).append(index)
+        found: dict[int, Array] = {}
+        for (pool, way), own in alike.items():
+            layouts = [candidates[index].layout for index in own]
+            if source.series:
+                series = min(source.series, key=lambda each: _distance(each, way))
+                if series.name not in fitted:
+                    fitted[series.name] = calibrate(series)
+                fit = fitted[series.name]
+                asked = _asked(series, pool, way, source.measured_device)
+            else:
+                fit, asked = calibrate(_specs(source, pool, way), seed=seed(pool.device)), Asked()
+            found |= zip(own, step_draws(fit, layouts, asked), strict=True)
+        return [found[index] for index in range(len(candidates))]
 
     return steps
 
 
-def _specs(source: Source, one: Candidate) -> Series:
-    per_rank = max(1, 2 ** int(math.log2(max(1, source.global_batch // one.pool.count))))
+def _specs(source: Source, pool: Pool, way: Way) -> Series:
+    per_rank = max(1, 2 ** int(math.log2(max(1, source.global_batch // pool.count))))
     layout = Layout(1, 1, min(64, per_rank), 1)
     return Series(
         source.shape.name,
@@ -172,10 +172,10 @@ def _specs(source: Source, one: Candidate) -> Series:
         model=source.shape.name,
         img_size=source.shape.img_size,
         patch_size=source.shape.patch_size,
-        device=one.pool.device,
-        engine=one.way.engine,
-        zero_stage=one.way.zero_stage,
-        precision=one.way.precision,
+        device=pool.device,
+        engine=way.engine,
+        zero_stage=way.zero_stage,
+        precision=way.precision,
         source="specs",
     )
 
@@ -189,11 +189,11 @@ def _distance(series: Series, way: Way) -> tuple[int, int, int]:
     return (own.precision != way.precision, own.engine != way.engine, own.zero_stage != way.zero_stage)
 
 
-def _asked(series: Series, one: Candidate, measured: str | None) -> Asked:
-    own, way = _way(series), one.way
+def _asked(series: Series, pool: Pool, way: Way, measured: str | None) -> Asked:
+    own = _way(series)
     return Asked(
         engine=way.engine if (own.engine, own.zero_stage) != (way.engine, way.zero_stage) else None,
         zero_stage=way.zero_stage if own.zero_stage != way.zero_stage else None,
         precision=way.precision if own.precision != way.precision else None,
-        device=one.pool.device if one.pool.device != measured else None,
+        device=pool.device if pool.device != measured else None,
     )
