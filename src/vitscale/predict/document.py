@@ -59,6 +59,9 @@ def _fitted(one: Calibration) -> FittedSeries:
     return FittedSeries(
         device=series.device,
         model=series.model,
+        sizes=series.sizes,
+        optimizer=series.optimizer,
+        knobs=dict(series.knobs),
         protocol=series.protocol,
         engine=series.engine,
         zero_stage=series.zero_stage,

@@ -15,9 +15,8 @@ from vitscale.predict.series import Series
 
 def shape_of(series: Series) -> ViTShape | None:
     """The series' model, or None where it is no timm ViT."""
-    sizes = {"img_size": series.img_size, "patch_size": series.patch_size}
     try:
-        return models.shape(series.model or "", **{key: value for key, value in sizes.items() if value})
+        return models.shape(series.model or "", **series.sizes)
     except VitscaleError:
         return None
 

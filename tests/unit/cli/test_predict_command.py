@@ -89,6 +89,7 @@ def test_a_study_keeps_its_calibration_and_its_report_draws_the_prediction(vitsc
     assert fitted.series
     for one in fitted.series.values():
         assert one.micro_step_s.low95 <= one.micro_step_s.median <= one.micro_step_s.high95
+        assert (one.sizes["img_size"], one.sizes["patch_size"], one.optimizer) == (32, 4, "adamw")
     assert {path.suffix for path in (folder / "predictions").iterdir()} == {".json"}
     assert vitscale("report", folder).code == 0
     assert "<path" in (folder / "report" / "figures" / "prediction.svg").read_text()
