@@ -54,11 +54,15 @@ class Source:
         device = self.measured_device
         if device is None:
             raise UsageError("a model alone does not say on what to run it", "--devices h100x8")
-        most = max(at.layout.world_size for one in self.series for at in one.observations)
+        layouts = [at.layout for one in self.series for at in one.observations]
+        most = max(at.world_size for at in layouts)
+        fullest = max(math.ceil(at.world_size / at.nodes) for at in layouts)
         known = find_device(self.series[0].device)
         if known is None and device != CPU:
             raise UsageError(f"`{device}` is not in the catalog of devices", "--devices with one that is")
-        return Pool(device, most, price_per_hour, memory_bytes or (known.memory_bytes if known else None))
+        memory_bytes = memory_bytes or (known.memory_bytes if known else None)
+        several = any(at.nodes > 1 for at in layouts)
+        return Pool(device, most, price_per_hour, memory_bytes, fullest if several else None)
 
     def ways_on(self, pool: Pool) -> tuple[Way, ...]:
         """Those that were measured; on another device, or with nothing measured, all."""
@@ -164,7 +168,8 @@ def steps_of(source: Source) -> Callable[[Sequence[Candidate]], list[Array]]:
 
 def _specs(source: Source, pool: Pool, way: Way) -> Series:
     per_rank = max(1, 2 ** int(math.log2(max(1, source.global_batch // pool.count))))
-    layout = Layout(1, 1, min(64, per_rank), 1)
+    # A full node, which reaches the network by all of its cards.
+    layout = Layout(min(pool.per_node, pool.count), 1, min(64, per_rank), 1)
     return Series(
         source.shape.name,
         (Observation(layout, None),),

@@ -89,6 +89,7 @@ def answer(
     )
     told = list(source.assumptions)
     told += [f"memory of {one.device} is not known: not checked" for one in had if one.memory_bytes is None]
+    told += [one.assumption for one in had if one.assumption]
     told += [] if priced else ["no price is told: cost is in device-hours"]
     study = recommended_study.study_text(found.choice.candidate, source)
     return Answer(source, found, study, priced, tuple(told))
