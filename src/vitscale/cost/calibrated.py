@@ -185,4 +185,5 @@ def read_calibration(path: Path) -> CalibrationFile:
     except OSError as error:
         raise ResultsError(f"cannot read `{file}`: {error.strerror}", "`vitscale predict RESULTS` writes it") from None
     except ValidationError as error:
-        raise ResultsError(f"`{file}` is no calibration: {error.errors()[0]['msg']}") from None
+        problem = f"`{file}` is no calibration: {error.errors()[0]['msg']}"
+        raise ResultsError(problem, "`vitscale predict RESULTS` writes it anew") from None

@@ -96,6 +96,19 @@ def test_a_study_keeps_its_calibration_and_its_report_draws_the_prediction(vitsc
     assert "Predicted, not measured" in (folder / "report" / "index.html").read_text()
 
 
+def test_one_series_is_fitted_beside_the_others(vitscale, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(GOLDEN, folder)
+    assert vitscale("predict", folder, "--world-size", "4").code == 0
+    whole = read_calibration(folder).series
+    name = next(iter(whole))
+    assert vitscale("predict", folder, "--world-size", "4", "--series", name).code == 0
+    assert read_calibration(folder).series == whole
+    (folder / "calibration.json").unlink()
+    assert vitscale("predict", folder, "--world-size", "4", "--series", name).code == 0
+    assert set(read_calibration(folder).series) == {name}
+
+
 def test_a_calibration_that_is_none_is_named(tmp_path):
     with pytest.raises(ResultsError, match="cannot read"):
         read_calibration(tmp_path / "calibration.json")
@@ -111,6 +124,15 @@ def test_validate_prints_errors_of_a_table(vitscale, table):
         assert words in ran.out
     told = json.loads(vitscale("validate", table, "--json").out)
     assert len(told["points"]) == told["summary"]["points"] == 2
+
+
+def test_tables_of_one_name_are_both_validated(vitscale, table):
+    other = table.parent / "other" / table.name
+    other.parent.mkdir()
+    shutil.copy(table, other)
+    told = json.loads(vitscale("validate", table, other, "--json").out)
+    assert set(told["tables"]) == {str(table), str(other)}
+    assert told["summary"]["points"] == 4
 
 
 def test_validate_leaves_out_the_largest_world_size_of_a_study(vitscale):
