@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitscale.cost import fsdp, sequence
+from vitscale.cost import fsdp, recompute, sequence
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import rank_memory
 from vitscale.cost.models import ViTShape
@@ -153,10 +153,11 @@ def _sizes(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def needed(one: Candidate, shape: ViTShape, optimizer: str) -> DeviceNeed:
+def needed(one: Candidate, shape: ViTShape, optimizer: str, *, checkpointing: bool) -> DeviceNeed:
     """Memory of one rank of a candidate."""
     micro, size, way = round(one.layout.micro_batch), one.layout.world_size, one.way
-    kept_bytes = sequence.activation_bytes(shape, micro, way.precision, 1)
+    form = recompute.activation_bytes if checkpointing else sequence.activation_bytes
+    kept_bytes = form(shape, micro, way.precision, 1)
     device = CPU if one.pool.device == CPU else "cuda"
     keys: Mapping[str, Any] = {"precision": way.precision, "data_parallel": size}
     if way.engine == "fsdp":

@@ -41,6 +41,11 @@ class Source:
     assumptions: tuple[str, ...] = ()
 
     @property
+    def checkpointing(self) -> bool:
+        """Whether backward computes activations again, as the study has it."""
+        return bool((self.resolved.get("engine") or {}).get("activation_checkpointing"))
+
+    @property
     def measured_device(self) -> str | None:
         """Short name of the device that was measured, `cpu`, or None."""
         if not self.series:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from vitscale.cost import models
+from typing import get_args
+
+from vitscale.config.study import OptimizerName
+from vitscale.cost import models, recompute, sequence
 from vitscale.cost.memory import rank_memory
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Layout
-from vitscale.cost.sequence import activation_bytes
 from vitscale.cost.vit import PRECISION_BYTES, parameter_tensors, parameters
 from vitscale.errors import VitscaleError
 from vitscale.predict.series import Series
@@ -28,11 +30,15 @@ def parameter_count(series: Series) -> int | None:
 
 
 def rank_bytes(series: Series, layout: Layout) -> int | None:
-    """A lower bound of one rank's memory: no context, communicator or allocator."""
+    """A lower bound of one rank's memory: no context, communicator or allocator. AdamW's where none is told."""
     shape, precision = shape_of(series), series.precision or "fp32"
     if shape is None or precision not in PRECISION_BYTES or series.engine not in (None, "deepspeed", "ddp", "single"):
         return None
-    kept = activation_bytes(shape, max(1, round(layout.micro_batch)), precision, 1)
+    moments = _moments(shape, series.optimizer)
+    if moments is None:
+        return None
+    form = recompute.activation_bytes if series.knobs.get("activation_checkpointing") else sequence.activation_bytes
+    kept = form(shape, max(1, round(layout.micro_batch)), precision, 1)
     found = rank_memory(
         parameter_tensors(shape),
         kept,
@@ -40,7 +46,13 @@ def rank_bytes(series: Series, layout: Layout) -> int | None:
         zero_stage=series.zero_stage,
         precision=precision,
         data_parallel=layout.world_size,
-        moments=moment_elements(shape, "adamw"),
+        moments=moments,
         device="cpu" if series.device == "cpu" else "cuda",
     )
     return found.total_bytes
+
+
+def _moments(shape: ViTShape, optimizer: str | None) -> int | None:
+    """Elements that an optimizer keeps; None where a source names one whose state is not known."""
+    name = {None: "adamw", "adam": "adamw"}.get(optimizer and optimizer.lower(), (optimizer or "").lower())
+    return moment_elements(shape, name) if name in get_args(OptimizerName) else None

@@ -84,7 +84,7 @@ def answer(
         candidates,
         Work(source.images_per_epoch * source.epochs, source.global_batch),
         limits,
-        lambda one: needed(one, source.shape, source.optimizer),
+        lambda one: needed(one, source.shape, source.optimizer, checkpointing=source.checkpointing),
         from_source.steps_of(source),
     )
     told = list(source.assumptions)

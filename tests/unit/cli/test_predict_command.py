@@ -42,9 +42,18 @@ def test_a_table_is_predicted_as_json(vitscale, table):
 def test_a_table_is_predicted_for_a_person(vitscale, table):
     ran = vitscale("predict", table, "--world-size", "8,64", "--suggest")
     assert ran.code == 0, ran.err
-    for words in ("limited by", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
+    for words in ("limited by", "at least", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
         assert words in ran.out
     assert not list(table.parent.glob("predictions"))
+
+
+def test_an_imported_table_is_predicted_as_the_table_is(vitscale, table, tmp_path):
+    folder = tmp_path / "imported"
+    assert vitscale("import", "table", table, "--out", folder).code == 0
+    words = ("--world-size", "8", "--series", "a", "--json")
+    first, second = (json.loads(vitscale("predict", path, *words).out)["points"][0] for path in (table, folder))
+    assert second["step_s"] == pytest.approx(first["step_s"])
+    assert second["images_per_s"] == pytest.approx(first["images_per_s"])
 
 
 def test_overrides_change_what_is_asked(vitscale, table):
