@@ -75,14 +75,18 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     names: dict[str, Any] = {key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")}
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
     speed, told, log_sds = 1.0, [], {}
-    factors = dict.fromkeys(("update", "intra_node", "inter_node"), 1.0)
+    factors: dict[str, float] = {}
     if (wanted.device, wanted.precision) != (series.device, series.precision):
         speed, links, spread = _machine(series, wanted)
         log_sds[str(wanted.device if wanted.device != series.device else wanted.precision)] = spread
+        # Seconds over a micro-step that became `speed` times shorter; a link without two figures stays as it was.
         bytes_ratio = _bytes(wanted) / _bytes(series)
-        for name, ratio in links.items():
-            factors[name] *= bytes_ratio * speed / ratio if name != "update" else speed / ratio
+        factors = {"update": speed / links.get("update", 1.0), "hop": speed}
+        factors |= {name: bytes_ratio * speed / links.get(name, 1.0) for name in ("intra_node", "inter_node")}
         told.append(f"compute is {speed:.2f} times as fast, by peaks and usual utilisation; not measured")
+        same = [name.replace("_", " ") for name in ("intra_node", "inter_node") if name not in links]
+        if same and wanted.device != series.device:
+            told.append(f"{' and '.join(same)} link: no figures of both devices, taken as equally fast")
     if (wanted.engine, wanted.zero_stage) != (series.engine, series.zero_stage):
         log_sds[f"{wanted.engine} {wanted.zero_stage}"] = _ENGINE_LOG_SD
         told.append("engine or stage was not measured: what it sends and hides is by its documentation")

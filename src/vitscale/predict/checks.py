@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from vitscale.cost.step import UTILISATION
 from vitscale.cost.vit import training_flop
@@ -20,10 +20,11 @@ def checked(series: Series) -> Series:
     """The series with what was noticed.
 
     Raises:
-        UsageError: repeats that disagree by more than a factor of 2, or times in another unit than seconds.
+        UsageError: repeats that disagree by more than a factor of 2, or of a table times in another unit than seconds.
     """
-    _one_unit(series)
-    _against_the_peak(series)
+    if series.source == "imported":
+        _one_unit(series)
+        _against_the_peak(series)
     return replace(series, remarks=(*series.remarks, *_repeats(series)))
 
 
@@ -49,17 +50,17 @@ def _place(one: Observation) -> tuple[int, int, float, int]:
 
 
 def _one_unit(series: Series) -> None:
-    """Times per image of a rank differ by 300 within a series only where units do."""
-    times = [(_per_image(one), one) for one in series.measured]
-    if not times:
-        return
-    (low, fast), (high, slow) = min(times, key=lambda pair: pair[0]), max(times, key=lambda pair: pair[0])
-    if high / low > _UNIT_FACTOR:
-        raise UsageError(
-            f"series `{series.name}`: a step of {slow.layout.world_size} ranks takes {slow.step_s:g}, of "
-            f"{fast.layout.world_size} ranks {fast.step_s:g}, for similar work of a rank",
-            "are some of the times in milliseconds? Times are in seconds",
-        )
+    """Between neighbouring world sizes a step, and a step per image of a rank, differ by 300 only where units do."""
+    for pair in pairwise(series.measured):
+        fast, slow = sorted(pair, key=_per_image)
+        assert fast.step_s is not None
+        assert slow.step_s is not None
+        if slow.step_s > _UNIT_FACTOR * fast.step_s and _per_image(slow) > _UNIT_FACTOR * _per_image(fast):
+            raise UsageError(
+                f"series `{series.name}`: a step of {slow.layout.world_size} ranks takes {slow.step_s:g}, of "
+                f"{fast.layout.world_size} ranks {fast.step_s:g}, for similar work of a rank",
+                "are some of the times in milliseconds? Times are in seconds",
+            )
 
 
 def _per_image(one: Observation) -> float:
@@ -68,19 +69,23 @@ def _per_image(one: Observation) -> float:
 
 
 def _against_the_peak(series: Series) -> None:
-    """A thousand times too slow or too fast for the device is a unit, not a measurement."""
+    """A thousand times too slow or too fast for the device is a unit, not a measurement.
+
+    A micro-step of less than a second is never too slow: no training step takes less than a millisecond.
+    """
     device, shape = find_device(series.device), shape_of(series)
     precision = series.precision or "fp32"
     peak = device.peak(precision) if device and precision in UTILISATION else None
-    if device is None or peak is None or shape is None:
+    if device is None or peak is None or shape is None or not series.batch_told:
         return
     # Tensor cores compute fp32 as TF32 where they are let.
     fastest = max(device.peak_flop_per_s.values())
     for one in series.measured:
-        rate = training_flop(shape) / _per_image(one)
+        assert one.step_s is not None
+        rate, micro_step_s = training_flop(shape) / _per_image(one), one.step_s / one.layout.grad_accum
         told = f"series `{series.name}`, {one.layout.world_size} ranks: {one.step_s:g} s a step is"
         if rate > 1.5 * fastest:
             raise UsageError(f"{told} faster than {device.name} computes at its peak", "times are in seconds")
-        if rate < 1e-3 * peak and one.layout.world_size == 1:
-            hint = f"if it is milliseconds, write {one.step_s / 1000 if one.step_s else 0:g}; times are in seconds"
+        if rate < 1e-3 * peak and one.layout.world_size == 1 and micro_step_s >= 1:
+            hint = f"if it is milliseconds, write {one.step_s / 1000:g}; else leave `device` blank"
             raise UsageError(f"{told} {rate / peak:.3%} of the peak of {device.name}", hint)

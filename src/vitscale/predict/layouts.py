@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 from vitscale.cost.scaling import Layout
@@ -15,38 +16,100 @@ def layout_of(series: Series, asked: Asked, world_size: int, ranks_per_node: int
     """The series' member of that world size, measured or not.
 
     Raises:
-        UsageError: a strong series whose global batch leaves ranks without an image.
+        UsageError: batches that are asked and cannot be, or a global batch that leaves ranks without an image.
     """
     per_node = ranks_per_node or _fullest(series, world_size)
     nodes = max(1, -(-world_size // per_node))
-    same = next((one.layout for one in series.observations if one.layout.world_size == world_size), None)
-    if same is not None and not asked.batch and same.nodes == nodes:
-        return same
-    largest = max((one.layout for one in series.observations), key=lambda one: one.world_size)
-    micro = float(asked.micro_batch or largest.micro_batch)
-    protocol = asked.protocol or series.protocol
-    if protocol != "strong" or (asked.micro_batch and asked.grad_accum):
-        return Layout(world_size, nodes, micro, asked.grad_accum or largest.grad_accum)
-    total = asked.global_batch or largest.global_batch
-    return _strong(series, asked, Layout(world_size, nodes, micro, 1), total)
+    largest = _largest(series)
+    own = [one.layout for one in series.observations]
+    same = [one for one in own if (one.world_size, one.nodes) == (world_size, nodes)]
+    if same and not asked.batch:
+        return min(same, key=lambda one: not _alike(one, largest))
+    total = _total(series, asked, largest)
+    at = Layout(
+        world_size, nodes, float(asked.micro_batch or largest.micro_batch), asked.grad_accum or largest.grad_accum
+    )
+    return at if total is None else _shared(series, asked, at, total)
 
 
-def _strong(series: Series, asked: Asked, at: Layout, total: float) -> Layout:
-    """Equal global batch: accumulation gives way where the series varies it, else the micro-batch."""
-    if total < at.world_size:
-        raise UsageError(
-            f"a global batch of {total:g} leaves {at.world_size:,} ranks without an image each",
-            "ask for fewer ranks, a larger `global_batch`, or protocol=weak",
-        )
+def possible(series: Series, asked: Asked, sizes: Iterable[int], ranks_per_node: int | None) -> list[Layout]:
+    """The layouts of those world sizes that the asked batch can be shared among."""
+    found = []
+    for size in sizes:
+        try:
+            found.append(layout_of(series, asked, size, ranks_per_node))
+        except UsageError:
+            continue
+    return found
+
+
+def baseline_of(series: Series) -> Layout:
+    """What speed-up refers to: the report's baseline, else the smallest measured world size, on fewest nodes.
+
+    Of several batches at that world size it is the one of the largest world size, which the asked layouts have too.
+    """
+    own = [one.layout for one in series.measured or series.observations]
+    if series.baseline in own:
+        return series.baseline
+    largest = _largest(series)
+    return min(own, key=lambda one: (one.world_size, not _alike(one, largest), one.nodes))
+
+
+def _largest(series: Series) -> Layout:
+    return max((one.layout for one in series.observations), key=lambda one: one.world_size)
+
+
+def _alike(one: Layout, other: Layout) -> bool:
+    """Equal work of a rank, as in weak scaling, or an equal global batch, as in strong."""
+    work = (one.micro_batch, one.grad_accum) == (other.micro_batch, other.grad_accum)
+    return work or math.isclose(one.global_batch, other.global_batch)
+
+
+def _total(series: Series, asked: Asked, largest: Layout) -> float | None:
+    """The global batch that all world sizes share; None where each rank keeps its work."""
+    if not series.batch_told:
+        if asked.micro_batch or asked.global_batch or asked.protocol == "strong":
+            raise UsageError(
+                f"series `{series.name}` does not tell its micro-batch: no other batch can be told from it",
+                "add the column `micro_batch` or `global_batch`",
+            )
+        return None
+    if asked.global_batch:
+        if asked.protocol not in (None, "strong"):
+            raise UsageError(
+                f"`global_batch` is one for all world sizes, and protocol={asked.protocol} grows it with them",
+                "leave one of them out, or give `micro_batch`",
+            )
+        return float(asked.global_batch)
+    both = asked.micro_batch and asked.grad_accum and asked.protocol is None
+    return largest.global_batch if (asked.protocol or series.protocol) == "strong" and not both else None
+
+
+def _shared(series: Series, asked: Asked, at: Layout, total: float) -> Layout:
+    """Accumulation gives way where the series varies it or is not of one global batch, else the micro-batch."""
     share = total / at.world_size
     accums = {one.layout.grad_accum for one in series.observations}
+    gives_way = len(accums) > 1 or series.protocol != "strong"
     if asked.grad_accum:
-        return replace(at, micro_batch=share / asked.grad_accum, grad_accum=asked.grad_accum)
-    if (len(accums) > 1 or asked.micro_batch) and share >= at.micro_batch:
+        accum = asked.grad_accum
+    elif asked.micro_batch or gives_way:
         accum = max(1, round(share / at.micro_batch))
-        return replace(at, micro_batch=share / accum, grad_accum=accum)
-    accum = 1 if len(accums) > 1 else next(iter(accums))
-    return replace(at, micro_batch=share / accum, grad_accum=accum)
+    else:
+        (accum,) = accums
+    micro = share / accum
+    if micro < 1:
+        each = f"{accum} micro-steps of {at.world_size:,} ranks" if accum > 1 else f"{at.world_size:,} ranks"
+        raise UsageError(
+            f"a global batch of {total:g} leaves {each} without an image each",
+            "ask for fewer ranks, a larger `global_batch`, a smaller `grad_accum`, or protocol=weak",
+        )
+    if asked.micro_batch and not math.isclose(micro, asked.micro_batch):
+        raise UsageError(
+            f"a global batch of {total:g} is not {at.world_size:,} ranks times micro_batch={asked.micro_batch} times "
+            + (f"grad_accum={accum}" if asked.grad_accum else "a whole number of micro-steps"),
+            f"global_batch={at.world_size * accum * asked.micro_batch}, or leave `micro_batch` out",
+        )
+    return replace(at, micro_batch=micro, grad_accum=accum)
 
 
 def _fullest(series: Series, world_size: int) -> int:

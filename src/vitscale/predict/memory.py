@@ -30,7 +30,12 @@ def parameter_count(series: Series) -> int | None:
 
 
 def rank_bytes(series: Series, layout: Layout) -> int | None:
-    """A lower bound of one rank's memory: no context, communicator or allocator. AdamW's where none is told."""
+    """A lower bound of one rank's memory: no context, communicator or allocator; AdamW's where no optimizer is told.
+
+    None where too little is told.
+    """
+    if not series.batch_told:
+        return None
     shape, precision = shape_of(series), series.precision or "fp32"
     if shape is None or precision not in PRECISION_BYTES or series.engine not in (None, "deepspeed", "ddp", "single"):
         return None

@@ -14,6 +14,7 @@ from vitscale.predict import memory
 from vitscale.predict.change import Change, changed
 from vitscale.predict.draws import joint_log_steps, log_gains, log_steps
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
+from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
 from vitscale.predict.priors import PARAMETERS, mechanisms, priors
 from vitscale.predict.result import Loss as Loss
@@ -99,7 +100,7 @@ def predict(
     steps, own = log_steps(seen, drawn, layouts, change), calibration.series.measured
     gains = log_gains(seen, drawn, layouts, base, change)
     if own and not change.any:
-        gains = [math.log(_fastest(own, base)) - logs for logs in steps]
+        gains = [math.log(_seen_s(own, base)) - logs for logs in steps]
     theta = change.parameters(drawn)
     points = tuple(
         _point(calibration, change, layout, base, steps[index], gains[index], theta)
@@ -134,14 +135,12 @@ def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked
 
 
 def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:
-    series = calibration.series
-    smallest = min((one.layout for one in series.measured or series.observations), key=lambda one: one.world_size)
-    return layout_of(series, asked, smallest.world_size, ranks_per_node) if asked.any else smallest
+    own = baseline_of(calibration.series)
+    return layout_of(calibration.series, asked, own.world_size, ranks_per_node) if asked.any else own
 
 
-def _fastest(own: Sequence[Observation], base: Layout) -> float:
-    times = [one.step_s for one in own if one.layout.world_size == base.world_size and one.step_s is not None]
-    return float(np.median(times))
+def _seen_s(own: Sequence[Observation], base: Layout) -> float:
+    return float(np.median([one.step_s for one in own if one.layout == base and one.step_s is not None]))
 
 
 def _point(

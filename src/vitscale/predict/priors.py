@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitscale.cost.scaling import MECHANISMS, Array, Mechanisms
+from vitscale.cost.scaling import MECHANISMS, Array, Layout, Mechanisms
 from vitscale.cost.step import UTILISATION
 from vitscale.cost.vit import PRECISION_BYTES, training_flop
 from vitscale.hardware import catalog
@@ -51,6 +51,11 @@ _KNOWN_LOG_SD = 0.7
 _TIMED_LOG_SD = 0.15
 """Of a link that was timed, or is shaped to its rate: an engine's calls differ from a benchmark's."""
 _RATE_LOG_SD = 0.3
+"""Of a data sheet's micro-step where nothing was measured."""
+_SEEN_RATE_LOG_SD = 1.5
+"""The same once a step was measured: input, launches and clocks can make it many times as long, and the step tells."""
+_MOST_NOISE = 0.3
+"""Of noise and drift: beyond it two launches of one run would often be a factor of 2 apart, which `checks` refuses."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,8 @@ class Priors:
         """Standard normal coordinates (draws, parameters) as parameters."""
         values = self.median * np.exp(self.log_sd * z)
         values[..., 0] = values[..., 0] / (1 + values[..., 0])
-        values[..., PARAMETERS.index("exposed_floor")] = np.minimum(1, values[..., PARAMETERS.index("exposed_floor")])
+        for name, most in (("exposed_floor", 1.0), *((name, _MOST_NOISE) for name in NOISE)):
+            values[..., PARAMETERS.index(name)] = np.minimum(most, values[..., PARAMETERS.index(name)])
         return values
 
 
@@ -88,12 +94,15 @@ def priors(series: Series, reference_micro_batch: float) -> Priors:
     if not series.batch_told:
         table["drift"] = (_GUESSED_BATCH * table["drift"][0], table["drift"][1])
     micro_s = _micro_step_s(series, device, reference_micro_batch, told)
-    if micro_s is not None and device is not None:
-        table |= _known(series, device, micro_s, told)
-    table |= _timed(series, micro_s or _seen_micro_s(series, reference_micro_batch), told)
+    # Bytes over a rate are seconds, and become ratios by the micro-step that was seen, not by a data sheet's.
+    seen_micro_s = _seen_micro_s(series, reference_micro_batch) or micro_s
+    if seen_micro_s is not None and device is not None:
+        table |= _known(series, device, seen_micro_s, told)
+    table |= _timed(series, seen_micro_s, told)
     names = [table[name] for name in PARAMETERS]
     median = np.array([one[0] for one in names])
-    return Priors(median, np.array([one[1] for one in names]), micro_s, _RATE_LOG_SD, tuple(told))
+    micro_log_sd = _SEEN_RATE_LOG_SD if series.measured else _RATE_LOG_SD
+    return Priors(median, np.array([one[1] for one in names]), micro_s, micro_log_sd, tuple(told))
 
 
 def find_device(name: str | None) -> DeviceSpec | None:
@@ -104,6 +113,9 @@ def find_device(name: str | None) -> DeviceSpec | None:
 
 
 def _micro_step_s(series: Series, device: DeviceSpec | None, micro_batch: float, told: list[str]) -> float | None:
+    if not series.batch_told:
+        told.append("the micro-batch is not told: compute is known from the measured steps only")
+        return None
     if device is None:
         what = "no device is told" if not series.device else f"`{series.device}` is not in the catalog of devices"
         told.append(f"{what}: nothing is taken from a data sheet, so intervals are wider")
@@ -134,7 +146,10 @@ def _seen_micro_s(series: Series, reference: float) -> float | None:
 
 
 def _timed(series: Series, micro_s: float | None, told: list[str]) -> dict[str, tuple[float, float]]:
-    """Priors of links whose rate is measured or shaped: bytes over it."""
+    """Priors of links whose rate is measured or shaped: bytes over it.
+
+    Where every run sends over the link no step tells the micro-step without it, so that the ratio is less sure.
+    """
     sent_bytes = _sent_bytes(series)
     if sent_bytes is None or micro_s is None:
         return {}
@@ -142,9 +157,15 @@ def _timed(series: Series, micro_s: float | None, told: list[str]) -> dict[str, 
     for name in ("intra_node", "inter_node"):
         rate = getattr(series.links, name)
         if rate is not None:
-            found[name] = (sent_bytes / rate / micro_s, _TIMED_LOG_SD)
+            beside = [one for one in series.measured if not _uses(name, one.layout)]
+            log_sd = _TIMED_LOG_SD if beside or not series.measured else _KNOWN_LOG_SD
+            found[name] = (sent_bytes / rate / micro_s, log_sd)
             told.append(f"{name.replace('_', ' ')} link: {rate / 1e9:.3g} GB/s, as it was timed or shaped")
     return found
+
+
+def _uses(link: str, layout: Layout) -> bool:
+    return layout.nodes > 1 if link == "inter_node" else layout.world_size > layout.nodes
 
 
 def _sent_bytes(series: Series) -> float | None:

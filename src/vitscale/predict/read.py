@@ -133,18 +133,24 @@ def _layout(spec: ImportedSpec, remarks: list[str]) -> Layout:
 
 def _of_results(folder: Path) -> list[Series]:
     from vitscale.analysis.load import load
-    from vitscale.analysis.scaling import run_problems
+    from vitscale.analysis.scaling import baseline, named_baseline, run_problems
 
     found = []
     study = load(folder)
+    named = named_baseline(study.results.resolved)
     for name, runs in study.by_series.items():
         sound = [run for run in runs if not run_problems(run) and run.step_s]
         left_out = [
             f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)
         ]
         if sound:
-            links = _links(study, runs)
-            found.append(checked(replace(_measured(name, sound, left_out), links=links)))
+            if (base := baseline(sound, named)) is None:
+                left_out.append(
+                    f"no valid run has the {named} ranks of `measure.baseline`: the smallest is compared with"
+                )
+            told = _measured(name, sound, left_out)
+            refers = None if base is None else _layout_of(base)
+            found.append(checked(replace(told, links=_links(study, runs), baseline=refers)))
     if not found:
         raise UsageError(f"`{folder}` has no run that can be predicted from", "`vitscale report` says why")
     return found
@@ -206,14 +212,10 @@ def _seen(run: Run) -> Observation:
             return None
         return step_s * sum(value for row in shares for value in row if value is not None) / len(shares)
 
-    facts_ = run.facts
     logs = [math.log(value) for value in run.step_s]
-    micro, accum = facts_.micro_batch or 1, facts_.grad_accum or 1
     peaks = run.memory_peaks_bytes
     return Observation(
-        Layout(
-            facts_.world_size, facts_.nodes or 1, (facts_.global_batch or 0) / facts_.world_size / accum or micro, accum
-        ),
+        _layout_of(run),
         step_s,
         launches=len(logs),
         spread=stdev(logs) / math.sqrt(len(logs)) if len(logs) > 2 else None,
@@ -221,3 +223,10 @@ def _seen(run: Run) -> Observation:
         comm_s=part("comm_exposed", "wait") or part("comm_and_wait"),
         memory_bytes=int(max(peaks)) if peaks else None,
     )
+
+
+def _layout_of(run: Run) -> Layout:
+    told = run.facts
+    accum = told.grad_accum or 1
+    micro = (told.global_batch or 0) / told.world_size / accum or told.micro_batch or 1
+    return Layout(told.world_size, told.nodes or 1, micro, accum)

@@ -64,6 +64,8 @@ class Series:
     links: LinkRates = LinkRates()
     batch_told: bool = True
     """False where no micro-batch is told: then equal work of a rank is a guess."""
+    baseline: Layout | None = None
+    """What the report of a results folder compares with; None: the smallest world size."""
     source: str = "imported"
     remarks: tuple[str, ...] = field(default=())
     """What was noticed in reading it, in words; each is an assumption of the prediction."""

@@ -18,6 +18,7 @@ import numpy as np
 from vitscale.cost.scaling import Array, Layout
 from vitscale.predict.change import changed
 from vitscale.predict.draws import gaussian
+from vitscale.predict.layouts import possible
 from vitscale.predict.model import Calibration, layout_of, predict_layouts
 from vitscale.predict.priors import PARAMETERS
 from vitscale.predict.series import Asked
@@ -86,7 +87,7 @@ def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | No
     two_nodes = 2 * math.ceil(world_size / target.nodes)
     top = min(world_size - 1, max(two_nodes, 4 * max(own, default=2)))
     sizes = own | {2**power for power in range(31) if 2**power <= top}
-    return [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(sizes) if size <= top]
+    return possible(calibration.series, asked, [size for size in sorted(sizes) if size <= top], ranks_per_node)
 
 
 def _joint(calibration: Calibration, layouts: list[Layout], asked: Asked) -> tuple[Array, float, list[float]]:

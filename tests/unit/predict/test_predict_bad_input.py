@@ -1,10 +1,15 @@
 """What is asked of tables that are wrong, thin or odd: a refusal that names it, or a wider interval with the reason."""
 
+from dataclasses import replace
+
 import pytest
 
+from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
+from vitscale.predict.checks import checked
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.read import of_table
+from vitscale.predict.series import Observation, Series
 
 HEADER = (
     "series,device,nodes,world_size,model,micro_batch,grad_accum,global_batch,engine,precision,epoch_s,"
@@ -72,6 +77,30 @@ def test_milliseconds_are_noticed_against_the_device(table):
     assert "write 1.2" in caught.value.hint
     with pytest.raises(UsageError, match="faster than t4 computes"):
         table(row(1, 0.0012, device="t4"))
+
+
+@pytest.mark.parametrize(
+    ("times", "facts"),
+    [
+        (((1, 256, 6.0), (256, 1, 8.0)), {}),
+        (((1, 512, 6.0), (512, 1, 6 / 512)), {}),
+        (((1, 1, 0.016),), {"model": "vit_tiny_patch16_224", "device": "h100", "precision": "bf16"}),
+    ],
+    ids=["scales-badly", "scales-perfectly", "small-micro-batch"],
+)
+def test_honest_tables_are_not_taken_for_milliseconds(times, facts):
+    seen = tuple(Observation(Layout(size, 1, micro, 1), step_s) for size, micro, step_s in times)
+    series = Series("s", seen, "strong", **{"model": "vit_base_patch16_224", "device": "t4", **facts})
+    assert checked(series).measured == seen
+
+
+@pytest.mark.parametrize("source", ["measured", "simulated"])
+def test_times_of_our_own_records_are_in_seconds_whatever_they_are(source):
+    seen = tuple(Observation(Layout(size, 1, 8, 1), step_s) for size, step_s in ((1, 0.01), (2, 20.0)))
+    series = Series("s", seen, "weak", model="vit_base_patch16_224", device="t4", source=source)
+    assert checked(series).measured == seen
+    with pytest.raises(UsageError):
+        checked(replace(series, source="imported"))
 
 
 @pytest.mark.parametrize("value", ["fast", "-1", "0", "nan", "inf", "1e999"])
