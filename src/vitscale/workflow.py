@@ -233,7 +233,7 @@ def predict(
 
     told = ask.answers(path, words, world_size, series, ranks_per_node, suggest=suggest, one=one)
     if path.is_dir():
-        ask.keep(path, told)
+        ask.keep(path, told, beside=series is not None)
     return told
 
 

@@ -98,6 +98,13 @@ def _asked(spec: RunSpec) -> Facts:
     )
 
 
+def _global_batch(spec: ImportedSpec) -> int | None:
+    """As told, else the batch identity's where its other members are told."""
+    if spec.global_batch is not None or spec.micro_batch is None or spec.grad_accum is None:
+        return spec.global_batch
+    return spec.micro_batch * spec.grad_accum * spec.world_size
+
+
 def _imported(spec: ImportedSpec, protocol: str | None) -> Facts:
     return Facts(
         protocol=protocol,
@@ -110,7 +117,7 @@ def _imported(spec: ImportedSpec, protocol: str | None) -> Facts:
         zero_stage=spec.zero_stage,
         micro_batch=spec.micro_batch,
         grad_accum=spec.grad_accum,
-        global_batch=spec.global_batch,
+        global_batch=_global_batch(spec),
         precision=spec.precision,
         images_per_epoch=spec.images_per_epoch,
         device_kind=None,

@@ -257,7 +257,7 @@ class HardwareSection(Section):
     """Device of the catalog, for example `h100`. Off: this machine."""
     calibration: Text | None = None
     """`calibration.json` of `vitscale predict`, or its results folder: `--launcher simulate` takes what was fitted
-    of the same device, model, engine, stage and precision. Off: data sheets."""
+    of the same device, model and sizes, optimizer, knobs, engine, stage and precision. Off: data sheets."""
     price_per_hour: PositiveFloat | None = None
     """Price of one device for one hour, in any currency, for the cost of an epoch. Off: no cost is told."""
 

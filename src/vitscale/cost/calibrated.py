@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vitscale.config.runspec import RunSpec
+from vitscale.cost import models
+from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, parts, schedule
 from vitscale.cost.step import StepEstimate
-from vitscale.errors import ResultsError, UsageError
+from vitscale.errors import ResultsError, UsageError, VitscaleError
 from vitscale.hardware import catalog
 
 NAME = "calibration.json"
@@ -34,6 +38,12 @@ class FittedSeries(_Frozen):
 
     device: str | None
     model: str | None
+    sizes: dict[str, int] = {}
+    """Sizes of the model that are told beside its name; the others are the model's own."""
+    optimizer: str | None = None
+    """Null: not told, taken for any."""
+    knobs: dict[str, Any] = {}
+    """Of the study's `[engine]`, those that are on."""
     protocol: str | None
     engine: str | None
     zero_stage: int | None
@@ -65,23 +75,74 @@ def file_of(path: Path) -> Path:
     return path / NAME if path.is_dir() else path
 
 
+def knobs_of(spec: RunSpec) -> dict[str, Any]:
+    """Knobs of a run that are on, but `fast`, which is what it chose."""
+    return {} if spec.knobs is None else spec.knobs.model_dump(mode="json", exclude_none=True, exclude={"fast"})
+
+
 def fitted_for(file: CalibrationFile, spec: RunSpec) -> FittedSeries:
-    """The series of a run's model, engine, stage, precision and device.
+    """The series of a run's model with its sizes, optimizer, knobs, engine, stage, precision and device.
+
+    Of several, one of the run's protocol, and of those the one with the nearest reference micro-batch.
 
     Raises:
         UsageError: there is none; the hint names those that are there.
     """
-    asked = (spec.model.name, spec.engine, spec.zero_stage, spec.precision)
-    for one in file.series.values():
-        same = (one.model, one.engine, one.zero_stage, one.precision) == asked
-        if same and one.device is not None and spec.simulated_device == _catalog_name(one.device):
-            return one
-    there = "; ".join(
-        f"{one.model}, {one.engine}, stage {one.zero_stage}, {one.precision}, {one.device}"
-        for one in file.series.values()
-    )
-    words = f"{asked[0]}, {asked[1]}, stage {asked[2]}, {asked[3]}, {spec.simulated_device}"
-    raise UsageError(f"the calibration has no series of {words}", f"it has {there}")
+    asked = _asked(spec)
+    there = {name: _key(one, asked) for name, one in file.series.items()}
+    same = [one for name, one in file.series.items() if there[name] == asked]
+    if not same:
+        words = "; ".join(dict.fromkeys(map(_words, there.values())))
+        raise UsageError(f"the calibration has no series of {_words(asked)}", f"it has {words}")
+    return min(same, key=lambda one: (one.protocol != spec.protocol, _times_apart(one, spec)))
+
+
+def _times_apart(one: FittedSeries, spec: RunSpec) -> float:
+    return abs(math.log(one.reference_micro_batch / spec.micro_batch))
+
+
+_Key = dict[str, Any]
+
+
+def _asked(spec: RunSpec) -> _Key:
+    sizes = {name: size for name, size in spec.model.sizes.items() if name != "num_classes"}
+    return {
+        "model": _shape_of(spec.model.name, sizes),
+        "engine": spec.engine,
+        "stage": spec.zero_stage,
+        "precision": spec.precision,
+        "device": spec.simulated_device,
+        "optimizer": spec.optimizer.name,
+        "knobs": knobs_of(spec),
+    }
+
+
+def _key(one: FittedSeries, asked: _Key) -> _Key:
+    return {
+        "model": _shape_of(one.model, one.sizes),
+        "engine": one.engine,
+        "stage": one.zero_stage,
+        "precision": one.precision,
+        "device": None if one.device is None else _catalog_name(one.device),
+        "optimizer": (one.optimizer or asked["optimizer"]).lower(),
+        "knobs": one.knobs,
+    }
+
+
+def _shape_of(name: str | None, sizes: Mapping[str, int]) -> ViTShape | str | None:
+    """The model as its cost goes; a name that is no timm ViT stays one."""
+    try:
+        return name and models.shape(name, **sizes)
+    except VitscaleError:
+        return name
+
+
+def _words(key: _Key) -> str:
+    model = key["model"]
+    if isinstance(model, ViTShape):
+        model = f"{model.name} ({model.img_size} by {model.patch_size}, {model.depth} x {model.width})"
+    told = [model, key["engine"], f"stage {key['stage']}", key["precision"], key["optimizer"], key["device"]]
+    return ", ".join(map(str, told + [f"{knob}={value}" for knob, value in key["knobs"].items()]))
 
 
 def _catalog_name(device: str) -> str:
@@ -124,4 +185,5 @@ def read_calibration(path: Path) -> CalibrationFile:
     except OSError as error:
         raise ResultsError(f"cannot read `{file}`: {error.strerror}", "`vitscale predict RESULTS` writes it") from None
     except ValidationError as error:
-        raise ResultsError(f"`{file}` is no calibration: {error.errors()[0]['msg']}") from None
+        problem = f"`{file}` is no calibration: {error.errors()[0]['msg']}"
+        raise ResultsError(problem, "`vitscale predict RESULTS` writes it anew") from None

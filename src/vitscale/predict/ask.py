@@ -81,9 +81,9 @@ def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int 
     return Told(calibration, prediction, advice)
 
 
-def keep(folder: Path, told: Sequence[Told]) -> None:
-    """Write what was fitted and predicted into a results folder."""
-    write(folder, [one.calibration for one in told], [one.prediction for one in told])
+def keep(folder: Path, told: Sequence[Told], *, beside: bool) -> None:
+    """Write what was fitted and predicted into a results folder, `beside` what was fitted to its other series."""
+    write(folder, [one.calibration for one in told], [one.prediction for one in told], beside=beside)
 
 
 def _sizes(text: str | None) -> list[int]:

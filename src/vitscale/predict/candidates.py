@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitscale.cost import fsdp, sequence
+from vitscale.cost import fsdp, recompute, sequence
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import rank_memory
 from vitscale.cost.models import ViTShape
@@ -28,6 +28,9 @@ ENGINES: tuple[tuple[str, int | None], ...] = (
 )
 """Engines and ZeRO stages, the simpler first."""
 
+BOARDS_PER_NODE = 8
+"""Assumed of PCIe boards: as many as a usual server takes."""
+
 _MOST_SHARES = 8  # micro-batches of a rank's share: the whole, a half, ... a 128th
 _POOL = re.compile(r"^(?P<name>[a-z0-9][a-z0-9.-]*?)x(?P<count>[0-9]{1,7})(?:@(?P<price>[0-9]+(?:\.[0-9]+)?))?$")
 
@@ -42,11 +45,23 @@ class Pool:
     price_per_hour: float | None
     """Of one device; None where it is not told."""
     memory_bytes: int | None
+    seen_per_node: int | None = None
+    """Ranks of the fullest node where runs on several nodes were measured."""
 
     @property
     def per_node(self) -> int:
-        """Devices of the maker's usual server."""
-        return self.count if self.device == CPU else catalog.device(self.device).devices_per_node or self.count
+        """Devices of a node: as measured, else of the maker's usual server, else `BOARDS_PER_NODE`."""
+        if self.seen_per_node is not None:
+            return self.seen_per_node
+        return self.count if self.device == CPU else catalog.device(self.device).devices_per_node or BOARDS_PER_NODE
+
+    @property
+    def assumption(self) -> str | None:
+        """What is assumed of its nodes, where it fills several that nothing tells."""
+        known = self.seen_per_node or self.device == CPU or catalog.device(self.device).devices_per_node
+        if known or self.count <= self.per_node:
+            return None
+        return f"{self.per_node} {self.device} on a node: the catalog has no server of it; their network is a prior's"
 
 
 @dataclass(frozen=True)
@@ -138,10 +153,11 @@ def _sizes(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def needed(one: Candidate, shape: ViTShape, optimizer: str) -> DeviceNeed:
+def needed(one: Candidate, shape: ViTShape, optimizer: str, *, checkpointing: bool) -> DeviceNeed:
     """Memory of one rank of a candidate."""
     micro, size, way = round(one.layout.micro_batch), one.layout.world_size, one.way
-    kept_bytes = sequence.activation_bytes(shape, micro, way.precision, 1)
+    form = recompute.activation_bytes if checkpointing else sequence.activation_bytes
+    kept_bytes = form(shape, micro, way.precision, 1)
     device = CPU if one.pool.device == CPU else "cuda"
     keys: Mapping[str, Any] = {"precision": way.precision, "data_parallel": size}
     if way.engine == "fsdp":

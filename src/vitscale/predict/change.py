@@ -41,9 +41,15 @@ class Change:
     """On parameters, by name."""
     values: dict[str, float]
     """Parameters that are known instead of fitted."""
-    log_sd: float
+    log_sds: dict[str, float]
+    """Log standard deviations that it widens by, by what they are of: another device, precision, engine or link."""
     assumptions: tuple[str, ...]
     any: bool
+
+    @property
+    def log_sd(self) -> float:
+        """All of them together."""
+        return float(np.sqrt(sum(sd**2 for sd in self.log_sds.values())))
 
     def parameters(self, theta: Array) -> Array:
         """Calibrated draws as draws of the asked configuration."""
@@ -68,11 +74,11 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     """
     names: dict[str, Any] = {key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")}
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
-    speed, told, variance = 1.0, [], 0.0
+    speed, told, log_sds = 1.0, [], {}
     factors: dict[str, float] = {}
     if (wanted.device, wanted.precision) != (series.device, series.precision):
         speed, links, spread = _machine(series, wanted)
-        variance += spread**2
+        log_sds[str(wanted.device if wanted.device != series.device else wanted.precision)] = spread
         # Seconds over a micro-step that became `speed` times shorter; a link without two figures stays as it was.
         bytes_ratio = _bytes(wanted) / _bytes(series)
         factors = {"update": speed / links.get("update", 1.0), "hop": speed}
@@ -82,16 +88,16 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
         if same and wanted.device != series.device:
             told.append(f"{' and '.join(same)} link: no figures of both devices, taken as equally fast")
     if (wanted.engine, wanted.zero_stage) != (series.engine, series.zero_stage):
-        variance += _ENGINE_LOG_SD**2
+        log_sds[f"{wanted.engine} {wanted.zero_stage}"] = _ENGINE_LOG_SD
         told.append("engine or stage was not measured: what it sends and hides is by its documentation")
     values: dict[str, float] = {}
     if asked.link is not None:
         values |= {"inter_node": _link_ratio(wanted, asked.link, micro_step_s / speed), "contention": 0.0}
-        variance += _LINK_LOG_SD**2
+        log_sds[asked.link] = _LINK_LOG_SD
         told.append(f"network: {asked.link} of each node at its full rate, 2 bytes sent for each byte of gradients")
     plan = schedule(wanted.engine, wanted.zero_stage, on_cpu=wanted.device == "cpu")
     scale = -float(np.log(speed))
-    return Change(wanted, plan, scale, factors, values, float(np.sqrt(variance)), tuple(told), asked.any)
+    return Change(wanted, plan, scale, factors, values, log_sds, tuple(told), asked.any)
 
 
 def _bytes(series: Series) -> int:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vitscale.cost.calibrated import NAME, CalibrationFile, FittedParameter, FittedSeries
+from vitscale.cost.calibrated import NAME, CalibrationFile, FittedParameter, FittedSeries, read_calibration
 from vitscale.predict.model import Calibration, Prediction
 from vitscale.records.writer import make_folder, write_json
 
@@ -59,6 +59,9 @@ def _fitted(one: Calibration) -> FittedSeries:
     return FittedSeries(
         device=series.device,
         model=series.model,
+        sizes=series.sizes,
+        optimizer=series.optimizer,
+        knobs=dict(series.knobs),
         protocol=series.protocol,
         engine=series.engine,
         zero_stage=series.zero_stage,
@@ -76,13 +79,24 @@ def _fitted(one: Calibration) -> FittedSeries:
     )
 
 
-def write(folder: Path, calibrations: Sequence[Calibration], predictions: Sequence[Prediction]) -> None:
+def write(
+    folder: Path, calibrations: Sequence[Calibration], predictions: Sequence[Prediction], *, beside: bool = False
+) -> None:
     """Write `calibration.json` and `predictions/<series>.json` into a results folder, each whole or not at all.
 
+    Args:
+        folder: a results folder.
+        calibrations: their series take the place of those of the same name.
+        predictions: one file each.
+        beside: whether other series of the calibration that is there stay.
+
     Raises:
-        ResultsError: a file cannot be written.
+        ResultsError: a file cannot be written, or the calibration beside which to write cannot be read.
     """
-    write_json(folder / NAME, calibration_file(calibrations).model_dump(mode="json"))
+    file = calibration_file(calibrations)
+    if beside and (folder / NAME).exists():
+        file = CalibrationFile(series={**read_calibration(folder).series, **file.series})
+    write_json(folder / NAME, file.model_dump(mode="json"))
     make_folder(folder / FOLDER)
     for one in predictions:
         write_json(folder / FOLDER / f"{file_stem(one)}.json", prediction_document(one))

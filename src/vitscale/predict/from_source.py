@@ -13,6 +13,7 @@ from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import Array, Layout
 from vitscale.errors import UsageError
 from vitscale.predict.candidates import CPU, Candidate, Pool, Way, ways
+from vitscale.predict.draws import seed
 from vitscale.predict.memory import shape_of
 from vitscale.predict.model import Calibration, calibrate, step_draws
 from vitscale.predict.priors import find_device
@@ -40,6 +41,11 @@ class Source:
     assumptions: tuple[str, ...] = ()
 
     @property
+    def checkpointing(self) -> bool:
+        """Whether backward computes activations again, as the study has it."""
+        return bool((self.resolved.get("engine") or {}).get("activation_checkpointing"))
+
+    @property
     def measured_device(self) -> str | None:
         """Short name of the device that was measured, `cpu`, or None."""
         if not self.series:
@@ -53,11 +59,15 @@ class Source:
         device = self.measured_device
         if device is None:
             raise UsageError("a model alone does not say on what to run it", "--devices h100x8")
-        most = max(at.layout.world_size for one in self.series for at in one.observations)
+        layouts = [at.layout for one in self.series for at in one.observations]
+        most = max(at.world_size for at in layouts)
+        fullest = max(math.ceil(at.world_size / at.nodes) for at in layouts)
         known = find_device(self.series[0].device)
         if known is None and device != CPU:
             raise UsageError(f"`{device}` is not in the catalog of devices", "--devices with one that is")
-        return Pool(device, most, price_per_hour, memory_bytes or (known.memory_bytes if known else None))
+        memory_bytes = memory_bytes or (known.memory_bytes if known else None)
+        several = any(at.nodes > 1 for at in layouts)
+        return Pool(device, most, price_per_hour, memory_bytes, fullest if several else None)
 
     def ways_on(self, pool: Pool) -> tuple[Way, ...]:
         """Those that were measured; on another device, or with nothing measured, all."""
@@ -137,34 +147,34 @@ def _epochs_to(folder: Path, target: float, global_batch: int) -> float:
 
 
 def steps_of(source: Source) -> Callable[[Sequence[Candidate]], list[Array]]:
-    """The prediction of many candidates' steps: each from the calibration nearest to it."""
-    fitted: dict[tuple[str, Way, int], Calibration] = {}
-
-    def calibration(one: Candidate) -> tuple[Calibration, Asked]:
-        if not source.series:
-            key = (one.pool.device, one.way, one.pool.count)
-            if key not in fitted:
-                fitted[key] = calibrate(_specs(source, one))
-            return fitted[key], Asked()
-        series = min(source.series, key=lambda each: _distance(each, one.way))
-        key = (series.name, _way(series), 0)
-        if key not in fitted:
-            fitted[key] = calibrate(series)
-        return fitted[key], _asked(series, one, source.measured_device)
+    """The prediction of many candidates' steps: each from the calibration nearest to it, comparable draw by draw."""
 
     def steps(candidates: Sequence[Candidate]) -> list[Array]:
-        found = []
-        for one in candidates:
-            fit, asked = calibration(one)
-            found += step_draws(fit, [one.layout], asked)
-        return found
+        fitted: dict[str, Calibration] = {}
+        alike: dict[tuple[Pool, Way], list[int]] = {}
+        for index, one in enumerate(candidates):
+            alike.setdefault((one.pool, one.way), []).append(index)
+        found: dict[int, Array] = {}
+        for (pool, way), own in alike.items():
+            layouts = [candidates[index].layout for index in own]
+            if source.series:
+                series = min(source.series, key=lambda each: _distance(each, way))
+                if series.name not in fitted:
+                    fitted[series.name] = calibrate(series)
+                fit = fitted[series.name]
+                asked = _asked(series, pool, way, source.measured_device)
+            else:
+                fit, asked = calibrate(_specs(source, pool, way), seed=seed(pool.device)), Asked()
+            found |= zip(own, step_draws(fit, layouts, asked), strict=True)
+        return [found[index] for index in range(len(candidates))]
 
     return steps
 
 
-def _specs(source: Source, one: Candidate) -> Series:
-    per_rank = max(1, 2 ** int(math.log2(max(1, source.global_batch // one.pool.count))))
-    layout = Layout(1, 1, min(64, per_rank), 1)
+def _specs(source: Source, pool: Pool, way: Way) -> Series:
+    per_rank = max(1, 2 ** int(math.log2(max(1, source.global_batch // pool.count))))
+    # A full node, which reaches the network by all of its cards.
+    layout = Layout(min(pool.per_node, pool.count), 1, min(64, per_rank), 1)
     return Series(
         source.shape.name,
         (Observation(layout, None),),
@@ -172,10 +182,10 @@ def _specs(source: Source, one: Candidate) -> Series:
         model=source.shape.name,
         img_size=source.shape.img_size,
         patch_size=source.shape.patch_size,
-        device=one.pool.device,
-        engine=one.way.engine,
-        zero_stage=one.way.zero_stage,
-        precision=one.way.precision,
+        device=pool.device,
+        engine=way.engine,
+        zero_stage=way.zero_stage,
+        precision=way.precision,
         source="specs",
     )
 
@@ -189,11 +199,11 @@ def _distance(series: Series, way: Way) -> tuple[int, int, int]:
     return (own.precision != way.precision, own.engine != way.engine, own.zero_stage != way.zero_stage)
 
 
-def _asked(series: Series, one: Candidate, measured: str | None) -> Asked:
-    own, way = _way(series), one.way
+def _asked(series: Series, pool: Pool, way: Way, measured: str | None) -> Asked:
+    own = _way(series)
     return Asked(
         engine=way.engine if (own.engine, own.zero_stage) != (way.engine, way.zero_stage) else None,
         zero_stage=way.zero_stage if own.zero_stage != way.zero_stage else None,
         precision=way.precision if own.precision != way.precision else None,
-        device=one.pool.device if one.pool.device != measured else None,
+        device=pool.device if pool.device != measured else None,
     )

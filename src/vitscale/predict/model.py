@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
 
 from vitscale.cost.scaling import Array, Layout, Schedule, parts, schedule
 from vitscale.errors import UsageError
 from vitscale.predict import memory
 from vitscale.predict.change import Change, changed
+from vitscale.predict.draws import joint_log_steps, log_gains, log_steps
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
 from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
@@ -28,9 +28,6 @@ from vitscale.predict.series import Asked, Observation, Series
 
 METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
 MOST_RANKS = 100_000_000
-
-_SCORES = ndtri((np.arange(8) + 0.5) / 8)
-"""Equally likely standard normal values: each draw's Gaussian stands for itself by eight."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,10 @@ class Calibration:
     assumptions: tuple[str, ...]
 
 
-def calibrate(series: Series, draws: int = 2000) -> Calibration:
+def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     """Fit a series; without a measured step the priors stand ("specs only").
+
+    Of two fits that are compared draw by draw, the seed says whether what is not known of them is the same.
 
     Raises:
         UsageError: no layout at all, or one that is not measured of a device or model of which no figures are known.
@@ -65,7 +64,7 @@ def calibrate(series: Series, draws: int = 2000) -> Calibration:
             f"series `{series.name}` has no times, and {prior.assumptions[0]}", "measure one run: `vitscale run`"
         )
     seen = evidence(series.observations, reference, plan, prior)
-    posterior = fit(seen, draws)
+    posterior = fit(seen, draws, seed)
     names = {name: parameter(posterior.parameters[:, index]) for index, name in enumerate(PARAMETERS)}
     micro = np.exp(_log_micro(seen, posterior.parameters))
     told = (*series.remarks, *prior.assumptions, *_data_told(series))
@@ -97,12 +96,15 @@ def predict(
     change = changed(calibration.series, asked, calibration.micro_step_s.median)
     layouts = [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(set(world_sizes))]
     base = _baseline(calibration, asked, ranks_per_node)
-    logs = _draws(calibration, [*layouts, base], change)
-    own = calibration.series.measured
-    base_log = logs[-1] if change.any or not own else np.full_like(logs[-1], math.log(_seen_s(own, base)))
-    theta = change.parameters(calibration.posterior.parameters)
+    seen, drawn = calibration.seen, calibration.posterior.parameters
+    steps, own = log_steps(seen, drawn, layouts, change), calibration.series.measured
+    gains = log_gains(seen, drawn, layouts, base, change)
+    if own and not change.any:
+        gains = [math.log(_seen_s(own, base)) - logs for logs in steps]
+    theta = change.parameters(drawn)
     points = tuple(
-        _point(calibration, change, layout, base, logs[index], base_log, theta) for index, layout in enumerate(layouts)
+        _point(calibration, change, layout, base, steps[index], gains[index], theta)
+        for index, layout in enumerate(layouts)
     )
     told = (*calibration.assumptions, *change.assumptions)
     return Prediction(
@@ -110,25 +112,26 @@ def predict(
     )
 
 
-def predict_layouts(calibration: Calibration, layouts: Sequence[Layout]) -> list[Quantiles]:
-    """Steps of exactly these layouts, in the configuration of the series, seconds."""
-    change = changed(calibration.series, Asked(), calibration.micro_step_s.median)
-    return [quantiles(np.exp(logs)) for logs in _draws(calibration, list(layouts), change)]
+def predict_layouts(calibration: Calibration, layouts: Sequence[Layout], asked: Asked | None = None) -> list[Quantiles]:
+    """Steps of exactly these layouts, seconds; None asks for the configuration of the series."""
+    change = changed(calibration.series, asked or Asked(), calibration.micro_step_s.median)
+    drawn = log_steps(calibration.seen, calibration.posterior.parameters, layouts, change)
+    return [quantiles(np.exp(logs)) for logs in drawn]
 
 
 def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
-    """Draws of the step's seconds, the same parameters draw by draw.
+    """Draws of the step's seconds that can be compared draw by draw, within and between calibrations.
 
-    Where runs were measured, what is left is noise, each layout's own; else most of it is the speed of the device,
-    which all layouts share.
+    Where runs were measured, m and drift are the series'; else they are the device's, for all that is run on it.
     """
-    change = changed(calibration.series, asked, calibration.micro_step_s.median)
-    rng, found = np.random.default_rng(0), []
-    for layout in layouts:
-        (logs,) = _draws(calibration, [layout], change)
-        by_draw = logs.reshape(-1, len(_SCORES))
-        found.append(np.exp(rng.permuted(by_draw, axis=1) if calibration.seen.rows else by_draw).ravel())
-    return found
+    series = calibration.series
+    change = changed(series, asked, calibration.micro_step_s.median)
+    to = change.series
+    name = series.name if calibration.seen.rows else str(to.device)
+    theta = calibration.posterior.parameters
+    launch = f"{name} {to.device} {to.engine} {to.zero_stage} {to.precision}"
+    drawn = joint_log_steps(calibration.seen, theta, layouts, change, name, launch)
+    return [np.exp(logs) for logs in drawn]
 
 
 def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:
@@ -141,13 +144,11 @@ def _seen_s(own: Sequence[Observation], base: Layout) -> float:
 
 
 def _point(
-    calibration: Calibration, change: Change, layout: Layout, base: Layout, logs: Array, base_log: Array, theta: Array
+    calibration: Calibration, change: Change, layout: Layout, base: Layout, logs: Array, gains: Array, theta: Array
 ) -> Point:
     step = np.exp(logs)
     rate = layout.global_batch / step
-    gain = rate / (base.global_batch / np.exp(base_log))
-    if layout == base:
-        gain = np.ones_like(gain)
+    gain = np.ones_like(gains) if layout == base else np.exp(gains) * layout.global_batch / base.global_batch
     series = change.series
     return Point(
         layout,
@@ -159,33 +160,6 @@ def _point(
         _losses(theta, layout, calibration.reference_micro_batch, change.plan),
         _point_told(calibration.series, layout),
     )
-
-
-def gaussian(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> tuple[Array, Array]:
-    """Of each draw, mean (draws, n) and covariance (draws, n, n) of ln step given the evidence, without own noise."""
-    theta, seen = calibration.posterior.parameters, calibration.seen
-    own = log_ratios(seen, change.parameters(theta), [(layout, "step") for layout in layouts], change.plan)
-    mean = seen.log_micro_s + change.log_scale + own
-    total = covariance(seen, theta, list(layouts))
-    count = len(seen.rows)
-    spread = total[:, count:, count:]
-    if count:
-        values = np.array([row.log_value for row in seen.rows])
-        known = log_ratios(seen, theta, [(row.layout, row.kind) for row in seen.rows])
-        across = total[:, count:, :count]
-        gain = np.linalg.solve(total[:, :count, :count], np.swapaxes(across, 1, 2))
-        mean = mean + np.einsum("dra,dr->da", gain, values - seen.log_micro_s - known)
-        spread = spread - across @ gain
-    return mean, spread
-
-
-def _draws(calibration: Calibration, layouts: Sequence[Layout], change: Change) -> list[Array]:
-    """Draws of ln step for each layout: the Gaussian given theta, by its equally likely values."""
-    mean, spread = gaussian(calibration, layouts, change)
-    variance = np.maximum(np.diagonal(spread, axis1=1, axis2=2), 0)
-    noise = calibration.posterior.parameters[:, PARAMETERS.index("noise")]
-    deviation = np.sqrt(variance + np.square(noise)[:, None] + change.log_sd**2)
-    return [(mean[:, [index]] + deviation[:, [index]] * _SCORES).ravel() for index in range(len(layouts))]
 
 
 def _log_micro(seen: Evidence, theta: Array) -> Array:

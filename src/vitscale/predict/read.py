@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from vitscale.analysis.facts import facts
 from vitscale.config.imported import ImportedSpec
+from vitscale.cost.calibrated import knobs_of
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.importers import table
 from vitscale.importers.found import FoundRun
 from vitscale.importers.source import sources
 from vitscale.predict.checks import checked
-from vitscale.predict.series import LinkRates, Observation, Series
+from vitscale.predict.series import SIZES, LinkRates, Observation, Series
 
 if TYPE_CHECKING:
     from vitscale.analysis.load import Run, StudyData
@@ -55,7 +56,6 @@ def of_table(path: Path) -> list[Series]:
 def _told(name: str, runs: Sequence[FoundRun], protocol: str | None) -> Series:
     specs = [run.spec for run in runs]
     same = {field: _one(name, field, [getattr(spec, field) for spec in specs]) for field in _SAME}
-    same.pop("optimizer")
     remarks: list[str] = []
     same["protocol"] = protocol or same["protocol"]
     observations = tuple(_observation(run, remarks) for run in runs)
@@ -176,9 +176,10 @@ def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
         return _one(name, field, [get(run) for run in runs])
 
     first = runs[0].facts
-    sizes: dict[str, Any] = {}
-    if not isinstance(runs[0].spec, ImportedSpec):
-        sizes = {key: runs[0].spec.model.sizes.get(key) for key in ("img_size", "patch_size")}
+    spec, configured = runs[0].spec, dict[str, Any]()
+    if not isinstance(spec, ImportedSpec):
+        configured = {key: spec.model.sizes.get(key) for key in SIZES}
+        configured["knobs"] = knobs_of(spec)
     names = {device for run in runs for device in run.device_names}
     if len(names) > 1:
         raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(names))}", "measure them as two studies")
@@ -193,10 +194,11 @@ def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
         engine=same(lambda run: run.facts.engine, "engine"),
         zero_stage=same(lambda run: run.facts.zero_stage, "ZeRO stage"),
         precision=same(lambda run: run.facts.precision, "precision"),
+        optimizer=same(lambda run: run.facts.optimizer, "optimizer"),
         images_per_epoch=first.images_per_epoch,
         source=runs[0].source,
         remarks=tuple(remarks),
-        **sizes,
+        **configured,
     )
 
 

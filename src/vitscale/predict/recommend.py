@@ -6,7 +6,8 @@
    both, the knee of `analysis.costs`.
 3. Candidates are compared draw by draw, so that what they share (the speed of the device, a series' parameters) does
    not count as noise between them. Where the 95 % interval of the ratio of their aims holds 1, no difference is
-   detected, and the simpler of them is chosen (`Candidate.complexity`).
+   detected. Of the best by the median and those that tie with it the simplest is chosen (`Candidate.complexity`);
+   what is said of the others is by their ratio to the choice.
 """
 
 from __future__ import annotations
@@ -170,14 +171,18 @@ def _broken(one: _Drawn, limits: Limits) -> str | None:
 
 def _chosen(kept: Sequence[_Drawn], losers: list[Judged], limits: Limits) -> Recommendation:
     best = min(kept, key=lambda one: float(np.median(one.aim)))
-    tied = [one for one in kept if _same(one, best)]
-    choice = min(tied, key=lambda one: (one.candidate.complexity, float(np.median(one.aim))))
+    choice = min(
+        (one for one in kept if _same(one, best)),
+        key=lambda one: (one.candidate.complexity, float(np.median(one.aim))),
+    )
     aim = "cost" if limits.deadline_s else "time" if limits.budget else "time x cost"
-    lost = {id(one): _why(one, choice, aim, tied=any(one is other for other in tied)) for one in kept}
-    judged = {id(one): _judged(one, None if one is choice else lost[id(one)]) for one in kept}
-    losers += [judged[id(one)] for one in kept if one is not choice]
+    others = [one for one in kept if one is not choice]
+    judged = {id(one): _judged(one, _why(one, choice, best, aim)) for one in others} | {
+        id(choice): _judged(choice, None)
+    }
+    losers += [judged[id(one)] for one in others]
     front = tuple(judged[id(one)] for one in _front(kept))
-    return Recommendation(judged[id(choice)], len(tied) - 1, front, tuple(losers), aim)
+    return Recommendation(judged[id(choice)], sum(_same(one, choice) for one in others), front, tuple(losers), aim)
 
 
 def _same(one: _Drawn, other: _Drawn) -> bool:
@@ -185,10 +190,16 @@ def _same(one: _Drawn, other: _Drawn) -> bool:
     return bool(low <= 1 <= high)
 
 
-def _why(one: _Drawn, choice: _Drawn, aim: str, *, tied: bool) -> str:
+def _why(one: _Drawn, choice: _Drawn, best: _Drawn, aim: str) -> str:
     low, middle, high = (float(value) for value in np.quantile(one.aim / choice.aim, (0.025, 0.5, 0.975)))
     ratio = f"{number(middle)} times the {aim} ({number(low)} to {number(high)})"
-    return f"no difference detected, {ratio}; the choice is simpler" if tied else ratio
+    if not _same(one, choice):
+        return ratio
+    if choice.candidate.complexity < one.candidate.complexity:
+        reason = "the choice is simpler"
+    else:
+        reason = "the choice is as simple" if _same(one, best) else f"but not as good as the best, {best.candidate}"
+    return f"no difference detected, {ratio}; {reason}"
 
 
 def _front(kept: Sequence[_Drawn]) -> list[_Drawn]:

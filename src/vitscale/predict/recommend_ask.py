@@ -84,11 +84,12 @@ def answer(
         candidates,
         Work(source.images_per_epoch * source.epochs, source.global_batch),
         limits,
-        lambda one: needed(one, source.shape, source.optimizer),
+        lambda one: needed(one, source.shape, source.optimizer, checkpointing=source.checkpointing),
         from_source.steps_of(source),
     )
     told = list(source.assumptions)
     told += [f"memory of {one.device} is not known: not checked" for one in had if one.memory_bytes is None]
+    told += [one.assumption for one in had if one.assumption]
     told += [] if priced else ["no price is told: cost is in device-hours"]
     study = recommended_study.study_text(found.choice.candidate, source)
     return Answer(source, found, study, priced, tuple(told))

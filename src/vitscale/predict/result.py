@@ -66,7 +66,8 @@ class Point:
     speedup: Quantiles
     efficiency: Quantiles
     memory_bytes: int | None
-    """Of one rank, a lower bound by closed form; None where the model is no timm ViT."""
+    """Of one rank, a lower bound by closed form; None where the model is no timm ViT, or the engine's or
+    optimizer's form is not known."""
     losses: Loss
     assumptions: tuple[str, ...]
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vitscale.cost.scaling import Layout
+
+SIZES = ("img_size", "patch_size", "depth", "embed_dim", "num_heads")
+"""Sizes of a model beside its name, as timm calls them."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,16 @@ class Series:
     model: str | None = None
     img_size: int | None = None
     patch_size: int | None = None
+    depth: int | None = None
+    embed_dim: int | None = None
+    num_heads: int | None = None
     device: str | None = None
     engine: str | None = None
     zero_stage: int | None = None
     precision: str | None = None
+    optimizer: str | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    """Of the study's `[engine]`, those that are on."""
     images_per_epoch: int | None = None
     links: LinkRates = LinkRates()
     batch_told: bool = True
@@ -58,6 +69,12 @@ class Series:
     source: str = "imported"
     remarks: tuple[str, ...] = field(default=())
     """What was noticed in reading it, in words; each is an assumption of the prediction."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sizes of the model that are told beside its name."""
+        told = {name: getattr(self, name) for name in SIZES}
+        return {name: value for name, value in told.items() if value is not None}
 
     @property
     def measured(self) -> tuple[Observation, ...]:

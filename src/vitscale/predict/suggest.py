@@ -1,10 +1,11 @@
 """Which further short runs would narrow the interval most: experiment design on the fitted draws.
 
 1. ln step at the asked and at a candidate layout are jointly distributed over the draws: their covariance is that of
-   the draws' means, and the mean of what the Gaussian given the parameters adds.
+   the draws' means, the mean of what the Gaussian given the parameters adds, and what a change is uncertain by.
 2. Taken as jointly Gaussian, a launch of candidate c leaves Var - Cov^2 / (Var_c + noise^2) of the asked one's
    variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
-3. What is left never falls below the noise of one launch, which no further run takes away.
+3. The half-width now is the prediction's; its logarithm's shrinks with the standard deviation.
+4. What is left never falls below the noise of one launch, which no further run takes away.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 
 from vitscale.cost.scaling import Array, Layout
 from vitscale.predict.change import changed
+from vitscale.predict.draws import gaussian
 from vitscale.predict.layouts import possible
-from vitscale.predict.model import Calibration, gaussian, layout_of
+from vitscale.predict.model import Calibration, layout_of, predict_layouts
 from vitscale.predict.priors import PARAMETERS
 from vitscale.predict.series import Asked
 
@@ -56,20 +58,26 @@ def suggest(calibration: Calibration, world_size: int, asked: Asked, *, ranks_pe
     target = layout_of(calibration.series, asked, world_size, ranks_per_node)
     candidates = _candidates(calibration, asked, ranks_per_node, world_size)
     total, noise, means = _joint(calibration, [target, *candidates], asked)
-    now = total[0, 0] + noise
+    first = total[0, 0] + noise
+    (said,) = predict_layouts(calibration, [target], asked)
+    half_log = math.asinh(said.half_width)
+
+    def half_width(variance: float) -> float:
+        return math.sinh(half_log * math.sqrt(max(0.0, variance) / first))
+
     found: list[Suggestion] = []
-    width = _half_width(now)
+    width = said.half_width
     left = dict(enumerate(candidates, start=1))
     while left and len(found) < MOST:
         gains = {index: total[0, index] ** 2 / (total[index, index] + noise) for index in left}
-        worth = [index for index in left if _half_width(total[0, 0] + noise - gains[index]) < (1 - _WORTH) * width]
+        worth = [index for index in left if half_width(total[0, 0] + noise - gains[index]) < (1 - _WORTH) * width]
         if not worth:
             break
         best = max(worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
         total = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
-        width = _half_width(total[0, 0] + noise)
+        width = half_width(total[0, 0] + noise)
         found.append(Suggestion(left[best], width, _device_s(left.pop(best), means[best])))
-    return Advice(world_size, _half_width(now), tuple(found))
+    return Advice(world_size, said.half_width, tuple(found))
 
 
 def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | None, world_size: int) -> list[Layout]:
@@ -84,14 +92,11 @@ def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | No
 
 def _joint(calibration: Calibration, layouts: list[Layout], asked: Asked) -> tuple[Array, float, list[float]]:
     change = changed(calibration.series, asked, calibration.micro_step_s.median)
-    mean, spread = gaussian(calibration, layouts, change)
-    noise = calibration.posterior.parameters[:, PARAMETERS.index("noise")]
-    total = np.cov(mean.T).reshape(len(layouts), len(layouts)) + spread.mean(axis=0)
+    theta = calibration.posterior.parameters
+    mean, spread = gaussian(calibration.seen, theta, layouts, change)
+    noise = theta[:, PARAMETERS.index("noise")]
+    total = np.cov(mean.T).reshape(len(layouts), len(layouts)) + spread.mean(axis=0) + change.log_sd**2
     return total, float(np.mean(np.square(noise))), [float(one) for one in np.exp(np.median(mean, axis=0))]
-
-
-def _half_width(variance: float) -> float:
-    return math.expm1(1.96 * math.sqrt(max(0.0, variance)))
 
 
 def _device_s(layout: Layout, step_s: float) -> float:

@@ -57,7 +57,8 @@ def validate(paths: Sequence[Path] = ()) -> Validation:
     """
     points: list[Scored] = []
     short = []
-    sources = {path.name: (read(path), path.is_dir()) for path in paths}
+    names = [path.name for path in paths]
+    sources = {path.name if names.count(path.name) == 1 else str(path): (read(path), path.is_dir()) for path in paths}
     sources = sources or {name: (series, False) for name, series in shipped_tables().items()}
     for name, (series, own) in sources.items():
         for one in series:

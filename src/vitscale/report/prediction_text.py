@@ -24,7 +24,7 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
     """World sizes asked for, what limits them, where more stops paying, and what was assumed."""
     out.print(clean(f"\n{prediction.series}"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %", "memory/rank"):
+    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %", "memory/rank\nat least"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("limited by")
     for one in prediction.points:

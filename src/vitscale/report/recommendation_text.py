@@ -23,7 +23,10 @@ def print_recommendation(answer: Answer, out: Console) -> None:
     found = answer.found
     out.print(Text.assemble(("choice  ", "bold"), clean(found.choice.candidate)))
     if found.tied:
-        out.print(clean(f"no difference in {found.aim} detected to {found.tied:,} others; the choice is the simplest"))
+        others = "1 other" if found.tied == 1 else f"{found.tied:,} others"
+        out.print(
+            clean(f"no difference in {found.aim} detected to {others}; the choice is the simplest beside the best")
+        )
     cost = "cost, 80 %" if answer.priced else "device-hours, 80 %"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("least time against least cost", overflow="fold")

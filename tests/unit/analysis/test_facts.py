@@ -3,7 +3,7 @@
 import pytest
 
 from vitscale.analysis.communication import communication
-from vitscale.analysis.facts import infer_protocol
+from vitscale.analysis.facts import facts, infer_protocol
 from vitscale.analysis.result import Shares
 from vitscale.config.imported import ImportedSpec
 
@@ -35,6 +35,20 @@ def series(*runs):
 )
 def test_protocol_of_a_series(runs, protocol):
     assert infer_protocol(series(*runs)) == protocol
+
+
+@pytest.mark.parametrize(
+    ("told", "batch"),
+    [
+        ({"micro_batch": 16, "grad_accum": 2}, 128),
+        ({"micro_batch": 16, "grad_accum": 2, "global_batch": 100}, 100),
+        ({"micro_batch": 16}, None),
+        ({"grad_accum": 2}, None),
+    ],
+)
+def test_a_global_batch_that_is_not_told_is_the_identitys(told, batch):
+    spec = ImportedSpec(format="table", series="s", file="t", line=2, sha256="0", world_size=4, **told)
+    assert facts({"one": spec})["one"].global_batch == batch
 
 
 @pytest.mark.parametrize(

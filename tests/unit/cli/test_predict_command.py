@@ -42,9 +42,18 @@ def test_a_table_is_predicted_as_json(vitscale, table):
 def test_a_table_is_predicted_for_a_person(vitscale, table):
     ran = vitscale("predict", table, "--world-size", "8,64", "--suggest")
     assert ran.code == 0, ran.err
-    for words in ("limited by", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
+    for words in ("limited by", "at least", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
         assert words in ran.out
     assert not list(table.parent.glob("predictions"))
+
+
+def test_an_imported_table_is_predicted_as_the_table_is(vitscale, table, tmp_path):
+    folder = tmp_path / "imported"
+    assert vitscale("import", "table", table, "--out", folder).code == 0
+    words = ("--world-size", "8", "--series", "a", "--json")
+    first, second = (json.loads(vitscale("predict", path, *words).out)["points"][0] for path in (table, folder))
+    assert second["step_s"] == pytest.approx(first["step_s"])
+    assert second["images_per_s"] == pytest.approx(first["images_per_s"])
 
 
 def test_overrides_change_what_is_asked(vitscale, table):
@@ -89,10 +98,24 @@ def test_a_study_keeps_its_calibration_and_its_report_draws_the_prediction(vitsc
     assert fitted.series
     for one in fitted.series.values():
         assert one.micro_step_s.low95 <= one.micro_step_s.median <= one.micro_step_s.high95
+        assert (one.sizes["img_size"], one.sizes["patch_size"], one.optimizer) == (32, 4, "adamw")
     assert {path.suffix for path in (folder / "predictions").iterdir()} == {".json"}
     assert vitscale("report", folder).code == 0
     assert "<path" in (folder / "report" / "figures" / "prediction.svg").read_text()
     assert "Predicted, not measured" in (folder / "report" / "index.html").read_text()
+
+
+def test_one_series_is_fitted_beside_the_others(vitscale, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(GOLDEN, folder)
+    assert vitscale("predict", folder, "--world-size", "4").code == 0
+    whole = read_calibration(folder).series
+    name = next(iter(whole))
+    assert vitscale("predict", folder, "--world-size", "4", "--series", name).code == 0
+    assert read_calibration(folder).series == whole
+    (folder / "calibration.json").unlink()
+    assert vitscale("predict", folder, "--world-size", "4", "--series", name).code == 0
+    assert set(read_calibration(folder).series) == {name}
 
 
 def test_a_calibration_that_is_none_is_named(tmp_path):
@@ -110,6 +133,15 @@ def test_validate_prints_errors_of_a_table(vitscale, table):
         assert words in ran.out
     told = json.loads(vitscale("validate", table, "--json").out)
     assert len(told["points"]) == told["summary"]["points"] == 2
+
+
+def test_tables_of_one_name_are_both_validated(vitscale, table):
+    other = table.parent / "other" / table.name
+    other.parent.mkdir()
+    shutil.copy(table, other)
+    told = json.loads(vitscale("validate", table, other, "--json").out)
+    assert set(told["tables"]) == {str(table), str(other)}
+    assert told["summary"]["points"] == 4
 
 
 def test_validate_leaves_out_the_largest_world_size_of_a_study(vitscale):

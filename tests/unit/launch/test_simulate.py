@@ -79,7 +79,7 @@ def test_nothing_is_trained_so_there_is_no_loss(simulate):
     assert list(analyse(folder).losses) == []
 
 
-def fitted(tmp_path, **changes):
+def fitted(tmp_path, *others, **changes):
     one = {"median": 0.0, "low95": 0.0, "high95": 0.0}
     names = ("fixed_share", "update", "intra_node", "inter_node", "hop", "contention", "exposed_floor", "jitter")
     values = {"update": 0.1, "inter_node": 0.2, "jitter": 0.05}
@@ -90,7 +90,8 @@ def fitted(tmp_path, **changes):
         "measured": [], "effective_draws": 1.0, "assumptions": [], **changes,
     }  # fmt: skip
     path = tmp_path / "calibration.json"
-    path.write_text(json.dumps({"schema_version": 1, "series": {"one": series}}))
+    found = {"one": series, **{f"other {index}": {**series, **other} for index, other in enumerate(others)}}
+    path.write_text(json.dumps({"schema_version": 1, "series": found}))
     return path
 
 
@@ -119,3 +120,60 @@ def test_a_calibration_of_something_else_is_refused(simulate, tmp_path):
     path = fitted(tmp_path, precision="fp32")
     with pytest.raises(UsageError, match="no series"):
         simulate(*BIG, "protocol=weak", "precision=bf16", f"hardware.calibration={path}", calibration=path)
+
+
+FITTED_FOR = (
+    "model.name=vit_base_patch16_224",
+    "patch_size=16",
+    "data.name=synthetic",
+    "world_size=1",
+    "protocol=weak",
+    "micro_batch=32",
+    "precision=bf16",
+    "data.images_per_device=3200",
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes"),
+    [
+        ("img_size=32", {}),
+        ("img_size=448", {}),
+        ("img_size=224", {"sizes": {"img_size": 448}}),
+        ("img_size=224 engine.activation_checkpointing=true", {}),
+        ("img_size=224", {"knobs": {"activation_checkpointing": True}}),
+        ("img_size=224", {"optimizer": "lamb"}),
+    ],
+)
+def test_another_size_or_knob_is_not_simulated_by_a_calibration(simulate, tmp_path, asked, changes):
+    path = fitted(tmp_path, **changes)
+    with pytest.raises(UsageError, match=r"no series of vit_base_patch16_224 \(.*, 12 x 768\)"):
+        simulate(*FITTED_FOR, *asked.split(), f"hardware.calibration={path}", calibration=path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes"),
+    [
+        ("img_size=224", {"sizes": {"img_size": 224, "patch_size": 16}, "optimizer": "adamw"}),
+        ("img_size=448", {"sizes": {"img_size": 448}}),
+        ("img_size=224 engine.activation_checkpointing=true", {"knobs": {"activation_checkpointing": True}}),
+    ],
+)
+def test_the_same_sizes_and_knobs_are(simulate, tmp_path, asked, changes):
+    path = fitted(tmp_path, **changes)
+    folder, _ = simulate(*FITTED_FOR, *asked.split(), f"hardware.calibration={path}", calibration=path)
+    assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.08 * 1.1)
+
+
+def test_of_two_fits_of_one_configuration_the_protocol_decides(simulate, tmp_path):
+    slow = {"median": 0.16, "low95": 0.0, "high95": 0.0}
+    path = fitted(tmp_path, {"protocol": "weak", "micro_step_s": slow}, protocol="strong")
+    folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
+    assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.16 * 1.1)
+
+
+def test_of_two_fits_of_one_protocol_the_nearer_batch_decides(simulate, tmp_path):
+    slow = {"median": 0.16, "low95": 0.0, "high95": 0.0}
+    path = fitted(tmp_path, {"micro_step_s": slow, "reference_micro_batch": 32.0}, reference_micro_batch=256.0)
+    folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
+    assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.16 * 1.1)

@@ -21,12 +21,12 @@ POOL = Pool("a100-40gb", 8, 2.0, 40 * 10**9)
 WAY = Way("ddp", None, "bf16")
 WORK = Work(images=3600 * 64, global_batch=64)  # 3,600 steps
 ONE, FOUR = (Candidate(POOL, WAY, Layout(size, 1, 64 / size, 1)) for size in (1, 4))
-NOISE = np.exp(0.05 * np.random.default_rng(0).standard_normal((2, 4000)))
+NOISE = np.exp(0.05 * np.random.default_rng(0).standard_normal((3, 4000)))
 
 
 def chosen(steps, *, limits=None, needs=lambda _: DeviceNeed("cuda", 10**9, 0), candidates=(ONE, FOUR)):
     def drawn(asked):
-        return [steps[one] * NOISE[index % 2] for index, one in enumerate(asked)]
+        return [steps[one] * NOISE[index % 3] for index, one in enumerate(asked)]
 
     return recommend(candidates, WORK, limits or Limits(), needs, drawn)
 
@@ -59,6 +59,22 @@ def test_what_noise_does_not_tell_apart_is_a_tie_and_the_simpler_is_chosen():
     assert tie.tied == 1
     assert "no difference detected" in tie.losers[0].lost
     assert chosen({ONE: 1.0, sharded: 0.5}, candidates=(sharded, ONE)).choice.candidate == sharded
+
+
+def test_ties_are_with_the_choice_where_they_do_not_chain():
+    # Each of the two ratios of 1.1 and 1.07 is within noise, their product is not.
+    simple, middle, sharded = (
+        replace(ONE, way=way) for way in (Way("ddp", None, "fp32"), WAY, Way("deepspeed", 3, "bf16"))
+    )
+    found = chosen(
+        {simple: 1.18, middle: 1.1, sharded: 1.0}, limits=Limits(budget=10), candidates=(simple, middle, sharded)
+    )
+    assert found.choice.candidate == middle
+    assert found.tied == 2
+    lost = {one.candidate: one.lost for one in found.losers}
+    assert all(words.startswith("no difference detected") for words in lost.values())
+    assert lost[simple].endswith(f"but not as good as the best, {sharded}")
+    assert lost[sharded].endswith("the choice is simpler")
 
 
 def test_what_does_not_fit_is_out_with_its_probability():
@@ -98,6 +114,22 @@ def test_candidates_keep_the_batch_identity():
     found = list(enumerate_candidates(Pool("h100", 12, None, None), (WAY,), 96))
     assert {one.layout.world_size for one in found} == {1, 2, 4, 8, 12}
     assert {one.layout.global_batch for one in found} == {96}
+
+
+def test_boards_without_a_server_fill_nodes_of_eight_with_a_network_between():
+    (t4,) = pools("t4x32", None, None)
+    nodes = {one.layout.world_size: one.layout.nodes for one in enumerate_candidates(t4, (WAY,), 64)}
+    assert nodes == {1: 1, 2: 1, 4: 1, 8: 1, 16: 2, 32: 4}
+    found = recommend_ask.answer("vit_base_patch16_224", ["global_batch=2048"], devices="t4x32", deadline="5min")
+    assert found.document()["choice"]["nodes"] == 4
+    assert "nodes = 4" in found.study
+    assert any("8 t4 on a node" in line for line in found.assumptions)
+    alone = recommend_ask.answer("vit_base_patch16_224", ["images=10000"], devices="t4x8")
+    assert not any("on a node" in line for line in alone.assumptions)
+
+
+def test_a_node_is_as_full_as_the_measured_ones():
+    assert {one.layout.nodes for one in enumerate_candidates(replace(POOL, seen_per_node=2), (WAY,), 8)} == {1, 2, 4}
 
 
 @pytest.mark.parametrize(
