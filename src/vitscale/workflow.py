@@ -174,6 +174,7 @@ def examine(
     loaded: Loaded, where: Where, folder: Path, launcher: LauncherName
 ) -> tuple[DoctorReport, Path, VitscaleError | None]:
     """Look at machines and links; what was found, where that lies, and what to end with."""
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.records.examination import DOCTOR
     from vitscale.study import doctor, results
 
@@ -182,8 +183,10 @@ def examine(
     results.check(folder)
     require_ready(launcher)
     starter = launcher_of(launcher, loaded, where)
-    with results.locked(folder), leading(starter, folder):
-        found, error = doctor.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
+    with results.locked(folder):
+        end_leftovers(folder, starter)
+        with leading(starter, folder):
+            found, error = doctor.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
     return found, folder / DOCTOR, error
 
 

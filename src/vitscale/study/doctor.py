@@ -9,7 +9,7 @@ from vitscale.config.runspec import RunSpec
 from vitscale.errors import HangError, MemoryExceeded, SetupError, VitscaleError, WorkerError
 from vitscale.hardware.position import Position
 from vitscale.hardware.probe import Machine
-from vitscale.launch.outcome import Launcher
+from vitscale.launch.outcome import Launcher, RoundEnd
 from vitscale.records.examination import DOCTOR, DoctorReport, read_examination, read_hosts
 from vitscale.records.writer import write_json
 from vitscale.study.checks import Case, of_hosts
@@ -54,7 +54,10 @@ def examine(
     round_ = make_round(next_round(folder), run, [next_entry(folder, one) for one in chosen], machine)
     # Not bound to cores: a rank tells how many there are.
     round_ = round_.model_copy(update={"examine": True, "cores": ()})
-    end = launcher.run(folder, round_, lambda _: None)
+    try:
+        end = launcher.run(folder, round_, lambda _: None)
+    except SetupError as error:  # hosts that do not answer are what is found
+        end = RoundEnd("failed", error.message, "setup", hint=error.hint)
     own = folder / "rounds" / round_.name
     case = Case(chosen, read_hosts(own, run.nodes), read_examination(own), end)
     checks = (*of_hosts(case), *of_ranks(case))

@@ -1,0 +1,46 @@
+"""`vitscale doctor` as a command: the folder it works in, and launchers that start nothing."""
+
+import json
+
+import pytest
+
+from vitscale import workflow
+from vitscale.errors import SetupError
+from vitscale.launch import jobs
+
+
+class Unreachable:
+    """A launcher whose hosts do not answer."""
+
+    def run(self, results, round_, watch):
+        assert (results / ".lock").exists()
+        raise SetupError("host `n2` did not answer: Connection refused", "`ssh n2 true` has to work")
+
+
+@pytest.fixture
+def unreachable(monkeypatch):
+    monkeypatch.setattr(workflow, "require_ready", lambda launcher: None)
+    monkeypatch.setattr(workflow, "launcher_of", lambda name, loaded, where: Unreachable())
+
+
+def test_jobs_at_work_keep_it_out_of_the_studys_folder(vitscale, unreachable, tmp_path):
+    folder = tmp_path / "work/results/quick"
+    (folder / "runs").mkdir(parents=True)
+    jobs.note_submitted(folder, "0000-w1", "17")
+    ran = vitscale("doctor", "quick", "world_size=1")
+    assert ran.code == 10
+    assert "job 17" in ran.error
+    assert not (folder / "rounds").exists()
+
+
+def test_a_host_that_does_not_answer_is_what_is_found(vitscale, unreachable, tmp_path):
+    folder = tmp_path / "work/results/quick"
+    (folder / "runs").mkdir(parents=True)
+    (folder / "doctor.json").write_text('{"healthy": true}')
+    ran = vitscale("doctor", "quick", "world_size=1")
+    assert ran.code == 3
+    found = json.loads((folder / "doctor.json").read_text())
+    assert (found["healthy"], found["hosts"], found["together"]) == (False, [], None)
+    failed = {one["name"]: (one["text"], one["hint"]) for one in found["checks"] if one["status"] == "failed"}
+    assert failed["ranks talk"] == ("host `n2` did not answer: Connection refused", "`ssh n2 true` has to work")
+    assert "did not answer" in ran.out
