@@ -58,7 +58,7 @@ class Slurm:
         return f"SLURM: {', '.join(taken)}" if taken else None
 
     def left(self, results: Path) -> list[Round]:
-        """Rounds whose jobs were submitted by an earlier process; an examination's is ended, since nobody asks for it."""
+        """Rounds whose jobs were submitted by an earlier process; an examination's is ended, as nobody asks for it."""
         rounds = [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
         for round_ in rounds:
             if round_.examine:

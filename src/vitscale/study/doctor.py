@@ -15,24 +15,37 @@ from vitscale.records.writer import write_json
 from vitscale.study.checks import Case, of_hosts
 from vitscale.study.link_checks import of_ranks
 from vitscale.study.rounds import make_round, next_entry, next_round
+from vitscale.study.where import Where
 
 NAME = "doctor"
 """Of the results folder where no study is given."""
 
 
-def world_of(launcher: str, machine: Machine, place: Position | None) -> list[str]:
-    """The world that is looked at where no study says one, as overrides of `quick`.
+def world_of(launcher: str, where: Where, place: Position | None, words: Sequence[str] = ()) -> list[str]:
+    """The world that is looked at where no study says one, as overrides of `quick`: of several hosts a rank on each.
 
     Args:
         launcher: name of the launcher.
-        machine: `probe()`.
+        where: what it starts ranks on.
         place: of this process among those of a starter, of the launcher `env`.
+        words: overrides that are given, before which these give way.
     """
+    given = {word.partition("=")[0].removeprefix("axes.") for word in words}
+    if given & {"world_size", "nodes", "ranks_per_node"}:
+        return []
+    world = _world(launcher, where, place)
+    return [f"{key}={value}" for key, value in world.items() if key not in given]
+
+
+def _world(launcher: str, where: Where, place: Position | None) -> dict[str, int | str]:
     if place is not None:
-        return [f"world_size={place.world_size}", f"ranks_per_node={place.local_world_size}"]
+        return {"world_size": place.world_size, "ranks_per_node": place.local_world_size}
     if launcher == "lab":
-        return ["world_size=2", "nodes=2"]
-    return [f"world_size={len(machine.gpus) or min(len(machine.cores), 2)}"]
+        return {"world_size": 2, "nodes": 2}
+    if (hosts := len(where.hosts)) > 1:
+        # A batch that any number of ranks can have.
+        return {"world_size": hosts, "nodes": hosts, "protocol": "weak", "micro_batch": 1}
+    return {"world_size": len(where.machine.gpus) or min(len(where.machine.cores), 2)}
 
 
 def largest_world(runs: Sequence[RunSpec]) -> list[RunSpec]:

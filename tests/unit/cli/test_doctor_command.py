@@ -33,6 +33,14 @@ def test_jobs_at_work_keep_it_out_of_the_studys_folder(vitscale, unreachable, tm
     assert not (folder / "rounds").exists()
 
 
+def test_without_a_study_all_hosts_of_the_hostfile_are_looked_at_unless_less_is_asked(vitscale, unreachable, tmp_path):
+    (tmp_path / "work/hosts.txt").write_text("n1 slots=2\nn2 slots=4\nn3 slots=2\n")
+    for words, world in (((), (3, 3, 1)), (("axes.world_size=4", "nodes=2", "protocol=weak"), (4, 2, 2))):
+        assert vitscale("doctor", "launch.hostfile=hosts.txt", *words, "--launcher", "hosts").code == 3
+        found = json.loads((tmp_path / "work/results/doctor/doctor.json").read_text())
+        assert (found["world_size"], found["nodes"], found["ranks_per_node"]) == world
+
+
 def test_a_host_that_does_not_answer_is_what_is_found(vitscale, unreachable, tmp_path):
     folder = tmp_path / "work/results/quick"
     (folder / "runs").mkdir(parents=True)
