@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
-from vitscale.errors import HangError, MemoryExceeded, SetupError, VitscaleError, WorkerError
+from vitscale.errors import HangError, Interrupted, MemoryExceeded, SetupError, VitscaleError, WorkerError
 from vitscale.hardware.position import Position
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import Launcher, RoundEnd
@@ -61,6 +61,9 @@ def examine(
 
     Returns:
         What was found, and the error that the command ends with, or None where no check failed.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; the ranks are ended, and so is a scheduler's job.
     """
     chosen = largest_world(runs)
     run = chosen[0]
@@ -71,6 +74,8 @@ def examine(
         end = launcher.run(folder, round_, lambda _: None)
     except SetupError as error:  # hosts that do not answer are what is found
         end = RoundEnd("failed", error.message, "setup", hint=error.hint)
+    except (KeyboardInterrupt, Interrupted):
+        raise Interrupted("interrupted", "the same command looks again") from None
     own = folder / "rounds" / round_.name
     case = Case(chosen, read_hosts(own, run.nodes), read_examination(own), end)
     checks = (*of_hosts(case), *of_ranks(case))

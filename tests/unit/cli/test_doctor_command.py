@@ -12,15 +12,19 @@ from vitscale.launch import jobs
 class Unreachable:
     """A launcher whose hosts do not answer."""
 
+    error = SetupError("host `n2` did not answer: Connection refused", "`ssh n2 true` has to work")
+
     def run(self, results, round_, watch):
         assert (results / ".lock").exists()
-        raise SetupError("host `n2` did not answer: Connection refused", "`ssh n2 true` has to work")
+        raise self.error
 
 
 @pytest.fixture
 def unreachable(monkeypatch):
+    launcher = Unreachable()
     monkeypatch.setattr(workflow, "require_ready", lambda launcher: None)
-    monkeypatch.setattr(workflow, "launcher_of", lambda name, loaded, where: Unreachable())
+    monkeypatch.setattr(workflow, "launcher_of", lambda name, loaded, where: launcher)
+    return launcher
 
 
 def test_jobs_at_work_keep_it_out_of_the_studys_folder(vitscale, unreachable, tmp_path):
@@ -39,6 +43,13 @@ def test_without_a_study_all_hosts_of_the_hostfile_are_looked_at_unless_less_is_
         assert vitscale("doctor", "launch.hostfile=hosts.txt", *words, "--launcher", "hosts").code == 3
         found = json.loads((tmp_path / "work/results/doctor/doctor.json").read_text())
         assert (found["world_size"], found["nodes"], found["ranks_per_node"]) == world
+
+
+def test_ctrl_c_is_an_interruption_and_leaves_no_report(vitscale, unreachable, tmp_path):
+    unreachable.error = KeyboardInterrupt()
+    ran = vitscale("doctor", "quick", "world_size=1")
+    assert (ran.code, ran.error) == (75, "interrupted")
+    assert not (tmp_path / "work/results/quick/doctor.json").exists()
 
 
 def test_a_host_that_does_not_answer_is_what_is_found(vitscale, unreachable, tmp_path):
