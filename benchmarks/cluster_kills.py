@@ -26,10 +26,10 @@ import psutil
 
 from benchmarks import kills
 from benchmarks.figure import VITSCALE, Failed, Figure, below, say, shown
-from benchmarks.killing import SEED, alive, descendants, finished, wait_gone, working_in
+from benchmarks.killing import SEED, agents_of, alive, descendants, finished, ranks_in, wait_gone, working_in
 from vitscale import units
 from vitscale.errors import VitscaleError
-from vitscale.hardware.position import position
+from vitscale.launch import jobs
 from vitscale.launch.lab import require_namespaces
 from vitscale.records.round import read_heartbeat
 from vitscale.starting import LauncherName
@@ -37,6 +37,8 @@ from vitscale.starting import LauncherName
 NOTICED_S = 30.0
 PATIENCE_S = 120.0
 """After so long without a sign the command hangs."""
+IDLE_STUDIES = 5
+"""After so many studies without a blow there will be none: a single one may end before its moment has come."""
 
 COMMAND = [
     "vitscale", "run", "quick", f"measure.launches={kills.LAUNCHES}", "measure.warmup_steps=1", "measure.steps=40",
@@ -54,14 +56,7 @@ class Study:
     @property
     def ranks(self) -> dict[int, psutil.Process]:
         """The ranks of the round in flight."""
-        found = {}
-        for one in descendants(self.parent):
-            try:
-                if alive(one) and one.cmdline()[2:4] == ["-m", "vitscale.worker"]:
-                    found[position(one.environ()).rank] = one
-            except (psutil.Error, VitscaleError):
-                continue
-        return found
+        return ranks_in(self.folder)
 
     @property
     def round(self) -> Path | None:
@@ -129,29 +124,20 @@ def strike_link(study: Study, rng: random.Random) -> str | None:
 
 def strike_agent(study: Study, rng: random.Random) -> str | None:
     """SIGKILL to what leads the ranks of a random host."""
-    agents = [one for one in psutil.process_iter() if _is_agent(one, study.folder)]
+    agents = agents_of(study.ranks.values())
     if not agents:
         return None
     rng.choice(agents).kill()
     return r"host|agent|rank \d+ was ended by SIGKILL"
 
 
-def _is_agent(process: psutil.Process, folder: Path) -> bool:
-    try:
-        return "vitscale.launch.agent" in process.cmdline() and Path(process.cwd()) == folder.resolve()
-    except psutil.Error:
-        return False
-
-
 def strike_job(study: Study, rng: random.Random) -> str | None:
-    """`scancel` of the job that was submitted last."""
+    """`scancel` of the job that the command waits for, once a rank of it has spoken."""
     del rng
-    jobs = study.folder / "jobs.jsonl"
-    lines = jobs.read_text().splitlines() if jobs.exists() else []
-    if not lines or study.steps < 0:
+    round_name, job = next(iter(jobs.unfinished(study.folder).items()), ("", ""))
+    if not job or read_heartbeat(study.folder / "rounds" / round_name, 0) is None:
         return None
-    number = str(json.loads(lines[-1])["job_id"])
-    subprocess.run(["scancel", number], check=True, capture_output=True)
+    subprocess.run(["scancel", job], check=True, capture_output=True)
     return "cancelled"
 
 
@@ -216,9 +202,11 @@ class Campaign:
         """All of them.
 
         Raises:
-            Failed: a command hangs, or does not get to its end.
+            Failed: a command hangs, does not get to its end, or nothing of it is there to be struck.
         """
+        idle = 0
         while len(self.struck) < self.wanted:
+            before = len(self.struck)
             folder = self.root / f"{self.blows[0].launcher}{self.studies}"
             self.studies += 1
             once: dict[Path, str] = {}
@@ -230,6 +218,9 @@ class Campaign:
             now = finished(folder)
             self.damaged += sum(now.get(path) != digest for path, digest in once.items())
             self.short_of += kills.short_of(folder)
+            idle = 0 if len(self.struck) > before else idle + 1
+            if idle == IDLE_STUDIES:
+                raise Failed(f"{idle} studies by `{self.blows[0].launcher}` in turn, and nothing was struck")
 
     def _start(self, folder: Path, once: dict[Path, str]) -> int:
         blow = self.blows[0]

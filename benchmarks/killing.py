@@ -6,17 +6,20 @@ meet.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from benchmarks.figure import VITSCALE, Failed, Figure, say, shown
+from vitscale.errors import VitscaleError
+from vitscale.hardware.position import position
 
 SEED = 20260101
 ORPHANS_END_S = 5.0
@@ -223,6 +226,30 @@ def working_in(folder: Path) -> set[int]:
         except psutil.Error:
             continue
     return found
+
+
+def ranks_in(folder: Path) -> dict[int, psutil.Process]:
+    """The ranks that work in a results folder, by number: of all hosts that are laid out on this machine."""
+    found = {}
+    for pid in working_in(folder):
+        try:
+            process = psutil.Process(pid)
+            if process.cmdline()[2:4] == ["-m", "vitscale.worker"]:
+                found[position(process.environ()).rank] = process
+        except (psutil.Error, VitscaleError):
+            continue
+    return dict(sorted(found.items()))
+
+
+def agents_of(ranks: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """The agents of hosts that started them: sshd starts agents in the home folder, so that only ranks tell whose."""
+    found = {}
+    for rank in ranks:
+        with contextlib.suppress(psutil.Error):
+            parent = rank.parent()
+            if parent is not None and "vitscale.launch.agent" in parent.cmdline():
+                found[parent.pid] = parent
+    return [*found.values()]
 
 
 def _meanwhile(folder: Path, rank: int) -> str:

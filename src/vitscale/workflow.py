@@ -63,8 +63,8 @@ def to_examine(study: str | None, overrides: list[str] | None, launcher: Launche
     Raises:
         UsageError: there is nothing to look at in a simulation.
     """
+    from vitscale.config.load import load
     from vitscale.hardware.position import position
-    from vitscale.hardware.probe import probe
     from vitscale.study import doctor
     from vitscale.study.results import default_folder
 
@@ -73,8 +73,10 @@ def to_examine(study: str | None, overrides: list[str] | None, launcher: Launche
     words = overrides or []
     if study is None or "=" in study:
         place = position(os.environ) if launcher is LauncherName.env else None
-        words = [*doctor.world_of(launcher, probe(), place), *([study] if study else []), *words]
-        return *resolve("quick", words, launcher), default_folder(doctor.NAME)
+        words = [*([study] if study else []), *words]
+        _, where = resolve("quick", words, launcher)
+        loaded = load("quick", [*doctor.world_of(launcher, where, place, words), *words])
+        return loaded, where, default_folder(doctor.NAME)
     loaded, where = resolve(study, words, launcher)
     return loaded, where, default_folder(loaded.study.name)
 
@@ -174,6 +176,7 @@ def examine(
     loaded: Loaded, where: Where, folder: Path, launcher: LauncherName
 ) -> tuple[DoctorReport, Path, VitscaleError | None]:
     """Look at machines and links; what was found, where that lies, and what to end with."""
+    from vitscale.launch.jobs import end_leftovers
     from vitscale.records.examination import DOCTOR
     from vitscale.study import doctor, results
 
@@ -182,8 +185,10 @@ def examine(
     results.check(folder)
     require_ready(launcher)
     starter = launcher_of(launcher, loaded, where)
-    with results.locked(folder), leading(starter, folder):
-        found, error = doctor.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
+    with results.locked(folder):
+        end_leftovers(folder, starter)
+        with leading(starter, folder):
+            found, error = doctor.examine(folder, loaded.study.name, runs, where.machine, starter, launcher)
     return found, folder / DOCTOR, error
 
 

@@ -1,14 +1,18 @@
 """Studies whose ranks a real SLURM starts on two nodes: as jobs that outlive the command, and as steps of one job."""
 
 import json
+import os
 import signal
 import stat
+import subprocess
+import sys
 
 import psutil
 import pytest
 from ranks import finish, launches, start, wait_until, worker_processes
 
 from vitscale.launch import jobs
+from vitscale.records.examination import DoctorReport
 from vitscale.records.round import read_heartbeat
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
@@ -101,6 +105,30 @@ def test_within_a_job_a_round_is_a_step_of_it_and_the_end_of_the_tool_ends_its_r
     tool.kill()
     finish(process, 30)
     wait_until(lambda: not worker_processes(results), 30, "its ranks are gone")
+
+
+def test_doctor_without_a_study_looks_at_every_node_and_ctrl_c_ends_its_job(store, slurm, tmp_path):
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("VITSCALE")}
+    environ |= {"VITSCALE_DATA": str(store), **slurm.environ}
+    command = [sys.executable, "-m", "vitscale", "doctor", "depth=2", "embed_dim=48", "--launcher", "slurm"]
+    results = tmp_path / "results/doctor"
+
+    def begun():
+        return subprocess.Popen(command, cwd=tmp_path, env=environ, stderr=subprocess.PIPE, text=True)
+
+    first = begun()
+    wait_until(lambda: jobs.unfinished(results), 60, "a job")
+    first.send_signal(signal.SIGINT)
+    assert finish(first, 60)[0] == 75
+    assert slurm.jobs() == []
+    assert jobs.unfinished(results) == {}
+    code, err = finish(begun())
+    assert code in (0, 3), err
+    found = DoctorReport.model_validate_json((results / "doctor.json").read_bytes())
+    assert (found.nodes, found.ranks_per_node, found.round) == (2, 1, "0001-w2")
+    assert {one.name for one in found.checks if one.status == "failed"} <= {"interface"}  # both nodes are this host
+    assert found.together is not None
+    assert worker_processes(results) == []
 
 
 def test_a_job_that_slurm_refuses_is_an_error_with_its_message(store, slurm, tmp_path):

@@ -64,10 +64,14 @@ def require_none(results: Path) -> None:
 def end_leftovers(results: Path, launcher: Launcher) -> None:
     """End what a killed tool left at work in a folder. Jobs go on: only who waits for them works beside them.
 
+    Of jobs only examinations are ended.
+
     Raises:
         ResultsError: there are some, and this is another launcher.
     """
-    if not isinstance(launcher, Queue):
+    if isinstance(launcher, Queue):
+        launcher.left(results)
+    else:
         require_none(results)
         processes.end_leftovers(results)
 

@@ -37,11 +37,11 @@ class Launcher(Protocol):
 class Queue(Launcher, Protocol):
     """A launcher whose rounds go on without this process: what a scheduler has taken is waited for by `run`.
 
-    `run` raises `LeftRunning` when this process is asked to stop.
+    `run` raises `LeftRunning` when this process is asked to stop. Examinations do not go on.
     """
 
     def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
         """Hand over rounds that `run` will be asked for, as many as are taken; what became of them, in words."""
 
     def left(self, results: Path) -> list[Round]:
-        """Rounds that an earlier process handed over and did not see end."""
+        """Rounds that an earlier process handed over and did not see end, but for examinations: those are ended."""

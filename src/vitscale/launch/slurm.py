@@ -58,17 +58,21 @@ class Slurm:
         return f"SLURM: {', '.join(taken)}" if taken else None
 
     def left(self, results: Path) -> list[Round]:
-        """Rounds whose jobs were submitted by an earlier process."""
-        return [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
+        """Rounds whose jobs were submitted by an earlier process; an examination's is ended, as nobody asks for it."""
+        rounds = [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
+        for round_ in rounds:
+            if round_.examine:
+                self._end(results, round_)
+        return [round_ for round_ in rounds if not round_.examine]
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round: submit it, unless that is done, and wait for its end.
 
         Raises:
             SetupError: SLURM refuses it.
-            LeftRunning: this process was asked to stop, and jobs go on.
+            LeftRunning: this process was asked to stop, and jobs go on. An examination's is ended with it.
         """
-        with _leaving(results):
+        with self._ending(results, round_) if round_.examine else _leaving(results):
             job = jobs.unfinished(results).get(round_.name) or self._submit(results, round_)
             folder = results / "rounds" / round_.name
             ranks = RanksOfJob(self._scheduler, job, folder)
@@ -78,6 +82,23 @@ class Slurm:
             scrub(folder)
             jobs.note_ended(results, round_.name, job, end.status)
             return end
+
+    @contextlib.contextmanager
+    def _ending(self, results: Path, round_: Round) -> Iterator[None]:
+        """End the job of a round where this process is asked to stop."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted):
+            self._end(results, round_)
+            raise
+
+    def _end(self, results: Path, round_: Round) -> None:
+        """End the job of a round, if it has one that is not known to have ended."""
+        if job := jobs.unfinished(results).get(round_.name):
+            folder = results / "rounds" / round_.name
+            RanksOfJob(self._scheduler, job, folder).end()
+            scrub(folder)
+            jobs.note_ended(results, round_.name, job, "killed")
 
     def _submit(self, results: Path, round_: Round) -> str:
         round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which is not theirs

@@ -257,6 +257,9 @@ class Split(Frozen):
     images_per_s: tuple[float, ...] | None = None
     """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the
     study gives the list."""
+    devices: tuple[str, ...] | None = None
+    """What each rank was timed on: GPUs by name, CPUs by name and the host's cores; null where the study gives the
+    list, and in records of earlier versions."""
 
 
 class Manifest(Frozen):

@@ -116,16 +116,21 @@ def _devices(case: Case) -> Iterator[Check]:
             problems = True
             text = f"{(run.threads_per_rank or 0) * run.ranks_per_node} threads of its ranks on {host.cores} cores"
             yield Check(name="devices", status="warning", where=case.where(host), text=text, hint=crowd)
-    kinds = {host.devices for host in case.hosts}
-    if len(kinds) > 1:
+    if len({host.devices for host in case.hosts}) > 1:
         problems = True
-        text = "; ".join(f"host {host.node}: {_counted(host.devices)}" for host in case.hosts[:8])
-        hint = "the slowest device sets the pace: leave its host out, or compare like with like"
-        yield Check(name="devices", status="warning", where=ALL, text=text, hint=hint)
+        yield _unlike(case)
     if not problems:
         first = case.hosts[0]
         text = f"{_counted(first.devices)} each" if run.device == "cuda" else f"{first.devices[0]}, {first.cores} cores"
         yield Check(name="devices", status="ok", where=ALL, text=text)
+
+
+def _unlike(case: Case) -> Check:
+    text = "; ".join(f"host {host.node}: {_counted(host.devices)}" for host in case.hosts[:8])
+    if all(run.knobs and run.knobs.split for run in case.runs):
+        return Check(name="devices", status="ok", where=ALL, text=f"{text}; shares of images by engine.split")
+    hint = "the slowest device sets the pace: engine.split=proportional deals images by speed; or leave its host out"
+    return Check(name="devices", status="warning", where=ALL, text=text, hint=hint)
 
 
 def _counted(devices: tuple[str, ...]) -> str:

@@ -83,7 +83,7 @@ class _Execution:
         done = sum(min(self._ok(run), self.measure.launches) for run in self.runs)
         self.observer.started(self.measure.launches * len(self.runs), done)
         for round_ in left:
-            self._serve([RunSpec.model_validate(entry.spec) for entry in round_.entries], round_)
+            self._serve(round_)
         self.failures.clear()  # those were an earlier command's
         for turn in itertools.count():
             wanting = [run for run in self.runs if self._wanting(run)]
@@ -98,8 +98,8 @@ class _Execution:
                 rounds = list(rounds)
                 if told := self.launcher.submit(self.folder, rounds):
                     self.observer.message(told)
-            for group, round_ in zip(rotated, rounds, strict=True):
-                self._serve(group, round_)
+            for round_ in rounds:
+                self._serve(round_)
         return Outcome(tuple(run.run_id for run in self.runs if not self._settled(run)))
 
     def _ok(self, run: RunSpec) -> int:
@@ -142,10 +142,10 @@ class _Execution:
         self.rounds += 1
         return make_round(self.rounds - 1, group[0], entries, self.machine)
 
-    def _serve(self, group: list[RunSpec], round_: Round) -> None:
-        """Serve a round of these runs, and further ones where a crash cut it short."""
-        left = group
-        while left:
+    def _serve(self, round_: Round) -> None:
+        """Serve a round, and further ones where a crash cut it short; these without runs that the study dropped."""
+        by_id = {run.run_id: run for run in self.runs}
+        while True:
             end = self._start(round_)
             unfinished = [entry for entry in round_.entries if not (self.folder / entry.folder / MANIFEST).exists()]
             if not unfinished:
@@ -157,15 +157,16 @@ class _Execution:
             if not end.again:
                 self.failures.update({entry.run_id: ATTEMPTS for entry in unfinished})
                 break
-            by_id = {run.run_id: run for run in left}
-            left = [by_id[entry.run_id] for entry in unfinished[1:]]
-            victim = by_id[unfinished[0].run_id]
+            again = unfinished[1:]
+            victim = unfinished[0]
             if status not in FINAL:
                 self.failures[victim.run_id] += 1
                 if self.failures[victim.run_id] < ATTEMPTS:
-                    left.append(victim)
-            if left:
-                round_ = self._round(left)
+                    again.append(victim)
+            left = [by_id[entry.run_id] for entry in again if entry.run_id in by_id]
+            if not left:
+                break
+            round_ = self._round(left)
         self._read()
 
     def _start(self, round_: Round) -> RoundEnd:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from vitscale.hardware.probe import Machine
+from vitscale.hardware.probe import Machine, probe
 from vitscale.records.schema import Device
 from vitscale.worker import debug_flags
 from vitscale.worker.distributed import Ranks
@@ -95,6 +95,15 @@ def describe(
         memory_peak_bytes=memory_peak_bytes or peak_memory_bytes(ranks.device),
         debug=debug_flags.found(os.environ, ranks.device),
     )
+
+
+def timed_as(device: torch.device) -> str:
+    """What a device is called where ranks are timed: a GPU by name, a CPU by name and the host's cores, which tells
+    no host from another of its kind."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    machine = probe()
+    return f"{machine.cpu_name or platform.machine()}, {machine.host_cores} cores"
 
 
 def versions(machine: Machine) -> dict[str, str]:

@@ -3,7 +3,8 @@
 A `proportional` split is timed by the run's first launch: forward and backward of the run's model, without
 communication, all ranks at once since ranks of one host share it. Times are not in proportion to images (a pass has
 costs of its own), so what follows from the rates is timed too, and of all that were timed the one with the fastest
-slowest rank is taken. It lies in `runs/<run_id>/split.json`, where further launches find it: they are replications.
+slowest rank is taken. It lies in `runs/<run_id>/split.json`, where further launches find it: they are replications,
+and refused where a rank is on another kind of device.
 """
 
 from __future__ import annotations
@@ -49,16 +50,23 @@ def split_of(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Call
         ranks: all of them take part.
         build: makes the run's model.
         beat: is told the number of micro-steps taken.
+
+    Raises:
+        ResultsError: the split that the run has was chosen on other devices, or cannot be read.
     """
     asked = spec.knobs.split if spec.knobs else None
     if asked != "proportional":
         return Split(micro_batches=spec.micro_batches) if asked else None
     path = Path(entry.folder).parent / FILE
     kept = _kept(path, spec) if ranks.rank == 0 else None
-    found = gathered({} if kept is None else kept.model_dump(mode="json"), ranks)[0]
-    if found:
-        return Split.model_validate_json(json.dumps(found))
-    chosen = _timed(spec, entry, ranks, build, beat)
+    own = {"device": devices.timed_as(ranks.device), "kept": None if kept is None else kept.model_dump(mode="json")}
+    told = gathered(own, ranks)
+    names = tuple(str(one["device"]) for one in told)
+    if told[0]["kept"]:
+        found = Split.model_validate_json(json.dumps(told[0]["kept"]))
+        _require_devices(path, found, names)
+        return found
+    chosen = _timed(spec, entry, ranks, build, beat).model_copy(update={"devices": names})
     if ranks.rank == 0:
         write_json(path, chosen.model_dump(mode="json"))
     return chosen
@@ -109,6 +117,16 @@ def _kept(path: Path, spec: RunSpec) -> Split | None:
     if len(kept.micro_batches) != spec.data_parallel or sum(kept.micro_batches) != sum(spec.micro_batches):
         raise ResultsError(f"`{path}` is of another run", "remove it: the next launch chooses again")
     return kept
+
+
+def _require_devices(path: Path, kept: Split, names: tuple[str, ...]) -> None:
+    """Another split would be no replication, and this one is for other devices: on all ranks alike, so none waits."""
+    for rank, (then, now) in enumerate(zip(kept.devices or names, names, strict=True)):
+        if then != now:
+            raise ResultsError(
+                f"`{path}` was chosen with rank {rank} on `{then}`, which is on `{now}` now",
+                "ask for the devices of the first launch (launch.constraint, launch.hostfile), or give another `--out`",
+            )
 
 
 def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split:

@@ -113,6 +113,30 @@ def test_ctrl_c_leaves_jobs_running_and_the_same_command_submits_nothing_again(l
     assert second.left(tmp_path) == []
 
 
+def examination(number=0):
+    return round_of(number).model_copy(update={"examine": True})
+
+
+def test_an_examination_that_is_stopped_ends_its_job_and_leaves_those_of_the_study(launcher, tmp_path):
+    jobs.note_submitted(tmp_path, "0007-w2", "3")
+    one = launcher("RUNNING", KeyboardInterrupt(), "RUNNING")
+    with pytest.raises(KeyboardInterrupt):
+        one.run(tmp_path, examination(), lambda beat: None)
+    assert one._scheduler.said[1:] == [("SIGKILL", "17"), ("cancel", "17")]
+    assert jobs.unfinished(tmp_path) == {"0007-w2": "3"}
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETED"])
+def test_an_examination_that_nobody_waits_for_is_ended_and_no_round_of_a_study(launcher, tmp_path, state):
+    killed = launcher("RUNNING")
+    killed.submit(tmp_path, [round_of(), examination(1)])
+    one = launcher(state)
+    jobs.end_leftovers(tmp_path, one)
+    assert one._scheduler.said == ([("SIGKILL", "18"), ("cancel", "18")] if state == "RUNNING" else [])
+    assert jobs.unfinished(tmp_path) == {"0000-w2": "17"}
+    assert [round_.name for round_ in one.left(tmp_path)] == ["0000-w2"]
+
+
 def test_an_interruption_names_jobs_where_there_are_some(launcher, tmp_path):
     one = launcher("PENDING")
 

@@ -5,6 +5,7 @@ import pytest
 from vitscale.config.load import load
 from vitscale.data.catalog import DatasetFacts
 from vitscale.hardware.probe import Gpu, Machine
+from vitscale.launch.hostfile import Host
 from vitscale.launch.outcome import RoundEnd
 from vitscale.records.examination import Examination, HostFacts, Interface, Limits, Meeting, PairTiming
 from vitscale.records.links import LinkBenchmark
@@ -117,6 +118,18 @@ def test_what_is_wrong_with_one_host_is_one_line(changes, found):
     assert wrong(of_hosts(case([host(0), host(1, **changes)]))) == [found]
 
 
+def test_unlike_devices_are_well_where_every_run_deals_its_images_by_split():
+    hosts, words = [host(0), host(1, devices=("another CPU",))], ("world_size=2", "nodes=2", "engine=ddp")
+    (warning,) = [one for one in of_hosts(case(hosts, None, *words)) if one.status == "warning"]
+    assert "engine.split=proportional" in warning.hint
+    dealt = case(hosts, None, *words, "engine.split=proportional")
+    assert wrong(of_hosts(dealt)) == []
+    (told,) = [one.text for one in of_hosts(dealt) if one.name == "devices"]
+    assert told == "host 0: 1 x a CPU; host 1: 1 x another CPU; shares of images by engine.split"
+    mixed = dealt._replace(runs=[*dealt.runs, *case(hosts, None, *words).runs])
+    assert [one[:2] for one in wrong(of_hosts(mixed))] == [("devices", "warning")]
+
+
 def test_a_host_without_a_word_is_named():
     found = case([host(0)], None, "world_size=2", "nodes=2", end=RoundEnd("timeout", "rank 1 left no word"))
     (check,) = wrong(of_hosts(found))
@@ -215,4 +228,17 @@ def test_the_largest_world_is_looked_at():
     ],
 )
 def test_without_a_study_the_world_is_this_machines(launcher, gpus, cores, words):
-    assert world_of(launcher, machine(gpus, cores), None) == words
+    assert world_of(launcher, Where(machine(gpus, cores)), None) == words
+
+
+@pytest.mark.parametrize("launcher", ["hosts", "mpi", "slurm"])
+@pytest.mark.parametrize("count", [2, 3, 100])
+def test_without_a_study_every_host_has_a_rank(launcher, count):
+    where = Where(machine(gpus=2), hosts=tuple(Host(f"n{node}", 2) for node in range(count)))
+    study = load("quick", world_of(launcher, where, None)).study
+    (found,) = largest_world(build(study, where, lambda section: DIGITS).runs)
+    assert (found.world_size, found.nodes) == (count, count)
+
+
+def test_of_a_single_host_all_devices_have_a_rank():
+    assert world_of("slurm", Where(machine(gpus=4), hosts=(Host("batch", 4),)), None) == ["world_size=4"]

@@ -352,6 +352,39 @@ def test_rounds_that_go_on_without_the_command_are_not_closed_and_are_served_fir
     assert {*statuses(tmp_path).values()} == {"ok"}
 
 
+def test_of_a_round_that_goes_on_only_runs_that_the_study_still_has_are_tried_again(go, make, tmp_path, specs):
+    stopped = FakeQueue(make, tmp_path, faults=lambda round_, number: LeftRunning("SLURM goes on with job 17"))
+    with pytest.raises(LeftRunning):
+        go(stopped, launches=1)
+    (handed,) = stopped.handed
+    kept, dropped = specs[:2], specs[2:]  # each round begins with one that is kept, and one is turned round
+    turned = handed[1].model_copy(update={"entries": handed[1].entries[::-1]})
+
+    def faults(round_, number):
+        return RoundEnd("failed", "no") if round_ in (handed[0], turned) and number == 0 else None
+
+    fake, _, outcome = go(FakeQueue(make, tmp_path, faults, going_on=[handed[0], turned]), runs=kept, launches=1)
+    assert outcome.missing == ()
+    assert fake.rounds[0] == handed[0]
+    again = [{entry.run_id for entry in round_.entries} for round_ in fake.rounds if round_ not in (handed[0], turned)]
+    assert again == [{kept[0].run_id}, {kept[1].run_id}]
+    assert not any((tmp_path / "runs" / spec.run_id / "launch1").exists() for spec in dropped)
+
+
+def test_a_round_that_goes_on_without_any_run_of_the_study_is_waited_for_and_left(go, make, tmp_path, specs):
+    stopped = FakeQueue(make, tmp_path, faults=lambda round_, number: LeftRunning("SLURM goes on with job 17"))
+    with pytest.raises(LeftRunning):
+        go(stopped, runs=specs[2:3], launches=1)
+    (handed,) = stopped.handed
+    queue = FakeQueue(make, tmp_path, lambda round_, number: RoundEnd("failed", "no") if round_ in handed else None)
+    queue.going_on = handed
+    fake, _, outcome = go(queue, runs=specs[:1], launches=1)
+    assert [[entry.run_id for entry in round_.entries] for round_ in fake.rounds] == [
+        [specs[2].run_id], [specs[0].run_id],
+    ]  # fmt: skip
+    assert outcome.missing == ()
+
+
 def test_nothing_of_a_round_that_a_user_cancelled_is_tried_again(go, make, tmp_path, specs):
     def cancel(round_, number):
         return RoundEnd("killed", "job 17 was cancelled", again=False) if round_.world_size == 1 else None
