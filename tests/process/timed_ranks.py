@@ -64,7 +64,7 @@ def main(folder, shift_s, sleep_s):
     specs = [RunSpec.model_validate(spec) for spec in json.loads((folder / "specs.json").read_text())]
     for name in {spec.engine for spec in specs}:
         engines.prepare(name, "cpu")
-    offsets = clock_offsets(ranks)
+    offsets = clock_offsets(ranks, time.perf_counter_ns)
     found = {"offsets": offsets, "runs": []}
     for spec in specs:
         untimed, _, _ = taken(spec, ranks, NoClock(), 0.0)
