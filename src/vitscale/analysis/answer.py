@@ -44,7 +44,7 @@ def answer(study: StudyData, results: Sequence[RunResult], baselines: Mapping[st
     gap = f"; {missing} of {text.count(len(results), 'run')} without a valid result" if missing else ""
     learnt = _accuracies(study, valid) if scaled or len(valid) > _SPELT_OUT else ""
     kept = _memories(study, [by_id[run.run_id] for run in scaled] or valid) if _MEMORY.search(question) else ""
-    return f"{_source(valid)}{body}{kept}{_spread(study, by_id)}{learnt}{gap}."
+    return f"{_source(valid)}{_like_for_like(results)}{body}{kept}{_spread(study, by_id)}{learnt}{gap}."
 
 
 def outcome(result: RunResult, reference: RunResult) -> Outcome:
@@ -195,6 +195,15 @@ def _levels(study: StudyData, valid: list[RunResult]) -> str:
     else:
         verdict = f"fastest is {study.labels[top.run_id]}"
     return f"{verdict[0].upper()}{verdict[1:]}: {told}{more}"
+
+
+def _like_for_like(results: Sequence[RunResult]) -> str:
+    """Whether engines that are compared train the same, first of all."""
+    proven = [result for result in results if result.parity is not None]
+    if len({(result.engine, result.zero_stage) for result in proven}) < 2:
+        return ""
+    alike = sum(result.parity is not None and result.parity.ok for result in proven)
+    return f"Like for like: {alike} of {text.count(len(proven), 'run')} train as plain torch does. "
 
 
 def _side_by_side(study: StudyData, results: Mapping[str, RunResult], runs: Sequence[Run]) -> str:

@@ -1,5 +1,7 @@
 """The one sentence that everybody reads."""
 
+import json
+
 import pytest
 
 from vitscale.analysis.analyse import analyse
@@ -196,3 +198,13 @@ def test_a_question_about_memory_is_told_the_memory(make, tmp_path):
     assert "memory" not in study(make, tmp_path / "other", runs)
     same = [runs[0], (make.make_spec(1, zero_stage=3), ONE)]
     assert study(make, tmp_path / "same", same, asked).endswith("; peak memory of a rank 400 MiB in each of 2 runs.")
+
+
+def test_engines_that_are_compared_are_first_said_to_be_alike(make, tmp_path):
+    root = make.write_study(tmp_path / "study", QUESTION)
+    for stage, ok in ((0, True), (3, False)):
+        told = {"ok": ok, "first_step": None if ok else 2, "worst_loss": 1e-7, "worst_weight": 1e-6, "tensor": "head"}
+        for launch, step_s in enumerate(ONE):
+            path = make.write_launch(root, make.make_spec(1, zero_stage=stage), launch, step_s) / "manifest.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "parity": told}))
+    assert analyse(root).analysis.answer.startswith("Like for like: 1 of 2 runs train as plain torch does. ")
