@@ -35,8 +35,9 @@ paper-lab: $(VENV)/.train     ## as root: those of them that need several hosts,
 	for twin in $(SEVERAL_HOSTS); do $(BIN)/vitscale run paper/$$twin --launcher lab || failed="$$failed $$twin"; done; \
 	$(BIN)/vitscale report results/paper && test -z "$$failed"
 
-test: $(VENV)/.dev            ## every test that this machine can run
-	$(BIN)/pytest
+test: $(VENV)/.dev            ## every test that this machine can run: first those that start no ranks, on all cores
+	$(BIN)/pytest tests/unit tests/golden --numprocesses=logical
+	$(BIN)/pytest tests/process tests/cluster tests/browser -rs
 
 test-cluster: $(VENV)/.dev    ## a part of `test`: what needs several hosts, MPI, ssh or SLURM; says why where they are not there
 	$(BIN)/pytest tests/cluster -rs

@@ -24,7 +24,7 @@ GROUPS = {
     ),
     "slow": (
         "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall",
-        "kills", "cluster_kills", "soak", "recommend",
+        "kills", "cluster_kills", "soak", "recommend", "predicted_link", "launcher_start",
     ),
 }  # fmt: skip
 

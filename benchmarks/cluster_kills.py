@@ -13,11 +13,10 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -25,14 +24,13 @@ from typing import NamedTuple
 import psutil
 
 from benchmarks import kills
+from benchmarks.clusters import LAUNCHERS, Place, place
 from benchmarks.figure import VITSCALE, Failed, Figure, below, say, shown
 from benchmarks.killing import SEED, agents_of, alive, descendants, finished, ranks_in, wait_gone, working_in
 from vitscale import units
-from vitscale.errors import VitscaleError
+from vitscale.errors import SetupError
 from vitscale.launch import jobs
-from vitscale.launch.lab import require_namespaces
 from vitscale.records.round import read_heartbeat
-from vitscale.starting import LauncherName
 
 NOTICED_S = 30.0
 PATIENCE_S = 120.0
@@ -52,6 +50,8 @@ class Study:
 
     parent: psutil.Popen
     folder: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """Of commands that strike it."""
 
     @property
     def ranks(self) -> dict[int, psutil.Process]:
@@ -137,7 +137,7 @@ def strike_job(study: Study, rng: random.Random) -> str | None:
     round_name, job = next(iter(jobs.unfinished(study.folder).items()), ("", ""))
     if not job or read_heartbeat(study.folder / "rounds" / round_name, 0) is None:
         return None
-    subprocess.run(["scancel", job], check=True, capture_output=True)
+    subprocess.run(["scancel", job], env={**os.environ, **study.environ}, check=True, capture_output=True)
     return "cancelled"
 
 
@@ -152,24 +152,6 @@ BLOWS = (
     Blow("agent", "hosts", TWO_HOSTS, strike_agent),
     Blow("job", "slurm", (), strike_job),
 )
-
-
-def missing(launcher: str) -> str | None:
-    """Why studies cannot be started by a launcher here, or None."""
-    if launcher not in [one.value for one in LauncherName]:
-        return "there is no such launcher"
-    if launcher == "lab":
-        try:
-            require_namespaces()
-        except VitscaleError as error:
-            return error.message
-    wanted = {"mpi": ("mpirun", None), "slurm": ("scancel", None), "hosts": ("ssh", "VITSCALE_KILLS_HOSTFILE")}
-    program, variable = wanted.get(launcher, (None, None))
-    if program is not None and shutil.which(program) is None:
-        return f"`{program}` is not there"
-    if launcher == "slurm" and subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
-        return "no scheduler answers"
-    return f"{variable} names no hostfile" if variable and variable not in os.environ else None
 
 
 @dataclass(frozen=True)
@@ -190,6 +172,7 @@ class Campaign:
     """Studies by one launcher that are struck until there were enough blows, then carried to their end."""
 
     root: Path
+    place: Place
     blows: Sequence[Blow]
     wanted: int
     rng: random.Random
@@ -207,7 +190,7 @@ class Campaign:
         idle = 0
         while len(self.struck) < self.wanted:
             before = len(self.struck)
-            folder = self.root / f"{self.blows[0].launcher}{self.studies}"
+            folder = self.root / f"{self.place.launcher}{self.studies}"
             self.studies += 1
             once: dict[Path, str] = {}
             for _ in range(3 * self.wanted + 3):
@@ -220,18 +203,16 @@ class Campaign:
             self.short_of += kills.short_of(folder)
             idle = 0 if len(self.struck) > before else idle + 1
             if idle == IDLE_STUDIES:
-                raise Failed(f"{idle} studies by `{self.blows[0].launcher}` in turn, and nothing was struck")
+                raise Failed(f"{idle} studies by `{self.place.launcher}` in turn, and nothing was struck")
 
     def _start(self, folder: Path, once: dict[Path, str]) -> int:
-        blow = self.blows[0]
-        flags = ["--launcher", blow.launcher, "--out", str(folder)]
-        settings = [*blow.settings]
-        if blow.launcher == "hosts":
-            settings.append(f"launch.hostfile={os.environ['VITSCALE_KILLS_HOSTFILE']}")
+        flags = ["--launcher", self.place.launcher, "--out", str(folder)]
+        command = [*self.place.prefix, VITSCALE, *COMMAND[1:], *self.blows[0].settings, *self.place.settings, *flags]
+        environ = {**os.environ, **self.place.environ}
         with (self.root / "log").open("ab") as log:
-            command = [VITSCALE, *COMMAND[1:], *settings, *flags]
-            parent = psutil.Popen(command, cwd=self.root, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        study = Study(parent, folder)
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            parent = psutil.Popen(command, cwd=self.root, env=environ, **streams)
+        study = Study(parent, folder, self.place.environ)
         try:
             while len(self.struck) < self.wanted and parent.poll() is None:
                 self._strike(study, once)
@@ -291,22 +272,23 @@ def _next_end(study: Study, before: set[Path]) -> str | None:
 
 
 def measure(short: bool) -> list[Figure]:
-    """5 blows by each launcher in turn, 50 in all; 5 in all where only the script is tried."""
-    reasons = {blow.launcher: missing(blow.launcher) for blow in BLOWS}
-    able = [launcher for launcher, reason in reasons.items() if reason is None]
-    total = 5 if short else 50
-    shares = [total // len(able) + (index < total % len(able)) for index in range(len(able))]
-    rng = random.Random(SEED)
-    campaigns = []
+    """50 blows, shared out over the launchers in turn; 5 where only the script is tried."""
+    total, rng = 5 if short else 50, random.Random(SEED)
+    campaigns: list[Campaign] = []
+    away: list[str] = []
     with tempfile.TemporaryDirectory() as name:
-        for launcher, share in zip(able, shares, strict=True):
+        for number, launcher in enumerate(LAUNCHERS):
+            share = (total - sum(one.wanted for one in campaigns)) // (len(LAUNCHERS) - number)
             blows = [blow for blow in BLOWS if blow.launcher == launcher]
-            campaigns.append(Campaign(Path(name), blows, share, rng))
-            campaigns[-1].carry()
+            try:
+                with place(launcher, Path(name)) as there:
+                    campaigns.append(Campaign(Path(name), there, blows, share, rng))
+                    campaigns[-1].carry()
+            except SetupError as error:
+                away.append(f"{launcher}: {error.message}")
     struck = [one for campaign in campaigns for one in campaign.struck]
     _print_table(struck)
-    away = "; ".join(f"{launcher}: {reason}" for launcher, reason in reasons.items() if reason)
-    return _figures(struck, campaigns, f"not struck: {away}" if away else "")
+    return _figures(struck, campaigns, f"not struck: {'; '.join(away)}" if away else "")
 
 
 def _figures(struck: list[Struck], campaigns: list[Campaign], note: str) -> list[Figure]:

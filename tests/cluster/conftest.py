@@ -1,14 +1,13 @@
 import contextlib
 import os
-import shutil
 import signal
 
 import pytest
 from slurm_cluster import cluster
+from ssh_cluster import find_sshd
 
 from vitscale.data.prepare import prepare
 from vitscale.errors import SetupError
-from vitscale.launch.hosts import find_ssh
 from vitscale.launch.lab import network, require_namespaces
 from vitscale.launch.mpi import find_mpirun
 
@@ -50,9 +49,7 @@ def mpirun():
 def sshd():
     """An ssh server and its client that are installed."""
     with needed("hosts"):
-        find_ssh()
-        if shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
-            raise SetupError("no `sshd`", "apt-get install openssh-server")
+        find_sshd()
 
 
 @pytest.fixture(scope="session")

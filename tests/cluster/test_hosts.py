@@ -1,107 +1,31 @@
 """Studies on two hosts that a real sshd each lets in: measured as elsewhere, ends named, and nothing left."""
 
-import contextlib
-import os
-import shutil
-import stat
-import subprocess
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from ranks import finish, launches, start, wait_until, worker_processes
+from ssh_cluster import ssh_hosts
 
-from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.usefixtures("kernel", "sshd")]
 
-ADDRESSES = ("10.0.0.1", "10.0.0.2")
 CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "RANK": "7", "WORLD_SIZE": "9"}
-SERVER = """
-Port 2222
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/client_key.pub
-PidFile {folder}/{address}.pid
-PermitRootLogin prohibit-password
-StrictModes no
-UsePAM no
-"""
-CLIENT = """
-Port 2222
-IdentityFile {folder}/client_key
-IdentitiesOnly yes
-UserKnownHostsFile {folder}/known_hosts
-GlobalKnownHostsFile /dev/null
-"""
-
-
-class Cluster:
-    """Two hosts with an sshd each, and how a study is started on the first of them."""
-
-    def __init__(self, folder, names):
-        self.folder, self.names = folder, names
-        self.prefix = ("nsenter", f"--net={NAMESPACES / names[0]}", "--")
-        self.hostfile = folder / "hosts"
-        self.hostfile.write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
-
-    def run(self, store, results, *words, inject="", **environ):
-        """`vitscale run quick --launcher hosts`, small; faults reach the ranks as the rest of VITSCALE_… does."""
-        words = ("world_size=2", "nodes=2", "global_batch=8", "steps=4", "engine=ddp", *words)
-        environ = {"PATH": f"{self.folder}:{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": "eth0", **CANARY, **environ}
-        flags = ("--launcher", "hosts")
-        words = (*words, f"launch.hostfile={self.hostfile}")
-        return start(store, results, *words, flags=flags, inject=inject, prefix=self.prefix, environ=environ)
-
-    def link(self, host, state):
-        subprocess.run(["ip", "-n", self.names[host], "link", "set", "eth0", state], check=True)
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    folder = tmp_path / "ssh"
-    folder.mkdir()
-    for name in ("host_key", "client_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    key = (folder / "host_key.pub").read_text()
-    (folder / "known_hosts").write_text("".join(f"[{address}]:2222 {key}" for address in ADDRESSES))
-    (folder / "config").write_text(CLIENT.format(folder=folder))
-    # ssh takes its folder from the account and not from HOME: the one found first is told where its settings are.
-    (folder / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
-    (folder / "ssh").chmod(stat.S_IRWXU)
-    servers = []
-    with network(2, None) as names, _privileges():
-        try:
-            for name, address in zip(names, ADDRESSES, strict=True):
-                servers.append(_serve(folder, name, address))
-            yield Cluster(folder, names)
-        finally:
-            for server in servers:
-                server.kill()
-                server.wait()
+    with ssh_hosts(tmp_path / "ssh") as hosts:
+        yield hosts
 
 
-@contextlib.contextmanager
-def _privileges():
-    """The folder that Debian's sshd wants for its unprivileged part."""
-    folder = Path("/run/sshd")
-    made = not folder.exists()
-    folder.mkdir(mode=0o755, exist_ok=True)
-    yield
-    if made:
-        folder.rmdir()
-
-
-def _serve(folder, name, address):
-    config = folder / f"{address}.config"
-    config.write_text(SERVER.format(folder=folder, address=address))
-    sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    command = ["nsenter", f"--net={NAMESPACES / name}", "--", sshd, "-D", "-e", "-f", str(config)]
-    with (folder / f"{address}.log").open("wb") as log:
-        server = subprocess.Popen(command, stderr=log)
-    wait_until(lambda: b"listening" in (folder / f"{address}.log").read_bytes(), 10, "sshd listens")
-    return server
+def run(hosts, store, results, *words, inject=""):
+    """`vitscale run quick --launcher hosts`, small; faults reach the ranks as the rest of VITSCALE_… does."""
+    words = ("world_size=2", "nodes=2", "global_batch=8", "steps=4", "engine=ddp", *words)
+    words = (*words, f"launch.hostfile={hosts.hostfile}")
+    environ, flags = {**CANARY, **hosts.environ}, ("--launcher", "hosts")
+    return start(store, results, *words, flags=flags, inject=inject, prefix=hosts.prefix, environ=environ)
 
 
 def agents(results=None):
@@ -129,7 +53,7 @@ def test_a_rank_that_is_killed_is_named_with_its_host_and_its_run_measured_at_th
     store, tmp_path, cluster
 ):
     results = tmp_path / 'it\'s $(a) "name"; #'  # which a shell would not leave as it is
-    process = cluster.run(store, results, inject=f"kill rank=1 step=2 once={tmp_path}/mark")
+    process = run(cluster, store, results, inject=f"kill rank=1 step=2 once={tmp_path}/mark")
     code, err = finish(process)
     assert code == 0, err
     first, second = launches(results).values()
@@ -143,7 +67,7 @@ def test_a_rank_that_is_killed_is_named_with_its_host_and_its_run_measured_at_th
 
 def test_a_host_that_the_network_loses_is_named_and_both_sides_end_within_half_a_minute(store, tmp_path, cluster):
     results = tmp_path / "results"
-    process = cluster.run(store, results, inject=f"hang rank=0 step=1 once={tmp_path}/mark")
+    process = run(cluster, store, results, inject=f"hang rank=0 step=1 once={tmp_path}/mark")
     ranks = in_training(process, results)
     assert {rank.environ()["GLOO_SOCKET_IFNAME"] for rank in ranks} == {"eth0"}
     assert not any({*CANARY.items()} & {*rank.environ().items()} for rank in ranks)
@@ -159,7 +83,7 @@ def test_a_host_that_the_network_loses_is_named_and_both_sides_end_within_half_a
 
 
 def test_the_end_of_the_tool_ends_the_ranks_on_every_host(store, tmp_path, cluster):
-    process = cluster.run(store, tmp_path / "results", inject="hang rank=0 step=1")
+    process = run(cluster, store, tmp_path / "results", inject="hang rank=0 step=1")
     in_training(process, tmp_path / "results")
     process.kill()
     process.communicate()
@@ -168,7 +92,7 @@ def test_the_end_of_the_tool_ends_the_ranks_on_every_host(store, tmp_path, clust
 
 def test_hosts_that_do_not_answer_are_named_before_anything_is_trained(store, tmp_path, cluster):
     cluster.hostfile.write_text("".join(f"10.0.0.{number} slots=1\n" for number in (1, 2, 3, 4)))
-    code, err = finish(cluster.run(store, tmp_path / "results", "world_size=4", "nodes=4"))
+    code, err = finish(run(cluster, store, tmp_path / "results", "world_size=4", "nodes=4"))
     assert code == 3
     for address in ("10.0.0.3", "10.0.0.4"):
         assert f"host `{address}` did not answer: ssh: connect to host {address} port 2222: " in err

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from benchmarks import cluster_kills
 from benchmarks.cluster_kills import Blow, Campaign, Study, strike_agent, strike_job
+from benchmarks.clusters import Place
 from benchmarks.figure import Failed
 from benchmarks.killing import agents_of
 
@@ -64,7 +65,7 @@ def test_the_job_that_is_waited_for_is_struck_once_it_has_spoken(tmp_path, monke
 
 def test_a_campaign_that_strikes_nothing_ends(tmp_path, monkeypatch):
     blow = Blow("agent", "hosts", (), lambda study, rng: None)
-    campaign = Campaign(tmp_path, [blow], 3, random.Random(0))
+    campaign = Campaign(tmp_path, Place("hosts"), [blow], 3, random.Random(0))
     monkeypatch.setattr(campaign, "_start", lambda folder, once: 0)
     monkeypatch.setattr(cluster_kills, "kills", SimpleNamespace(short_of=lambda folder: 0))
     with pytest.raises(Failed, match="`hosts` in turn, and nothing was struck"):
