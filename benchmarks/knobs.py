@@ -25,6 +25,9 @@ MODEL = {
 }  # fmt: skip
 
 
+ZERO = "deepspeed.zero_optimization"
+
+
 class Knob(NamedTuple):
     """A key, what it is where a study is silent, and the other values."""
 
@@ -33,6 +36,7 @@ class Knob(NamedTuple):
     values: tuple[str, ...]
     ranks: int = 1
     engine: str = "ddp"
+    zero_stage: int = 0
 
 
 KNOBS = (
@@ -47,6 +51,9 @@ KNOBS = (
     Knob("engine.bucket_mb", "25", ("5", "100"), ranks=2),
     Knob("engine.ddp_hook", "none", ("bf16",), ranks=2),
     Knob("engine.bind_cores", "true", ("false",), ranks=2),
+    Knob(f"{ZERO}.reduce_bucket_size", "500000000", ("1000000",), ranks=2, engine="deepspeed", zero_stage=1),
+    Knob(f"{ZERO}.stage3_prefetch_bucket_size", "50000000", ("100000",), ranks=2, engine="deepspeed", zero_stage=3),
+    Knob(f"{ZERO}.stage3_param_persistence_threshold", "100000", ("0",), ranks=2, engine="deepspeed", zero_stage=3),
 )
 
 
@@ -58,7 +65,8 @@ def measure(short: bool) -> list[Figure]:
 def _of_knob(knob: Knob, launches: int) -> Iterator[Figure]:
     say(f"  {knob.key}")
     words: dict[str, Any] = {
-        **MODEL, "engine": knob.engine, "world_size": knob.ranks, "measure.launches": launches,
+        **MODEL, "engine": knob.engine, "zero_stage": knob.zero_stage, "world_size": knob.ranks,
+        "measure.launches": launches,
         knob.key: ",".join((knob.default, *knob.values)),
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as name:

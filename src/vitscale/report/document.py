@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import memory_tables, prediction_tables, tables, verdict_tables
+from vitscale.report import memory_tables, prediction_tables, seed_table, tables, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
 from vitscale.report.reasons import Reason, more_reasons, reasons
-from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH
+from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, RESOLUTION
 from vitscale.report.tables import Table
 
 _SOURCES = {
@@ -189,11 +189,22 @@ _PARTS: dict[str, _Words] = {
         "baseline needed for the target accuracy over those that this run needed. Their product is what counts.",
         tables.efficiency_table,
     ),
+    "seeds": _Words(
+        "Over the seeds",
+        "Runs that differ in `measure.seed` alone, together: the median of them, and the least and the most.",
+        seed_table.seed_table,
+        alone=True,
+    ),
     "batch": _Words(
         "Batch size",
         "Time of an epoch, and how much longer a step is than at the smallest world size with the same micro_batch and "
         "grad_accum: communication, waiting and shared memory together.",
         lambda result: tables.sweep_table(result, BATCH),
+    ),
+    "resolution": _Words(
+        "Image size",
+        "Time of a step, highest memory of a rank and what it sends, against the side of an image in pixels.",
+        lambda result: tables.sweep_table(result, RESOLUTION),
     ),
     "accumulation": _Words(
         "Accumulation",

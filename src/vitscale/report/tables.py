@@ -170,7 +170,7 @@ def sweep_table(result: StudyResult, sweep: Sweep) -> Table:
     rows = []
     for run in swept(result, sweep):
         cells = [_cell(metric, result, run) for metric in sweep.metrics]
-        rows.append((sweep_key(result, run, sweep), str(getattr(run, sweep.across)), *cells))
+        rows.append((sweep_key(result, run, sweep), str(sweep.at(run)), *cells))
     titles = [f"{metric.title[0].upper()}{metric.title[1:]}" for metric in sweep.metrics]
     return Table(f"Against {sweep.across}, median and 95 % interval", ("Curve", sweep.across, *titles), tuple(rows))
 

@@ -40,7 +40,9 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
         return Choice(variant, point)
     notes = []
     if "precision" in study.axes.model_fields_set:
-        notes.append(f"precision stays {', '.join(study.axes.precision)}, which the study gives")
+        faster = _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant)
+        hint = "; precision=bf16 changes it" if faster and point.precision == "fp32" else ""
+        notes.append(f"precision stays {', '.join(study.axes.precision)}, which the study gives{hint}")
     elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant):
         point = point._replace(precision="bf16")
         notes.append("precision = bf16: weights, with an fp32 master copy")

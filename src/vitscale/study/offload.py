@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from ctypes.util import find_library
+from pathlib import Path
 from typing import Any
 
 from vitscale.config import offload
+from vitscale.config.keys import get_path
 from vitscale.errors import Infeasible
 from vitscale.study.engines import OF_DEEPSPEED
 from vitscale.study.points import Point
 
 _KEY = "deepspeed.zero_optimization"
+_HEADERS = (Path("/usr/include/libaio.h"), Path("/usr/local/include/libaio.h"))
 
 
 def require_offload(deepspeed: Mapping[str, Any], point: Point, *, here: bool) -> None:
@@ -37,5 +41,17 @@ def require_offload(deepspeed: Mapping[str, Any], point: Point, *, here: bool) -
         least = 3 if device == "nvme" else smallest
         if point.zero_stage < least:
             raise Infeasible(f"{key} needs ZeRO-{least}, and `zero_stage = {point.zero_stage}`", way_out)
-        if device == "nvme" and here and find_library("aio") is None:
-            raise Infeasible(f"{key} needs libaio, which is not found here", "install libaio-dev")
+        if device == "nvme":
+            path = f"{_KEY}.{table}.nvme_path"
+            if not get_path({"deepspeed": dict(deepspeed)}, path):
+                raise Infeasible(f"{key} needs `{path}`: a folder on the NVMe device", f"{path}=/local_nvme")
+            if here:
+                _require_built(key)
+
+
+def _require_built(key: str) -> None:
+    """Look for what DeepSpeed builds and loads its asynchronous I/O with."""
+    if find_library("aio") is None or not any(folder.exists() for folder in _HEADERS):
+        raise Infeasible(f"{key} needs libaio and its header, which are not found here", "apt-get install libaio-dev")
+    if not any(shutil.which(name) for name in ("g++", "c++")) or shutil.which("ninja") is None:
+        raise Infeasible(f"{key} is built by g++ and ninja, which are not both found here", "pip install ninja; g++")

@@ -9,7 +9,8 @@ from vitscale.config.training import Recipe
 from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.rows.curves import test_data as score_data
-from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
+from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, RESOLUTION, efficiency_data, sweep_data
+from vitscale.report.seed_table import seed_table
 from vitscale.report.tables import accuracy_table, efficiency_table, sweep_table
 
 
@@ -100,10 +101,42 @@ def test_accumulation_shows_time_memory_and_the_plans_bytes(accumulated):
     assert sweep_table(accumulated, ACCUMULATION).rows[2][4] == "5.00 MiB"
 
 
+def test_image_sizes_lie_across_with_a_curve_for_every_other_axis(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for side in (32, 64):
+        for parallel in (1, 2):
+            model = make.make_spec().model.model_copy(update={"img_size": side})
+            shared = {"sequence_parallel": 2, "data_parallel": 1, "micro_batch": 64} if parallel == 2 else {}
+            spec = make.make_spec(2, model=model, **shared)
+            make.write_launch(root, spec, 0, side / 1000)
+    data = sweep_data(analyse(root), RESOLUTION)
+    curves = ("micro_batch 32, sequence_parallel off", "micro_batch 64, sequence_parallel 2")
+    assert data.keys == tuple(f"{one}, 2 ranks" for one in curves)
+    steps = [(row["x"], row["y"]) for row in data.rows if row["panel"] == "step, ms"]
+    assert steps == 2 * [(32, pytest.approx(32)), (64, pytest.approx(64))]
+    assert sweep_table(analyse(root), RESOLUTION).rows[1][1] == "64"
+
+
+def test_runs_that_differ_in_their_seed_are_told_together(make, tmp_path):
+    root = make.write_study(tmp_path)
+    for name in ("adamw", "sgd"):
+        for seed in (0, 1, 2):
+            spec = make.make_spec(
+                optimizer=make.make_spec().optimizer.model_copy(update={"name": name}),
+                measure=make.make_spec().measure.model_copy(update={"seed": seed}),
+            )
+            make.write_launch(root, spec, 0, 0.1 + seed / 100, accuracy=0.9 + seed / 100 + (name == "sgd") / 50)
+    result = analyse(root)
+    assert [row[:2] for row in seed_table(result).rows] == [("adamw, 1 process", "3"), ("sgd, 1 process", "3")]
+    assert seed_table(result).rows[1][2:] == ("n/a", "110 ms (100 ms to 120 ms)", "93.0 % (92.0 % to 94.0 %)")
+    assert "seeds" in [part.name for part in document(result, draw(result)).parts]
+
+
 def test_what_no_study_asked_for_is_not_in_its_report(result, trained, accumulated):
-    extra = {"accuracy_batch", "test_loss", "efficiency_split", "batch", "accumulation"}
+    elsewhere = {"accumulation", "seeds", "resolution"}
+    extra = {"accuracy_batch", "test_loss", "efficiency_split", "batch", *elsewhere}
     assert not extra & {part.name for part in document(result, draw(result)).parts}
-    assert {part.name for part in document(trained, draw(trained)).parts} >= extra - {"accumulation"}
+    assert {part.name for part in document(trained, draw(trained)).parts} >= extra - elsewhere
     names = [part.name for part in document(accumulated, draw(accumulated)).parts]
     assert "accumulation" in names
     assert "batch" not in names

@@ -30,13 +30,28 @@ def test_on_a_cpu_there_is_nothing_to_offload():
         (OPTIMIZER, "cpu", 0, "needs ZeRO-1, and `zero_stage = 0`"),
         (OPTIMIZER, "nvme", 2, "needs ZeRO-3, and `zero_stage = 2`"),
         (PARAMETERS, "cpu", 2, "needs ZeRO-3, and `zero_stage = 2`"),
-        (PARAMETERS, "nvme", 3, "needs libaio, which is not found here"),
+        (PARAMETERS, "nvme", 3, "needs `deepspeed.zero_optimization.offload_param.nvme_path`: a folder on the NVMe"),
     ],
 )
-def test_what_deepspeed_does_not_offload_is_refused(monkeypatch, path, device, stage, rule):
-    monkeypatch.setattr(offload, "find_library", lambda name: None)
+def test_what_deepspeed_does_not_offload_is_refused(path, device, stage, rule):
     with pytest.raises(UsageError, match=rule):
         grid(zero_stage=stage, world_size=2, where=GPUS, swept={path: [device]})
+
+
+def test_nvme_needs_what_deepspeed_builds_its_io_with(monkeypatch, tmp_path):
+    (tmp_path / "libaio.h").touch()
+    folder = PARAMETERS.replace("device", "nvme_path")
+    given = {"zero_stage": 3, "world_size": 2, "where": GPUS, "swept": {PARAMETERS: ["nvme"], folder: ["/nvme"]}}
+    monkeypatch.setattr(offload, "find_library", lambda name: "libaio.so.1")
+    monkeypatch.setattr(offload, "_HEADERS", (tmp_path / "none.h",))
+    with pytest.raises(UsageError, match="needs libaio and its header, which are not found here"):
+        grid(**given)
+    monkeypatch.setattr(offload, "_HEADERS", (tmp_path / "libaio.h",))
+    monkeypatch.setattr(offload.shutil, "which", lambda name: None)
+    with pytest.raises(UsageError, match=r"is built by g\+\+ and ninja"):
+        grid(**given)
+    monkeypatch.setattr(offload.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert len(grid(**given).runs) == 1
 
 
 def test_gpus_offload_from_zero_1_on_and_labels_say_what():

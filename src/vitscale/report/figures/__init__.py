@@ -32,7 +32,7 @@ from vitscale.report.rows.memory import memory_data
 from vitscale.report.rows.prediction import prediction_data
 from vitscale.report.rows.scaling import scaling_data
 from vitscale.report.rows.split import split_data
-from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, efficiency_data, sweep_data
+from vitscale.report.rows.sweeps import ACCUMULATION, ACCURACY, BATCH, RESOLUTION, efficiency_data, sweep_data
 from vitscale.report.rows.waterfall import waterfall_data
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -94,6 +94,7 @@ _FIGURES: dict[str, _Figure] = {
     "test_loss": _Figure(lambda result: test_data(result, "test_loss"), curves.test_loss, ("x",)),
     "efficiency_split": _Figure(efficiency_data, sweeps.efficiency_split),
     "batch": _Figure(lambda result: sweep_data(result, BATCH), sweeps.sweep("micro_batch"), ("y",)),
+    "resolution": _Figure(lambda result: sweep_data(result, RESOLUTION), sweeps.sweep("model.img_size"), ("y",)),
     "accumulation": _Figure(lambda result: sweep_data(result, ACCUMULATION), sweeps.sweep("grad_accum"), ("y",)),
     "accumulation_map": _Figure(map_data, accumulation_map.accumulation_map),
     "accuracy_batch": _Figure(lambda result: sweep_data(result, ACCURACY), sweeps.sweep("global_batch"), ("y",)),

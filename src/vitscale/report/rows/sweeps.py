@@ -25,7 +25,7 @@ class Sweep:
     """Runs that differ in one thing."""
 
     across: str
-    """`micro_batch`, `grad_accum` or `global_batch`."""
+    """`micro_batch`, `grad_accum` or `global_batch`; or another key of the study that varies, as a number."""
     equal: tuple[str, ...]
     """What of the batch identity a curve has in common."""
     metrics: tuple[Metric, ...]
@@ -33,6 +33,10 @@ class Sweep:
     """Whether a curve's runs have the same world size."""
     timed: bool = True
     """Whether it is about time: runs that are not valid as a measurement of scaling are left out."""
+
+    def at(self, run: RunResult) -> Any:
+        """Where a run lies across; None where it does not."""
+        return run.axes.get(self.across) if "." in self.across else getattr(run, self.across)
 
 
 def added_by_ranks(result: StudyResult, run: RunResult) -> Interval | None:
@@ -80,6 +84,15 @@ ACCURACY = Sweep(
     of_one_size=False,
     timed=False,
 )
+RESOLUTION = Sweep(
+    across="model.img_size",
+    equal=("micro_batch", "grad_accum"),
+    metrics=(
+        Metric("step", "time", "step_s"),
+        Metric("peak memory of a rank", "memory", "memory_peak_bytes"),
+        Metric("sent by a rank per step: closed form", "memory", _sent),
+    ),
+)
 
 
 def sweep_data(result: StudyResult, sweep: Sweep) -> ChartData:
@@ -107,12 +120,12 @@ def swept(result: StudyResult, sweep: Sweep) -> list[RunResult]:
     told = [
         run
         for run in result.analysis.runs
-        if (run.valid or not sweep.timed) and getattr(run, sweep.across) and value_of(sweep.metrics[0], result, run)
+        if (run.valid or not sweep.timed) and sweep.at(run) and value_of(sweep.metrics[0], result, run)
     ]
     for run in told:
-        values.setdefault(sweep_key(result, run, sweep), set()).add(getattr(run, sweep.across))
+        values.setdefault(sweep_key(result, run, sweep), set()).add(sweep.at(run))
     curves = [run for run in told if len(values[sweep_key(result, run, sweep)]) > 1]
-    return sorted(curves, key=lambda run: (sweep_key(result, run, sweep), getattr(run, sweep.across)))
+    return sorted(curves, key=lambda run: (sweep_key(result, run, sweep), sweep.at(run)))
 
 
 def sweep_key(result: StudyResult, run: RunResult, sweep: Sweep) -> str:
@@ -120,7 +133,8 @@ def sweep_key(result: StudyResult, run: RunResult, sweep: Sweep) -> str:
     every = result.analysis.runs
     parts = [str(run.protocol)] if len({one.protocol for one in every}) > 1 else []
     parts += [f"{name} {getattr(run, name)}" for name in sweep.equal if len({getattr(one, name) for one in every}) > 1]
-    parts += [f"{name.rpartition('.')[2]} {value}" for name, value in _others(run)]
+    others = [(name, "off" if value is None else value) for name, value in _others(run) if name != sweep.across]
+    parts += [f"{name.rpartition('.')[2]} {value}" for name, value in others]
     return ", ".join([*parts, ranks(run.world_size, None)] if sweep.of_one_size else parts or ["all runs"])
 
 
@@ -156,7 +170,7 @@ def _efficiencies(run: RunResult) -> dict[str, float]:
 
 def _same(result: StudyResult, run: RunResult, sweep: Sweep) -> dict[str, Any]:
     key = sweep_key(result, run, sweep)
-    return {"key": key, "label": label(result, run.run_id), "x": getattr(run, sweep.across)}
+    return {"key": key, "label": label(result, run.run_id), "x": sweep.at(run)}
 
 
 def _others(run: RunResult) -> Sequence[tuple[str, Any]]:
