@@ -119,7 +119,7 @@ def _record(spec: RunSpec, rank: int, step: int, warmup: int, seconds: float, pa
         window="warmup" if step < warmup else "steady",
         rank=rank,
         loss=round(2.3 / (1 + 0.05 * step) + 0.01 * rank, 6),
-        images=spec.micro_batches[spec.data_rank(rank)] * spec.grad_accum,
+        images=spec.images_counted(rank),
         step_s=round(seconds, 9),
         **dict.fromkeys((*PARTS, "comm_exposed_s", "wait_s")) | split,
     )

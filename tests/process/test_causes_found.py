@@ -101,3 +101,14 @@ def test_a_micro_batch_that_shrank_is_told_from_what_ranks_take_from_each_other(
     assert causes["micro_batch"]["seconds"]["median"] == pytest.approx(half_s - whole_s / 2, rel=0.2)
     assert causes["micro_batch"]["seconds"]["median"] >= 0.9 * fixed_s / 2
     assert causes["micro_batch"]["override"] == "global_batch=32"
+
+
+def test_a_late_rank_is_named_where_ranks_share_their_images(store, tmp_path):
+    words = (*WORDS, "world_size=2", "global_batch=16", "steps=6", "num_heads=4", "sequence_parallel=2")
+    code, err = finish(start(store, tmp_path / "results", *words, inject="sleep rank=1 where=forward seconds=0.08"))
+    assert code == 0, err
+    assert (tmp_path / "results" / "report" / "index.html").exists()
+    (told,) = verdicts_of(tmp_path / "results").values()
+    late = next(cause for cause in told["causes"] if cause["kind"] == "straggler")
+    assert (late["rank"], late["detail"]) == (1, "forward")
+    assert late["seconds"]["median"] == pytest.approx(0.08, rel=0.35)

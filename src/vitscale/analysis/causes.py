@@ -79,8 +79,7 @@ def straggler(case: Case) -> Iterator[Found]:
         return
     values = _lateness_s(case, late)
     rank = min(late, key=lambda one: fmean(waits[one] for waits in case.rank_s("wait")))
-    images = [one.by_rank["images"] for one in case.figures if "images" in one.by_rank]
-    more = fmean(told[rank] / median_low(told) for told in images) - 1 if images else 0.0
+    more = _more_images(case, rank)
     node = _node(case, late)
     who = f"rank {rank}" if len(late) == 1 else f"{len(late)} ranks (the slowest is {rank})"
     where = "" if node is None else f" on node {node}"
@@ -95,6 +94,16 @@ def straggler(case: Case) -> Iterator[Found]:
         rank=rank if len(late) == 1 else None,
         node=node,
     )
+
+
+def _more_images(case: Case, rank: int) -> float:
+    """Share of images that a rank takes beyond the median rank.
+
+    Ranks that take the same images are one, and in the records its first counts them.
+    """
+    shared = case.spec.ranks_per_replica
+    shares = [one.by_rank["images"][::shared] for one in case.figures if "images" in one.by_rank]
+    return fmean(images[case.spec.data_rank(rank)] / median_low(images) for images in shares) - 1 if shares else 0.0
 
 
 def _node(case: Case, late: Sequence[int]) -> int | None:

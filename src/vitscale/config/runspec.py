@@ -208,6 +208,11 @@ class RunSpec(Frozen):
         """Which of the `data_parallel` shares of a global batch a rank takes."""
         return rank // self.ranks_per_replica
 
+    def images_counted(self, rank: int) -> int:
+        """Images of a step in a rank's records: of ranks that take the same images the first counts them."""
+        first = rank % self.ranks_per_replica == 0
+        return self.micro_batches[self.data_rank(rank)] * self.grad_accum if first else 0
+
     def canonical(self) -> str:
         """JSON with sorted keys and no free whitespace, without nulls: a new optional field renames no run."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))

@@ -87,7 +87,7 @@ def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Ite
             window="warmup" if number < spec.measure.warmup_steps else "steady",
             rank=rank,
             loss=None,
-            images=spec.micro_batches[spec.data_rank(rank)] * spec.grad_accum,
+            images=spec.images_counted(rank),
             step_s=step.step_s,
             data_s=step.data_s,
             forward_s=step.compute_s * (1 - _BACKWARD_SHARE),

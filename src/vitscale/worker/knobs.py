@@ -27,6 +27,7 @@ def apply(knobs: EngineSection, model: nn.Module) -> None:
     if knobs.activation_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     if knobs.compile:
+        torch.compiler.reset()  # else a shape other than those of a run before is compiled for any shape
         for block in blocks:
             block.compile()
 

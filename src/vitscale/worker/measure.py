@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.data.reader import Split, open_split
@@ -44,7 +43,6 @@ from vitscale.worker import (
     knobs,
     launch_gap,
     memory,
-    optimizers,
     overhead,
     parity,
     step_line,
@@ -54,10 +52,11 @@ from vitscale.worker import (
 from vitscale.worker.clock import StepTimes, clock_for
 from vitscale.worker.distributed import Ranks, barrier, clock_offsets, gathered, largest
 from vitscale.worker.loop import Losses, Skips, run_steps
-from vitscale.worker.model import build_model, shard
+from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batches, open_batches
 from vitscale.worker.sampling import NoSampler, Sampler, sampler
 from vitscale.worker.step_lines import open_step_lines
+from vitscale.worker.wrap import wrap
 
 FEWEST_STEPS, MOST_STEPS = 5, 1000
 
@@ -122,12 +121,8 @@ class Launch:
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        shard(self.model, self.spec)
+        built, self.optimizer = wrap(self.spec, self.model)
         turned = self.spec.knobs or EngineSection()
-        knobs.apply(turned, self.model)
-        updated_on = torch.device("cpu") if offload.asked(self.spec.deepspeed).optimizer else self.ranks.device
-        self.optimizer = optimizers.build(self.model, self.spec.optimizer, updated_on, turned.optimizer_impl)
-        built = engines.build(self.spec, self.model, self.optimizer)
         self.engine = uneven.weighted(built, self.split, data_rank)
         self.skips = Skips(self.engine)
         self.writer = open_step_lines(self.folder, self.ranks)

@@ -1,7 +1,8 @@
 """Parity before timing: a few fp32 steps of an engine against the same steps of plain torch on rank 0.
 
-Fixed random images stand for data. AdamW with clipping hides the scale of gradients, so SGD without clipping is
-followed too.
+The engine wraps the model as the run has it, shared among ranks and with its knobs; plain torch has the whole model
+and no knob. Fixed random images stand for data. AdamW with clipping hides the scale of gradients, so SGD without
+clipping is followed too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import OptimizerSection
 from vitscale.records.schema import Parity
-from vitscale.worker import engines, optimizers
+from vitscale.worker import knobs
 from vitscale.worker.distributed import Ranks, barrier, total
+from vitscale.worker.wrap import wrap
 
 STEPS, LARGEST_MICRO_BATCH, MOST_MICRO_STEPS = 8, 4, 2
 LOSS_BOUND, WEIGHT_BOUND = 2e-6, 1e-4
@@ -77,41 +80,55 @@ def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
         "global_batch": micro_batch * grad_accum * spec.data_parallel,
         "optimizer": section,
         "train": None,
-        "knobs": spec.knobs and spec.knobs.model_copy(update={"split": None}),
+        "knobs": _knobs(spec, section),
     }
     return spec.model_copy(update=changes)
 
 
+def _knobs(spec: RunSpec, section: OptimizerSection) -> EngineSection | None:
+    """The run's, less what these steps cannot have: unequal shares, kernels of 16 bits, those of another optimizer."""
+    if spec.knobs is None:
+        return None
+    changes: dict[str, None] = {"split": None}
+    if spec.device == "cuda" and spec.knobs.sdpa in ("flash", "cudnn"):
+        changes["sdpa"] = None
+    if spec.knobs.optimizer_impl == "deepspeed" and not section.name == spec.optimizer.name == "adamw":
+        changes["optimizer_impl"] = None
+    return spec.knobs.model_copy(update=changes)
+
+
 def _engine_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
     """Mean losses over ranks of every step, and on rank 0 the weights after the last."""
-    shares = [ranks.rank + ranks.world_size * number for number in range(spec.grad_accum)]
+    first = spec.data_rank(ranks.rank)
+    shares = range(first, spec.grad_accum * spec.data_parallel, spec.data_parallel)
     losses, weights = _steps(spec, shares, ranks.device, build, beat)
     return (total(losses) / ranks.world_size).tolist(), weights
 
 
 def _plain_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
     """The same steps on this rank alone, which takes every rank's micro-batches one after another."""
-    shares = range(spec.grad_accum * ranks.world_size)
-    alone = spec.model_copy(update={"engine": "single", "grad_accum": len(shares)})
+    shares = range(spec.grad_accum * spec.data_parallel)
+    whole = {"sequence_parallel": None, "tensor_parallel": None, "knobs": None, "deepspeed": {}}
+    alone = spec.model_copy(update={"engine": "single", "grad_accum": len(shares), **whole})
     losses, weights = _steps(alone, shares, ranks.device, build, beat)
     return losses.tolist(), weights
 
 
 def _steps(
-    spec: RunSpec, shares: list[int] | range, device: torch.device, build: Build, beat: Callable[[int], None]
+    spec: RunSpec, shares: range, device: torch.device, build: Build, beat: Callable[[int], None]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Take the steps over these micro-batches of every global batch: losses float64 [STEPS], and the weights."""
-    model = build(spec, device)
-    engine = engines.build(spec, model, optimizers.build(model, spec.optimizer, device))
+    engine, _ = wrap(spec, build(spec, device))
     losses = torch.zeros(STEPS, dtype=torch.float64, device=device)
-    for step in range(STEPS):
-        for share in shares:
-            images, labels = (one.to(device) for one in _micro_batch(spec, step, share))
-            loss = functional.cross_entropy(engine(images), labels)
-            engine.backward(loss, last=share == shares[-1])
-            losses[step] += loss.detach() / len(shares)
-        engine.step()
-        beat(step + 1)
+    with knobs.attention(spec.knobs or EngineSection()):
+        for step in range(STEPS):
+            for share in shares:
+                images, labels = (one.to(device) for one in _micro_batch(spec, step, share))
+                loss = functional.cross_entropy(engine(images), labels)
+                engine.backward(loss, last=share == shares[-1])
+                losses[step] += loss.detach() / len(shares)
+            engine.step()
+            beat(step + 1)
     weights = engine.weights() or {}
     engine.close()
     return losses, weights

@@ -8,14 +8,13 @@ from vitscale.worker.clock import StepTimes
 
 
 def record(spec: RunSpec, rank: int, window: str, step: int, times: StepTimes, loss: float | None) -> StepRecord:
-    """One line of a rank. Of ranks that take the same images the first counts them."""
-    first = rank % spec.ranks_per_replica == 0
+    """One line of a rank."""
     return StepRecord(
         step=step,
         window=window,
         rank=rank,
         loss=loss,
-        images=spec.micro_batches[spec.data_rank(rank)] * spec.grad_accum if first else 0,
+        images=spec.images_counted(rank),
         step_s=times["step"],
         data_s=times.get("data"),
         forward_s=times.get("forward"),

@@ -163,6 +163,15 @@ def test_a_rank_with_more_images_is_uneven_work(make, root):
     assert "31.2 % more images" in cause.evidence
 
 
+@pytest.mark.parametrize("shared", ["sequence_parallel", "tensor_parallel"])
+@pytest.mark.parametrize("late", [0, 3])
+def test_a_late_rank_of_a_group_that_shares_images_has_no_more_of_them(make, root, shared, late):
+    spec = make.make_spec(4, "weak", data_parallel=2, global_batch=64, **{shared: 2})
+    write(make, root, spec, lambda rank: {"forward_s": 0.02} if rank == late else {})
+    (cause,) = verdict(root).causes
+    assert (cause.kind, cause.rank) == ("straggler", late)
+
+
 def test_ranks_that_are_late_in_turns_are_noise(make, root):
     write(make, root, make.make_spec(2, "weak"), {"wait_s": 0.015, "late_s": 0.015})
     (cause,) = verdict(root).causes

@@ -72,11 +72,11 @@ def spec_of(*words):
     return spec
 
 
-def checked(ranks):
+def checked(ranks, *words):
     from vitscale.worker.model import build_model
     from vitscale.worker.parity import check
 
-    return check(spec_of(), ranks, build_model, lambda step: None)
+    return check(spec_of(*words), ranks, build_model, lambda step: None)
 
 
 def test_an_engine_follows_plain_torch(one_rank):
@@ -93,6 +93,44 @@ def test_an_engine_whose_gradients_are_one_per_cent_off_is_found_out(one_rank, m
     found = checked(one_rank)
     assert not found.ok
     assert found.first_step == 1
+
+
+KNOBS = ("activation_checkpointing=true", "channels_last=true", "sdpa=math", "optimizer_impl=foreach")
+
+
+def test_the_engine_has_the_runs_knobs_and_plain_torch_has_none(one_rank, monkeypatch):
+    from vitscale.worker import knobs
+
+    seen, right = [], knobs.apply
+
+    def turned_too_far(given, model):
+        right(given, model)
+        seen.append((given.activation_checkpointing, given.optimizer_impl))
+        if given.sdpa:
+            model.head.weight.data *= 1.01
+
+    words = [f"engine.{word}" for word in KNOBS]
+    assert checked(one_rank, *words).ok
+    monkeypatch.setattr(knobs, "apply", turned_too_far)
+    assert checked(one_rank, *words).first_step == 0
+    assert seen == 2 * [(True, "foreach"), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "followed", "kernels"),
+    [("adamw", "adamw", "deepspeed"), ("adamw", "sgd", None), ("lion", "adamw", None)],
+)
+def test_kernels_that_the_steps_cannot_have_are_left_out(optimizer, followed, kernels):
+    from vitscale.config.knobs import EngineSection
+    from vitscale.config.study import OptimizerSection
+    from vitscale.worker.parity import _small
+
+    own = EngineSection(optimizer_impl="deepspeed", sdpa="flash", split=(8, 24))
+    changes = {"knobs": own, "device": "cuda", "optimizer": OptimizerSection(name=optimizer)}
+    small = _small(spec_of().model_copy(update=changes), OptimizerSection(name=followed))
+    assert small.knobs == EngineSection(optimizer_impl=kernels)
+    on_cpu = _small(spec_of().model_copy(update={"knobs": own}), OptimizerSection(name=followed))
+    assert (on_cpu.knobs.sdpa, on_cpu.knobs.split) == ("flash", None)
 
 
 def test_runs_that_differ_in_what_parity_leaves_out_share_one_check(one_rank):
