@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, kineto_available, profile, record_function
 
+from vitscale.units import size
 from vitscale.worker.clock import NoClock
 from vitscale.worker.distributed import Ranks, barrier, largest
 from vitscale.worker.engines import Engine
@@ -86,17 +87,39 @@ def write(folder: Path, ranks: Ranks, seen: profile, events: int) -> str | None:
     Returns:
         Why there is no trace, on all ranks alike, or None.
     """
-    size = largest(_EVENT_BYTES * events, ranks.device)
-    if size > MOST_BYTES:
-        return (
-            f"about {size / 2**30:.1f} GiB of events in {STEPS} steps; up to {MOST_BYTES / 2**30:.0f} GiB are written"
-        )
-    with tempfile.TemporaryDirectory() as temporary:  # a trace names the path it was first written to
-        plain = Path(temporary) / "trace.json"
-        seen.export_chrome_trace(str(plain))
-        with plain.open("rb") as source, gzip.open(folder / trace_name(ranks.rank), "wb", compresslevel=6) as target:
-            shutil.copyfileobj(source, target)
+    bytes_ = largest(_EVENT_BYTES * events, ranks.device)
+    if bytes_ > MOST_BYTES:
+        return f"about {size(bytes_)} of events in {STEPS} steps; up to {size(MOST_BYTES)} are written"
+    of_host = bytes_ * ranks.ranks_per_node
+    lacking = largest(of_host - _free_bytes(folder), ranks.device)
+    if lacking > 0:
+        return f"about {size(of_host)} of events on a host, {size(lacking)} more than its disk has free"
+    target = folder / trace_name(ranks.rank)
+    if largest(not _written(target, seen), ranks.device):
+        target.unlink(missing_ok=True)
+        return "a rank could not write its trace: its disk is full, or is not there"
     return None
+
+
+def _free_bytes(folder: Path) -> int:
+    """Where a trace is first written, and where it stays: the lesser of both."""
+    try:
+        return min(shutil.disk_usage(path).free for path in (tempfile.gettempdir(), folder))
+    except OSError:
+        return 0  # a full disk has no temporary folder
+
+
+def _written(target: Path, seen: profile) -> bool:
+    """Whether it could be. Kineto raises nothing where it cannot write, but then there is no file of the name."""
+    try:
+        with tempfile.TemporaryDirectory() as temporary:  # a trace names the path it was first written to
+            plain = Path(temporary) / "trace.json"
+            seen.export_chrome_trace(str(plain))
+            with plain.open("rb") as source, gzip.open(target, "wb", compresslevel=6) as compressed:
+                shutil.copyfileobj(source, compressed)
+    except OSError:
+        return False
+    return True
 
 
 class _Named:

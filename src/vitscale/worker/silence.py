@@ -116,6 +116,14 @@ def _gather_lists(arguments: list[Any], rank: int, _size: int) -> list[Any]:
     return [[[tensors[rank]] for tensors in outputs], sent, *rest]
 
 
+def _gather_by_rank(arguments: list[Any], rank: int, _size: int) -> list[Any]:
+    outputs, sent, *rest = arguments
+    for tensors in outputs:
+        for tensor, own in zip(tensors, sent, strict=True):
+            tensor.copy_(own)
+    return [[outputs[rank]], sent, *rest]
+
+
 def _gather_many(arguments: list[Any], rank: int, size: int) -> list[Any]:
     outputs, sent, *rest = arguments
     own = [_gather([output, one], rank, size)[0] for output, one in zip(outputs, sent, strict=True)]
@@ -151,7 +159,7 @@ def _exchange_lists(arguments: list[Any], rank: int, _size: int) -> list[Any]:
 
 _LOCAL: dict[str, Callable[[list[Any], int, int], list[Any]]] = {
     "allgather_": _gather_lists,
-    "allgather_coalesced_": _gather_lists,
+    "allgather_coalesced_": _gather_by_rank,
     "allgather_into_tensor_coalesced_": _gather_many,
     "_allgather_base_": _gather,
     "reduce_scatter_": _scatter_lists,
