@@ -42,6 +42,7 @@ _ERRORS: dict[str, type[VitscaleError]] = {
     "checkpoint": CheckpointError,
     "timeout": HangError,
     "setup": SetupError,
+    "time_limit": Interrupted,
 }
 
 

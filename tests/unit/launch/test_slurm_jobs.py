@@ -221,6 +221,7 @@ def test_a_job_that_hangs_is_asked_for_the_stacks_of_its_ranks_and_ended(launche
 def test_an_end_that_is_not_the_ranks_doing_is_told_by_its_name(state, status, words, again):
     end = ended_by_slurm("17", State(state, "n[1-2]"), "srun: error: Node failure on n2\n")
     assert (end.status, end.again) == (status, again)
+    assert (end.kind == "time_limit") == (status == "timeout")
     assert "job 17" in end.reason
     assert words in end.reason
 

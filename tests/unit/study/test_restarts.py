@@ -95,9 +95,10 @@ def test_a_preempted_job_is_started_again(go):
         (RoundEnd("oom", "the kernel ended a rank for want of host memory"), MemoryExceeded),
         (RoundEnd("failed", "rank 0: not finite", "diverged"), DivergedError),
         (RoundEnd("failed", "rank 0: no such device", "setup"), SetupError),
+        (RoundEnd("timeout", "job 17 reached its time limit", "time_limit"), Interrupted),
         ("killed", Interrupted),
     ],
-    ids=["cancelled", "no memory", "diverged", "setup", "asked to stop"],
+    ids=["cancelled", "no memory", "diverged", "setup", "time limit", "asked to stop"],
 )
 def test_what_a_further_start_would_meet_again_or_a_user_asked_for_is_the_end(go, end, error):
     with pytest.raises(error):
