@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -76,6 +77,21 @@ def test_ctrl_c_leaves_the_job_running_and_the_same_command_picks_it_up(store, s
     assert [manifest["status"] for manifest in launches(tmp_path).values()] == ["ok"]
 
 
+def test_a_tool_that_is_killed_before_it_hears_a_jobs_number_submits_nothing_twice(store, slurm, tmp_path):
+    folder, results = tmp_path / "bin", tmp_path / "out"
+    folder.mkdir()
+    (folder / "sbatch").write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >/dev/null\nkill -9 "$PPID"\n')
+    (folder / "sbatch").chmod(0o700)
+    path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    assert finish(by_slurm(store, slurm, results, "world_size=2", environ=path))[0] == -signal.SIGKILL
+    assert submitted(results) == []
+    (job,) = slurm.jobs()
+    code, err = finish(by_slurm(store, slurm, results, "world_size=2"))
+    assert code == 0, err
+    assert submitted(results) == [job]
+    assert [manifest["status"] for manifest in launches(results).values()] == ["ok"]
+
+
 def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelled_by_its_number(store, slurm, tmp_path):
     inject = f"kill rank=1 step=2 once={tmp_path}/mark; hang rank=0 step=3"
     process = by_slurm(store, slurm, tmp_path, "world_size=2", inject=inject)
@@ -99,7 +115,7 @@ def test_training_that_is_asked_to_stop_writes_a_checkpoint_and_is_an_interrupti
     command = [sys.executable, "-m", "vitscale", "train", "quick", *words, "--launcher", "slurm", "--out", str(tmp_path)]
     environ = {**os.environ, "VITSCALE_DATA": str(store), **slurm.environ}
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: in_training(tmp_path, "0000-w2"), 90, "two ranks in training")
+    wait_until(lambda: list(tmp_path.glob("runs/*/launch0/eval.jsonl")), 90, "the first evaluation")
     (job,) = submitted(tmp_path)
     assert "#SBATCH --signal=TERM@60\n" in (tmp_path / "rounds/0000-w2/job.sh").read_text()
     slurm.command("scancel", "--signal=TERM", job)

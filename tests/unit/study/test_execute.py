@@ -186,7 +186,7 @@ def test_a_round_that_needs_several_jobs_gets_them_and_a_launch_that_needs_more_
     limit = RoundEnd("timeout", "job 17 reached its time limit", "time_limit")
     fake, _, outcome = go(Fake(make, tmp_path, lambda round_, number: limit if number else None), launches=1)
     assert outcome.error(4) is None
-    assert [len(round_.entries) for round_ in fake.rounds] == [2, 2, 1, 1]
+    assert [len(round_.entries) for round_ in fake.rounds] == [2, 1, 2, 1]
     long = specs[1].run_id
     fake, _, outcome = go(
         Fake(make, tmp_path, lambda round_, number: limit if round_.entries[number].run_id == long else None),
