@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from vitscale import starting, workflow
-from vitscale.errors import Interrupted, ResultsError, UsageError, VitscaleError, WorkerError
+from vitscale.errors import Interrupted, ResultsError, UsageError, VitscaleError
 
 app = typer.Typer(
     help="Train Vision Transformers at scale, and know how they scale.",
@@ -65,7 +65,7 @@ def run(
     workflow.require_sound_records(folder)
     terminal.print_choices(plan.document(), console)
     with results.opened(folder, plan):
-        missing = workflow.measure(folder, plan, runs, where, launcher, console)
+        outcome = workflow.measure(folder, plan, runs, where, launcher, console)
         result, page = workflow.write_reports(folder)
     if json:
         workflow.print_json(result.analysis.model_dump(mode="json"))
@@ -73,11 +73,8 @@ def run(
         terminal.print_summary(result, page, console)
     if others := starting.of_other_starts(plan, runs):
         console.print(others)
-    if missing:
-        raise WorkerError(
-            f"{len(missing)} of {len(runs)} runs have fewer launches than asked for",
-            "the findings say why; the same command tries them again",
-        )
+    if error := outcome.error(len(runs)):
+        raise error
 
 
 @app.command()

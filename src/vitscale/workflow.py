@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vitscale.predict.recommend_ask import Answer
     from vitscale.records.examination import DoctorReport
     from vitscale.report.collection import Chapter
+    from vitscale.study.execute import Outcome
     from vitscale.study.plan import Plan
     from vitscale.study.where import Where
     from vitscale.trackers.protocol import Tracker
@@ -134,8 +135,8 @@ def require_sound_records(folder: Path) -> None:
 
 def measure(
     folder: Path, plan: Plan, runs: Sequence[RunSpec], where: Where, launcher: LauncherName, console: Console
-) -> tuple[str, ...]:
-    """Measure runs of the plan; the run_ids that are still missing afterwards."""
+) -> Outcome:
+    """Measure runs of the plan."""
     from vitscale.launch.jobs import end_leftovers
     from vitscale.report.live import LiveTable, PlainLines
     from vitscale.study.execute import execute
@@ -145,8 +146,7 @@ def measure(
     live = LiveTable(console, plan.labels) if console.is_terminal else PlainLines(console)
     measure = plan.loaded.study.measure
     with live as observer, leading(starter, folder):
-        outcome = execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
-    return outcome.missing
+        return execute(folder, runs, plan.labels, measure, where.machine, starter, observer)
 
 
 def train_to_end(

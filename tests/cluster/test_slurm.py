@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -9,9 +10,10 @@ import sys
 
 import psutil
 import pytest
-from ranks import finish, launches, start, wait_until, worker_processes
+from ranks import finish, launches, over_tiny, start, wait_until, worker_processes
 
 from vitscale.launch import jobs
+from vitscale.records import checkpoint
 from vitscale.records.examination import DoctorReport
 from vitscale.records.round import read_heartbeat
 
@@ -75,6 +77,21 @@ def test_ctrl_c_leaves_the_job_running_and_the_same_command_picks_it_up(store, s
     assert [manifest["status"] for manifest in launches(tmp_path).values()] == ["ok"]
 
 
+def test_a_tool_that_is_killed_before_it_hears_a_jobs_number_submits_nothing_twice(store, slurm, tmp_path):
+    folder, results = tmp_path / "bin", tmp_path / "out"
+    folder.mkdir()
+    (folder / "sbatch").write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@" >/dev/null\nkill -9 "$PPID"\n')
+    (folder / "sbatch").chmod(0o700)
+    path = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    assert finish(by_slurm(store, slurm, results, "world_size=2", environ=path))[0] == -signal.SIGKILL
+    assert submitted(results) == []
+    (job,) = slurm.jobs()
+    code, err = finish(by_slurm(store, slurm, results, "world_size=2"))
+    assert code == 0, err
+    assert submitted(results) == [job]
+    assert [manifest["status"] for manifest in launches(results).values()] == ["ok"]
+
+
 def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelled_by_its_number(store, slurm, tmp_path):
     inject = f"kill rank=1 step=2 once={tmp_path}/mark; hang rank=0 step=3"
     process = by_slurm(store, slurm, tmp_path, "world_size=2", inject=inject)
@@ -90,6 +107,69 @@ def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelle
     ]
     assert submitted(tmp_path) == [first, second]  # what a user cancels is not submitted again
     wait_until(lambda: not worker_processes(tmp_path), 15, "no rank is left")
+
+
+def test_training_that_is_asked_to_stop_writes_a_checkpoint_and_is_an_interruption(store, slurm, tmp_path):
+    """What SLURM does `launch.grace_s` before a time limit, done by hand: limits are whole minutes."""
+    words = over_tiny(("world_size=2", "engine=ddp", "train.max_steps=20000", "train.checkpoint_epochs=4000"))
+    command = [sys.executable, "-m", "vitscale", "train", "quick", *words, "--launcher", "slurm", "--out", str(tmp_path)]
+    environ = {**os.environ, "VITSCALE_DATA": str(store), **slurm.environ}
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: list(tmp_path.glob("runs/*/launch0/eval.jsonl")), 90, "the first evaluation")
+    (job,) = submitted(tmp_path)
+    assert "#SBATCH --signal=TERM@60\n" in (tmp_path / "rounds/0000-w2/job.sh").read_text()
+    slurm.command("scancel", "--signal=TERM", job)
+    code, err = finish(process, 60)
+    assert code == 75, err
+    (manifest,) = launches(tmp_path).values()
+    assert manifest["status"] == "killed"
+    assert "asked to stop after step" in manifest["reason"]
+    assert len(checkpoint.complete(tmp_path / "checkpoints")) == 1
+    assert jobs.unfinished(tmp_path) == {}
+
+
+def test_a_job_at_its_time_limit_ends_the_command_with_75(store, slurm, tmp_path):
+    process = by_slurm(store, slurm, tmp_path, "world_size=2", inject="hang rank=0 step=1")
+    wait_until(lambda: in_training(tmp_path, "0000-w2"), 90, "two ranks in training")
+    (job,) = submitted(tmp_path)
+    slurm.command("scontrol", "update", f"JobId={job}", "EndTime=now+1")  # SLURM looks every 30 s
+    code, err = finish(process, 90)
+    assert code == 75, err
+    (manifest,) = launches(tmp_path).values()
+    assert (manifest["status"], manifest["reason"]) == (
+        "timeout",
+        f"job {job} reached its time limit (launch.time_limit)",
+    )
+    assert submitted(tmp_path) == [job]  # the next one would end there too
+    wait_until(lambda: not worker_processes(tmp_path), 15, "no rank is left")
+
+
+def test_a_job_that_is_preempted_is_measured_in_another(store, slurm, tmp_path):
+    inject = f"hang rank=0 step=1 once={tmp_path}/mark"
+    process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
+    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    (job,) = submitted(tmp_path / "out")
+    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
+    slurm.command("sbatch", *urgent, "--wrap", "sleep 1", cwd=tmp_path)
+    code, err = finish(process)
+    assert code == 0, err
+    ends = [(manifest["status"], manifest["reason"]) for manifest in launches(tmp_path / "out").values()]
+    assert ends == [("killed", f"job {job} was preempted"), ("ok", None)]
+
+
+def test_a_node_that_is_lost_is_named_and_its_run_measured_when_it_is_back(store, slurm, tmp_path):
+    inject = f"hang rank=0 step=1 once={tmp_path}/mark"
+    process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
+    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    (job,) = submitted(tmp_path / "out")
+    slurm.daemons["slurmd.n2"].kill()
+    wait_until(lambda: launches(tmp_path / "out"), 90, "the end of the launch")  # SlurmdTimeout is 20 s
+    slurm.start("slurmd.n2", "slurmd", "-D", "-N", "n2")
+    code, err = finish(process)
+    assert code == 0, err
+    ends = [(manifest["status"], manifest["reason"]) for manifest in launches(tmp_path / "out").values()]
+    assert ends == [("failed", f"job {job} lost a node: n2"), ("ok", None)]
+    wait_until(lambda: not worker_processes(tmp_path / "out"), 15, "no rank is left")
 
 
 def test_within_a_job_a_round_is_a_step_of_it_and_the_end_of_the_tool_ends_its_ranks(store, slurm, tmp_path):

@@ -40,7 +40,7 @@ def trained(store, tmp_path_factory):
     """A results folder with two checkpoints, killed before its end. Copy it."""
     out = tmp_path_factory.mktemp("trained")
     environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": "kill rank=0 step=9"}
-    words = [*over_tiny(("world_size=1",)), "--out", str(out)]
+    words = [*over_tiny(("world_size=1", "train.restarts=0")), "--out", str(out)]
     command = [sys.executable, "-m", "vitscale", "train", "quick", *words]
     assert subprocess.run(command, env=environ, capture_output=True).returncode == 5
     return out

@@ -1,4 +1,5 @@
-"""Ranks of one host listen on the loopback interface only: nobody on the network can reach them."""
+"""Ranks of one host listen on the loopback interface only, where nobody on the network can reach them; they know no
+secret."""
 
 import ipaddress
 
@@ -11,10 +12,13 @@ from vitscale.records.round import read_heartbeat
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 
-def test_ranks_listen_on_loopback_only(store, tmp_path):
+SECRETS = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "AWS_SECRET_ACCESS_KEY": "canary"}
+
+
+def test_ranks_listen_on_loopback_only_and_know_no_secret(store, tmp_path):
     results = tmp_path / "results"
     words = ("world_size=2", "global_batch=8", "steps=4")
-    process = start(store, results, *words, inject="hang rank=0 step=2")
+    process = start(store, results, *words, inject="hang rank=0 step=2", environ=SECRETS)
     folder = results / "rounds" / "0000-w2"
 
     def all_are_training():
@@ -28,8 +32,11 @@ def test_ranks_listen_on_loopback_only(store, tmp_path):
         for one in [rank, *rank.children(recursive=True)]
         for one in one.net_connections(kind="inet")
     ]
+    told = [value for rank in worker_processes(results) for value in rank.environ().values()]
     process.terminate()
     finish(process)
+    assert told
+    assert "canary" not in told
     # gloo's pairs connect through them: none at all would mean that the wrong processes were looked at.
     assert sockets
     ours = [one.laddr.ip for one in sockets if one.status in (psutil.CONN_LISTEN, psutil.CONN_ESTABLISHED)]

@@ -161,6 +161,34 @@ def test_every_test_image_counts_once_at_any_rank_count(train, tmp_path):
     assert seen[1]["test_loss"] == pytest.approx(seen[0]["test_loss"], rel=1e-5)
 
 
+def test_a_rank_that_is_killed_costs_a_restart_and_no_bit_of_the_result(train, tmp_path):
+    """Fault 18, while training."""
+    words = ("world_size=2", "engine=ddp")
+    whole = train(*words, out="whole")
+    code, err = finish(whole)
+    assert code == 0, err
+    code, err = finish(train(*words, inject=f"kill rank=1 step=5 once={tmp_path}/mark"))
+    assert code == 0, err
+    told = "training ended: rank 1 was ended by SIGKILL; going on from checkpoint `step00000004`, after step 4"
+    assert f"{told} (restart 1 of 2)" in err
+    first, second = launches(tmp_path / "out").values()
+    assert (first["status"], first["reason"]) == ("failed", "rank 1 was ended by SIGKILL")
+    assert second["status"] == "ok"
+    assert (second["notes"]["resumed_after_step"], second["notes"]["restart"]) == (4, 1)
+    taken = losses(*(tmp_path / "out").glob("runs/*/launch*"))
+    expected = losses(last_launch(tmp_path / "whole"))
+    assert taken == {step: expected[step] for step in taken}
+    assert {step for step, _ in taken} >= set(range(4, 12))
+    a, b = (weights(tmp_path / name / "export") for name in ("whole", "out"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_where_every_start_meets_the_same_end_training_ends(train, tmp_path):
+    code, err = finish(train("world_size=1", "engine=ddp", "train.restarts=5", inject="kill rank=0 step=5"))
+    assert code == 5, err
+    assert len(launches(tmp_path / "out")) == 2, "the second start wrote no checkpoint"
+
+
 @pytest.mark.parametrize(("victim", "number"), [("parent", signal.SIGINT), ("rank", signal.SIGUSR1)])
 def test_a_signal_makes_all_ranks_save_at_the_same_step(train, tmp_path, victim, number):
     """Fault 23."""

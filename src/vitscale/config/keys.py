@@ -17,7 +17,8 @@ FREE = ("deepspeed",)
 # Keys of the study as a whole: a run has no value of its own, so that they cannot vary from run to run.
 _STUDY_WIDE = (
     "schema_version", "name", "question", "protocol", "measure.launches", "measure.target_interval", "measure.budget_s",
-    "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s", "launch.hostfile",
+    "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s", "launch.grace_s",
+    "launch.hostfile",
     "launch.partition", "launch.account", "launch.qos", "launch.constraint", "launch.time_limit", "launch.exclusive",
 )  # fmt: skip
 _HIDDEN = {"axes.swept", "deepspeed"}

@@ -83,13 +83,6 @@ STARTERS = (
     ),
 )
 """The nearest to the process first: mpirun and torchrun are themselves started by srun, and not the other way round."""
-VARIABLES = frozenset(
-    name
-    for starter in STARTERS
-    for names in ((starter.rank, starter.local_rank), starter.world_size, starter.local_world_size, starter.node)
-    for name in names
-)
-"""All that tells a process its place: who starts ranks of its own passes on none of what it was told itself."""
 
 _NESTED = "TORCHELASTIC_RUN_ID"  # torchrun is here: variables of others are those that it was started with
 _IN_TURN = "mpirun --map-by slot, or srun --distribution=block"

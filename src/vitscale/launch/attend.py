@@ -20,8 +20,6 @@ from vitscale.records.writer import make_folder, write_whole
 
 _POLL_S = 0.1
 _LAST_WORDS_S = 1.0
-GRACE_S = 60.0
-"""Longest wait for ranks that train to write a checkpoint once they are asked to stop."""
 
 _OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
@@ -38,7 +36,7 @@ def attend(
         end = watched(ranks, folder, round_, limits, watch)
     except (KeyboardInterrupt, Interrupted):
         if any(entry.checkpoints for entry in round_.entries):
-            _ask_to_stop(ranks)
+            _ask_to_stop(ranks, limits.grace_s)
         raise
     finally:
         ranks.end()
@@ -132,10 +130,10 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     return RoundEnd("failed", f"{ranks.ended()}; see rounds/{round_.name}/stderr.log")
 
 
-def _ask_to_stop(ranks: Ranks) -> None:
+def _ask_to_stop(ranks: Ranks, grace_s: float) -> None:
     """Let ranks that train write a checkpoint; a second signal to this process ends the patience."""
     ranks.signal(signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace_s
     while time.monotonic() < deadline and None in ranks.codes():
         time.sleep(_POLL_S)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vitscale.errors import Interrupted, SetupError
 from vitscale.hardware.position import Position
-from vitscale.launch.attend import GRACE_S, attend
+from vitscale.launch.attend import attend
 from vitscale.launch.board import GONE, Board, Kind, Order, Report
 from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import LOOPBACK, Local, Place
@@ -37,7 +37,7 @@ class Env(Local):
 
     def __init__(self, position: Position, inputs: Inputs) -> None:
         super().__init__(inputs)
-        self.position = position
+        self.position, self.grace_s = position, inputs.limits.grace_s
         self._everywhere: Everywhere | None = None
 
     def place(self, node: int) -> Place:
@@ -221,6 +221,6 @@ class _Follower:
         if self._round is None or not any(entry.checkpoints for entry in self._round.entries):
             return
         self.ranks.signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + self._launcher.grace_s
         while None in self.ranks.codes() and time.monotonic() < deadline:
             time.sleep(_POLL_S)

@@ -11,14 +11,16 @@ from vitscale.config.study import LaunchSection
 
 _KEPT = {
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH",
-    "PYTHONPATH", "VIRTUAL_ENV", "CC", "CXX", "LD_PRELOAD",
+    "LD_PRELOAD", "GLIBC_TUNABLES", "VIRTUAL_ENV", "CONDA_PREFIX", "CC", "CXX", "CPATH", "LIBRARY_PATH", "MAX_JOBS",
 }  # fmt: skip
 _KEPT_BEGINNINGS = (
-    "CUDA_", "NVIDIA_", "NCCL_", "TORCH_", "PYTORCH_", "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_",
-    "KMP_", "MKL_", "UCX_", "FI_", "I_MPI_", "MPIR_CVAR_", "OPENBLAS_", "MALLOC_", "VITSCALE_",
+    "PYTHON", "CUDA_", "CUBLAS_", "CUDNN_", "NVIDIA_", "NCCL_", "OFI_NCCL_", "RDMAV_", "IBV_", "TORCH_", "PYTORCH_",
+    "TORCHINDUCTOR_", "TRITON_", "DS_", "GLOO_", "OMP_", "GOMP_", "KMP_", "MKL_", "ATEN_", "DNNL_", "ONEDNN_", "UCX_",
+    "FI_", "I_MPI_", "MPIR_CVAR_", "OPENBLAS_", "MALLOC_", "VITSCALE_",
 )  # fmt: skip
 """What ranks need of the environment. Keys of trackers and hubs are not among it."""
-_SECRET = {"SLURM_JWT"}
+_SECRET_ENDINGS = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_JWT")
+"""Not even where the beginning is allowed: SLURM_JWT, NVIDIA_API_KEY."""
 OF_ONE_HOST = {"HOME", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME"}
 """Variables that each host has its own value of."""
 
@@ -48,5 +50,5 @@ class Inputs:
 def allowed(environ: Mapping[str, str], beginnings: tuple[str, ...] = ()) -> dict[str, str]:
     """The part of an environment that ranks get, and what begins with these words: their starter reads it."""
     wanted = (*_KEPT_BEGINNINGS, *beginnings)
-    kept = (name for name in environ if (name in _KEPT or name.startswith(wanted)) and name not in _SECRET)
-    return {name: environ[name] for name in kept}
+    kept = (name for name in environ if name in _KEPT or name.startswith(wanted))
+    return {name: environ[name] for name in kept if not name.endswith(_SECRET_ENDINGS)}

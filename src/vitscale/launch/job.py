@@ -99,7 +99,7 @@ def ended_by_slurm(job: str, state: State, errors: str) -> RoundEnd | None:
     if state.name == "CANCELLED":
         return RoundEnd("killed", f"job {job} was cancelled", again=False)
     if state.name in ("TIMEOUT", "DEADLINE"):
-        return RoundEnd("timeout", f"job {job} reached its time limit (launch.time_limit)")
+        return RoundEnd("timeout", f"job {job} reached its time limit (launch.time_limit)", "time_limit")
     if state.name in ("PREEMPTED", "REVOKED"):
         return RoundEnd("killed", f"job {job} was preempted")
     if state.name in ("NODE_FAIL", "BOOT_FAIL"):

@@ -1,13 +1,16 @@
 """`jobs.jsonl`: what SLURM was given for the rounds of a results folder. A job is written down before it is waited for.
 
-A line `{"round", "job", "submitted"}` for a job, and one `{"round", "job", "ended"}` with the round's status when its
-end was seen. A job without the second may be at work.
+A line `{"round", "submitting"}` with the word that the job will be known by, before SLURM is asked to take it; then
+`{"round", "job", "submitted"}`, and `{"round", "job", "ended"}` with the round's status when its end was seen. A job
+without the last may be at work; without the second, SLURM knows whether there is one.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from vitscale.errors import ResultsError
@@ -16,6 +19,15 @@ from vitscale.launch.outcome import Launcher, Queue
 from vitscale.records.writer import append_lines, write_whole
 
 JOBS = "jobs.jsonl"
+_KINDS = ("ended", "job", "submitting")
+
+
+def note_submitting(results: Path, round_names: Iterable[str]) -> str:
+    """Write down what SLURM is about to be given; the word that a job is known by whose number nobody heard."""
+    word = f"vitscale-{secrets.token_hex(8)}"
+    for name in round_names:
+        _append(results, {"round": name, "submitting": word})
+    return word
 
 
 def note_submitted(results: Path, round_name: str, job: str) -> None:
@@ -29,21 +41,40 @@ def note_ended(results: Path, round_name: str, job: str, status: str) -> None:
     _append(results, {"round": round_name, "job": job, "ended": status})
 
 
+def note_not_taken(results: Path, round_name: str) -> None:
+    """Write down that SLURM has no job for a round."""
+    _append(results, {"round": round_name, "ended": "not taken"})
+
+
 def unfinished(results: Path) -> dict[str, str]:
     """Round's name -> job of those whose end nobody has seen, in the order of submission."""
-    found: dict[str, str] = {}
+    return {name: job for name, (kind, job) in _open(results).items() if kind == "job"}
+
+
+def unanswered(results: Path) -> dict[str, list[str]]:
+    """Word -> names of the rounds that SLURM was given under it, where nobody heard its answer."""
+    found: dict[str, list[str]] = {}
+    for name, (kind, word) in _open(results).items():
+        if kind == "submitting":
+            found.setdefault(word, []).append(name)
+    return found
+
+
+def _open(results: Path) -> dict[str, tuple[str, str]]:
+    """Round's name -> kind and value of its last line, of rounds without an end."""
+    found: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(_lines(results / JOBS), 1):
         try:
             document = json.loads(line)
-            round_name, job, ended = str(document["round"]), str(document["job"]), "ended" in document
-        except (ValueError, KeyError, TypeError):
+            name, kind = str(document["round"]), next(key for key in _KINDS if key in document)
+        except (ValueError, KeyError, TypeError, StopIteration):
             raise ResultsError(
                 f"line {number} of `{JOBS}` is damaged", "remove the line; `squeue --me` shows what still runs"
             ) from None
-        if ended:
-            found.pop(round_name, None)
+        if kind == "ended":
+            found.pop(name, None)
         else:
-            found[round_name] = job
+            found[name] = kind, str(document[kind])
     return found
 
 
@@ -53,6 +84,12 @@ def require_none(results: Path) -> None:
     Raises:
         ResultsError: there are some.
     """
+    if words := unanswered(results):
+        named = ", ".join(name for names in words.values() for name in names)
+        raise ResultsError(
+            f"SLURM was given rounds of `{results}`, and its answer was not heard: {named}",
+            "`--launcher slurm`, outside of a job, asks it which it took",
+        )
     if jobs := unfinished(results).values():
         named = ", ".join(jobs)
         raise ResultsError(

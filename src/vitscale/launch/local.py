@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from vitscale.hardware.position import VARIABLES, Position
+from vitscale.hardware.position import Position
 from vitscale.launch.attend import attend
-from vitscale.launch.inputs import Inputs
+from vitscale.launch.inputs import Inputs, allowed
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks
 from vitscale.records.round import ROUND, Round
@@ -31,12 +31,11 @@ class Place(NamedTuple):
 
 
 class Local:
-    """Launcher for one host. Its ranks get the whole environment, but for what tells a place among other ranks."""
+    """Launcher for one host."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._limits = inputs.limits
-        kept = {name: value for name, value in inputs.environ.items() if name not in VARIABLES}
-        self._environ = kept | inputs.variables()
+        self._environ = allowed(inputs.environ) | inputs.variables()
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""

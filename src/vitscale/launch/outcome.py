@@ -19,7 +19,7 @@ class RoundEnd(NamedTuple):
     reason: str | None = None
     kind: str | None = None
     """What a rank said it was: `oom`, `diverged`, `checkpoint`, `setup`; None where no rank said anything of it.
-    `setup` is what every further start would meet again."""
+    `setup` is what every further start would meet again. `time_limit` is a scheduler's, which ended all of them."""
     hint: str | None = None
     """What to type or to change, where a rank knew."""
     again: bool = True

@@ -6,6 +6,7 @@ variables are quoted. The home folder is written as `$HOME`, since results are s
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,6 @@ from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.records.round import DETACHED, Round
 
 SCRIPT, STATUS = "job.sh", "status"
-_GRACE_S = 60
-"""How long before its time limit a job that trains is asked to write a checkpoint."""
 _VALUE = re.compile(r"[A-Za-z0-9_.,:@&|+=/-]+")
 
 
@@ -67,7 +66,7 @@ def _asked(results: Path, round_: Round, limits: LaunchSection) -> dict[str, str
     asked |= {name: value for name, value in given.items() if value is not None}
     asked |= {"exclusive": None, "mem": "0"} if limits.exclusive else {}
     trains = any(entry.checkpoints for entry in round_.entries)
-    asked |= {"signal": f"TERM@{_GRACE_S}"} if trains else {}
+    asked |= {"signal": f"TERM@{math.ceil(limits.grace_s)}"} if trains else {}
     # A launch that begins anew in the same folder is no measurement; training goes on in a job of its own.
     asked["no-requeue"] = None
     return asked | {"output": "/dev/null"}

@@ -89,19 +89,34 @@ class Scheduler:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = {name: value for name, value in environ.items() if not name.startswith(_ITS_OUTPUT)}
 
-    def submit(self, script: str, results: Path, environ: Mapping[str, str]) -> str:
+    def submit(self, script: str, results: Path, environ: Mapping[str, str], word: str) -> str:
         """Hand over a script that lies in a results folder, and works there; the job's number.
+
+        `word` is the job's comment, by which `found` knows it.
 
         Raises:
             SetupError: SLURM refuses it, with its message.
         """
-        done = _call(["sbatch", "--parsable", script], environ, results)
+        done = _call(["sbatch", "--parsable", f"--comment={word}", script], environ, results)
         match = re.fullmatch(r"(\d+)(;\S+)?", done.stdout.strip())
         if done.returncode != 0 or match is None:
             raise SetupError(
                 f"`sbatch` refused a job: {_said(done)}", "launch.partition, launch.account, launch.qos and so on"
             )
         return match[1]
+
+    def found(self, word: str) -> list[str]:
+        """The job of this comment, or the elements of an array; none where SLURM has none, or none any more.
+
+        Raises:
+            SetupError: SLURM does not answer.
+        """
+        done = _call(["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%k"], self._environ)
+        if done.returncode != 0:
+            raise SetupError(f"`squeue`: {_said(done)}", "is this a login node, and is slurmctld there?")
+        lines = [line.strip().partition("|") for line in done.stdout.splitlines()]
+        jobs = [job for job, _, comment in lines if comment == word]
+        return sorted(jobs, key=lambda job: int(job.partition("_")[2] or 0))
 
     def state(self, job: str) -> State | None:
         """How a job is, or None where SLURM does not answer."""

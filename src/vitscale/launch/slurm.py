@@ -58,7 +58,12 @@ class Slurm:
         return f"SLURM: {', '.join(taken)}" if taken else None
 
     def left(self, results: Path) -> list[Round]:
-        """Rounds whose jobs were submitted by an earlier process; an examination's is ended, as nobody asks for it."""
+        """Rounds whose jobs were submitted by an earlier process; an examination's is ended, as nobody asks for it.
+
+        Raises:
+            SetupError: SLURM does not say whether it took a job.
+        """
+        self._look_up(results)
         rounds = [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
         for round_ in rounds:
             if round_.examine:
@@ -100,13 +105,27 @@ class Slurm:
             scrub(folder)
             jobs.note_ended(results, round_.name, job, "killed")
 
+    def _look_up(self, results: Path) -> None:
+        """Write down the jobs that SLURM took and whose numbers nobody heard: a process was killed, or it was slow."""
+        for word, names in jobs.unanswered(results).items():
+            found = dict(zip(names, self._scheduler.found(word), strict=False))
+            for name in names:
+                if name in found:
+                    jobs.note_submitted(results, name, found[name])
+                else:
+                    jobs.note_not_taken(results, name)
+
     def _submit(self, results: Path, round_: Round) -> str:
+        self._look_up(results)
+        if job := jobs.unfinished(results).get(round_.name):
+            return job
         round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which is not theirs
         path = write_round(results, round_) / SCRIPT
         write_whole(path, self.script(results, round_).encode())
         path.chmod(0o600)
         with _undisturbed():
-            job = self._scheduler.submit(str(path.relative_to(results)), results, self._environ())
+            word = jobs.note_submitting(results, [round_.name])
+            job = self._scheduler.submit(str(path.relative_to(results)), results, self._environ(), word)
             jobs.note_submitted(results, round_.name, job)
         return job
 

@@ -34,6 +34,8 @@ class Checkpointing(BaseModel):
     """Newest checkpoints that are kept."""
     resume: str | None
     """Checkpoint to go on from, relative to the results folder; inspected by the parent."""
+    restart: int = 0
+    """How often the command has started the training again, after ranks that had ended; 0 is its first start."""
 
 
 class Entry(BaseModel):

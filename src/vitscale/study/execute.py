@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vitscale import statistics as intervals
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import MeasureSection
-from vitscale.errors import Interrupted, LeftRunning, SetupError
+from vitscale.errors import Interrupted, LeftRunning, SetupError, VitscaleError, WorkerError
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import Launcher, Queue, RoundEnd
 from vitscale.records.launches import LaunchFolder, read_launches
@@ -28,6 +28,18 @@ class Outcome(NamedTuple):
 
     missing: tuple[str, ...]
     """run_ids with fewer `ok` launches than asked for and no final outcome."""
+    limited: tuple[str, ...] = ()
+    """Those of them that a scheduler's time limit ended, with a job to themselves."""
+
+    def error(self, runs: int) -> VitscaleError | None:
+        """What to end with, of so many runs; None where nothing is missing."""
+        if not self.missing:
+            return None
+        told = f"{len(self.missing)} of {runs} runs have fewer launches than asked for"
+        if self.missing == self.limited:
+            ended = f"{told}: their jobs reached the time limit"
+            return Interrupted(ended, "a longer launch.time_limit; the same command goes on with what is missing")
+        return WorkerError(told, "the findings say why; the same command tries them again")
 
 
 ATTEMPTS = 2
@@ -70,6 +82,7 @@ class _Execution:
         self.folder, self.runs, self.labels, self.measure = folder, list(runs), labels, measure
         self.machine, self.launcher, self.observer = machine, launcher, observer
         self.failures: Counter[str] = Counter()
+        self.limited: set[str] = set()
         self.began = time.monotonic()
         self.rounds = next_round(folder)
         self._read()
@@ -85,6 +98,7 @@ class _Execution:
         for round_ in left:
             self._serve(round_)
         self.failures.clear()  # those were an earlier command's
+        self.limited.clear()
         for turn in itertools.count():
             wanting = [run for run in self.runs if self._wanting(run)]
             if not wanting:
@@ -100,7 +114,8 @@ class _Execution:
                     self.observer.message(told)
             for round_ in rounds:
                 self._serve(round_)
-        return Outcome(tuple(run.run_id for run in self.runs if not self._settled(run)))
+        missing = tuple(run.run_id for run in self.runs if not self._settled(run))
+        return Outcome(missing, tuple(run_id for run_id in missing if run_id in self.limited))
 
     def _ok(self, run: RunSpec) -> int:
         return sum(launch.ok for launch in self.launches[run.run_id])
@@ -160,7 +175,10 @@ class _Execution:
             again = unfinished[1:]
             victim = unfinished[0]
             if status not in FINAL:
-                self.failures[victim.run_id] += 1
+                # A launch that had the whole of a job needs more than one: the next would end it too.
+                whole_job = end.kind == "time_limit" and victim is round_.entries[0]
+                self.limited |= {victim.run_id} if whole_job else set()
+                self.failures[victim.run_id] += ATTEMPTS if whole_job else 1
                 if self.failures[victim.run_id] < ATTEMPTS:
                     again.append(victim)
             left = [by_id[entry.run_id] for entry in again if entry.run_id in by_id]

@@ -1,7 +1,8 @@
-"""Training one run to its end, going on from its newest checkpoint."""
+"""Training one run to its end, going on from its newest checkpoint, also where ranks end on the way."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -33,12 +34,15 @@ from vitscale.study.rounds import bury, close_launch, make_round, next_entry, ne
 
 CHECKPOINTS, EXPORT = "checkpoints", "export"
 _AGAIN = "the same command goes on from the newest checkpoint"
+_PASSING = ("failed", "killed", "timeout")
+"""Ends that a further start need not meet again, where no rank said what it was."""
 _ERRORS: dict[str, type[VitscaleError]] = {
     "oom": MemoryExceeded,
     "diverged": DivergedError,
     "checkpoint": CheckpointError,
     "timeout": HangError,
     "setup": SetupError,
+    "time_limit": Interrupted,
 }
 
 
@@ -98,7 +102,10 @@ def train(
 ) -> None:
     """Train to the end in a folder that is `results.opened`.
 
-    `followed` makes what accompanies the launch, from its folder: trackers, where there are any.
+    Where ranks end on the way, training starts again from a checkpoint that is newer than the one that they began with,
+    `train.restarts` times.
+
+    `followed` makes what accompanies a launch, from its folder: trackers, where there are any.
 
     Raises:
         Interrupted: asked to stop; a checkpoint holds what was learnt.
@@ -112,6 +119,23 @@ def train(
     observer.message("waiting for what an earlier command left running" if left else start.message)
     if start.done and not left:
         return
+    observer.started(1, 0)
+    round_ = left[0] if left else _round(folder, run, study, machine, start)
+    for restart in itertools.count(1):
+        with followed(folder / round_.entries[0].folder):
+            end = _settled(folder, round_, _serve(folder, round_, label, launcher, observer))
+        if end.status == "ok":
+            return
+        newer = _newer(folder, run, round_, end) if restart <= study.train.restarts else None
+        if newer is None:
+            raise _error(end)
+        told = f"training ended: {end.reason}; {newer.message} (restart {restart} of {study.train.restarts})"
+        observer.message(told)
+        round_ = _round(folder, run, study, machine, newer, restart)
+
+
+def _round(folder: Path, run: RunSpec, study: Study, machine: Machine, start: Start, restart: int = 0) -> Round:
+    """The next process start; `restart` is its number, 0 is the command's first."""
     every = study.train.checkpoint_epochs or study.train.eval_epochs
     plan = Checkpointing(
         root=CHECKPOINTS,
@@ -119,12 +143,18 @@ def train(
         every=in_steps(every, run.data.images, run.global_batch),
         keep=study.train.keep,
         resume=None if start.resume is None else str(start.resume.relative_to(folder)),
+        restart=restart,
     )
-    round_ = left[0] if left else make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
-    observer.started(1, 0)
-    with followed(folder / round_.entries[0].folder):
-        end = _serve(folder, round_, label, launcher, observer)
-        _raise_unless_finished(folder, round_, end)
+    return make_round(next_round(folder), run, [next_entry(folder, run, plan)], machine)
+
+
+def _newer(folder: Path, run: RunSpec, round_: Round, end: RoundEnd) -> Start | None:
+    """A checkpoint since the round began, where a further start need not end as this one did."""
+    if not end.again or end.kind is not None or end.status not in _PASSING:
+        return None
+    plan, start = round_.entries[0].checkpoints, start_of(folder, run)
+    began = folder / plan.resume if plan and plan.resume else None
+    return None if start.resume in (None, began) else start
 
 
 def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer: Observer) -> RoundEnd:
@@ -134,24 +164,25 @@ def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer
     except LeftRunning:
         raise
     except (KeyboardInterrupt, Interrupted):
-        return RoundEnd("killed", "interrupted")
+        return RoundEnd("killed", "interrupted", again=False)
     finally:
         follow.finish()
 
 
-def _raise_unless_finished(folder: Path, round_: Round, end: RoundEnd) -> None:
+def _settled(folder: Path, round_: Round, end: RoundEnd) -> RoundEnd:
+    """How the training ended: as its record says, which is written here where the ranks could not."""
     entry = round_.entries[0]
-    if not (folder / entry.folder / MANIFEST).exists():
-        end = end if end.status != "ok" else RoundEnd("failed", "left no record")
-        status, reason = end.status, end.reason or ""
-        if (folder / entry.folder).exists():
-            status = close_launch(folder, entry, round_.name, end).status
-    else:
+    if (folder / entry.folder / MANIFEST).exists():
         launch = next(one for one in read_launches(folder) if str(one.path.relative_to(folder)) == entry.folder)
         assert launch.manifest is not None
-        status, reason = launch.manifest.status, launch.manifest.reason or ""
-    if status == "ok":
-        return
-    if status == "killed":
-        raise Interrupted(f"training stopped: {reason}", _AGAIN)
-    raise _ERRORS.get(end.kind or status, WorkerError)(f"training ended: {reason}", end.hint or _AGAIN)
+        return end._replace(status=launch.manifest.status, reason=launch.manifest.reason, again=False)
+    end = end if end.status != "ok" else RoundEnd("failed", "left no record")
+    if (folder / entry.folder).exists():
+        end = end._replace(status=close_launch(folder, entry, round_.name, end).status)
+    return end
+
+
+def _error(end: RoundEnd) -> VitscaleError:
+    if end.status == "killed":
+        return Interrupted(f"training stopped: {end.reason}", _AGAIN)
+    return _ERRORS.get(end.kind or end.status, WorkerError)(f"training ended: {end.reason}", end.hint or _AGAIN)

@@ -238,6 +238,8 @@ class Training(Launch):
             self.average.load(average)
         self.step, self.seconds, self.evaluations = found.step, found.seconds, found.evaluations
         self.notes["resumed_after_step"] = found.step
+        if plan.restart:
+            self.notes["restart"] = plan.restart
         if self.ranks.rank == 0:
             append_lines(self.folder / "eval.jsonl", [one.model_dump(mode="json") for one in found.evaluations])
 

@@ -45,8 +45,8 @@ def slurm(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("out", "job"), [("17\n", "17"), ("17;cluster\n", "17")])
 def test_a_job_that_is_taken_has_a_number(slurm, tmp_path, out, job):
     slurm.answers("sbatch", out)
-    assert slurm.scheduler.submit("rounds/a/job.sh", tmp_path, {**os.environ}) == job
-    assert slurm.calls()[1:] == ["--parsable", "rounds/a/job.sh"]
+    assert slurm.scheduler.submit("rounds/a/job.sh", tmp_path, {**os.environ}, "vitscale-1") == job
+    assert slurm.calls()[1:] == ["--parsable", "--comment=vitscale-1", "rounds/a/job.sh"]
 
 
 def test_slurms_own_message_is_shown_where_it_refuses_a_job(slurm, tmp_path):
@@ -56,10 +56,21 @@ def test_slurms_own_message_is_shown_where_it_refuses_a_job(slurm, tmp_path):
     )
     slurm.answers("sbatch", err=refused, code=1)
     with pytest.raises(SetupError, match="refused a job: invalid partition specified: x; Batch job submission failed"):
-        slurm.scheduler.submit("job.sh", tmp_path, {**os.environ})
+        slurm.scheduler.submit("job.sh", tmp_path, {**os.environ}, "vitscale-1")
     slurm.answers("sbatch", "something else\n")
     with pytest.raises(SetupError, match="refused a job: status 0"):
-        slurm.scheduler.submit("job.sh", tmp_path, {**os.environ})
+        slurm.scheduler.submit("job.sh", tmp_path, {**os.environ}, "vitscale-1")
+
+
+def test_a_job_whose_number_nobody_heard_is_found_by_its_word(slurm):
+    slurm.answers("squeue", "19_10|vitscale-b\n17|vitscale-a\n19_2|vitscale-b\n18|(null)\n")
+    assert slurm.scheduler.found("vitscale-a") == ["17"]
+    assert slurm.scheduler.found("vitscale-b") == ["19_2", "19_10"]
+    assert slurm.scheduler.found("vitscale-c") == []
+    assert "SQUEUE_FORMAT" not in slurm.environ()
+    slurm.answers("squeue", err=DOWN, code=1)
+    with pytest.raises(SetupError, match="Unable to contact"):
+        slurm.scheduler.found("vitscale-a")
 
 
 @pytest.mark.parametrize(

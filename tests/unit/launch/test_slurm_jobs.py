@@ -32,8 +32,13 @@ class FakeScheduler:
 
     def __init__(self, *states, refuses=()):
         self.states, self.refuses, self.said = [*states], refuses, []
+        self.taken = {}
 
-    def submit(self, script, results, environ):
+    def found(self, word):
+        return self.taken.get(word, [])
+
+    def submit(self, script, results, environ, word):
+        assert word in jobs.unanswered(results)  # on the disk before SLURM is asked
         if any(name in script for name in self.refuses):
             raise SetupError("`sbatch` refused a job")
         assert stat.S_IMODE((results / script).stat().st_mode) == 0o600
@@ -93,7 +98,7 @@ def test_a_job_is_written_down_before_it_is_waited_for_and_again_when_it_ended(l
     assert "queued" in beats
     assert jobs.unfinished(tmp_path) == {}
     lines = [json.loads(line) for line in (tmp_path / "jobs.jsonl").read_text().splitlines()]
-    assert [(line["job"], line.get("ended")) for line in lines] == [("17", None), ("17", "ok")]
+    assert [(line.get("job"), line.get("ended")) for line in lines] == [(None, None), ("17", None), ("17", "ok")]
     assert Round.read(tmp_path / "rounds/0000-w2/round.json").cores == ()  # those of this machine
 
 
@@ -111,6 +116,37 @@ def test_ctrl_c_leaves_jobs_running_and_the_same_command_submits_nothing_again(l
         assert second.run(tmp_path, round_, lambda beat: None).status == "ok"
     assert second._scheduler.said == []
     assert second.left(tmp_path) == []
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_tool_that_is_killed_before_it_hears_a_jobs_number_submits_nothing_twice(launcher, tmp_path, taken):
+    killed = launcher("RUNNING")
+
+    def submit(script, results, environ, word):
+        killed.word = word
+        raise RuntimeError("SIGKILL")
+
+    killed._scheduler.submit = submit
+    with pytest.raises(RuntimeError):
+        killed.submit(tmp_path, [round_of()])
+    with pytest.raises(ResultsError, match="0000-w2"):
+        jobs.require_none(tmp_path)  # another launcher keeps out
+    one = launcher("COMPLETED")
+    one._scheduler.taken = {killed.word: ["23"]} if taken else {}
+    left = one.left(tmp_path)
+    assert jobs.unfinished(tmp_path) == ({"0000-w2": "23"} if taken else {})
+    assert [round_.name for round_ in left] == ["0000-w2"] * taken
+    assert jobs.unanswered(tmp_path) == {}
+    assert one.run(tmp_path, round_of(), lambda beat: None).status == "ok"
+    assert len(one._scheduler.said) == (not taken)
+
+
+def test_of_rounds_that_were_given_together_each_gets_the_job_of_its_place(launcher, tmp_path):
+    word = jobs.note_submitting(tmp_path, ["0000-w2", "0002-w2"])
+    one = launcher("RUNNING")
+    one._scheduler.taken = {word: ["17_0", "17_1"]}
+    one._look_up(tmp_path)
+    assert jobs.unfinished(tmp_path) == {"0000-w2": "17_0", "0002-w2": "17_1"}
 
 
 def examination(number=0):
@@ -221,6 +257,7 @@ def test_a_job_that_hangs_is_asked_for_the_stacks_of_its_ranks_and_ended(launche
 def test_an_end_that_is_not_the_ranks_doing_is_told_by_its_name(state, status, words, again):
     end = ended_by_slurm("17", State(state, "n[1-2]"), "srun: error: Node failure on n2\n")
     assert (end.status, end.again) == (status, again)
+    assert (end.kind == "time_limit") == (status == "timeout")
     assert "job 17" in end.reason
     assert words in end.reason
 

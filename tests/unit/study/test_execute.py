@@ -182,6 +182,26 @@ def test_a_launch_that_fails_twice_is_left_and_the_study_goes_on(go, make, specs
     assert outcome.missing == ()
 
 
+def test_a_round_that_needs_several_jobs_gets_them_and_a_launch_that_needs_more_than_one_none(go, make, specs, tmp_path):
+    limit = RoundEnd("timeout", "job 17 reached its time limit", "time_limit")
+    fake, _, outcome = go(Fake(make, tmp_path, lambda round_, number: limit if number else None), launches=1)
+    assert outcome.error(4) is None
+    assert [len(round_.entries) for round_ in fake.rounds] == [2, 1, 2, 1]
+    long = specs[1].run_id
+    fake, _, outcome = go(
+        Fake(make, tmp_path, lambda round_, number: limit if round_.entries[number].run_id == long else None),
+        launches=2,
+    )
+    assert outcome == ((long,), (long,))
+    assert [entry.run_id for round_ in fake.rounds for entry in round_.entries].count(long) == 1
+    assert outcome.error(4).exit_code == 75
+    assert "time limit" in outcome.error(4).message
+
+
+def test_what_failed_otherwise_is_no_interruption():
+    assert execution.Outcome(("a", "b"), ("a",)).error(4).exit_code == 5
+
+
 def test_out_of_memory_is_an_outcome_and_not_tried_again(go, make, specs, tmp_path):
     def faults(round_, number):
         entry = round_.entries[number]
