@@ -29,7 +29,9 @@ BATCHES = (512, 384, 256, 192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1
 """What timm's `benchmark.py` tries, one after another, until one fits."""
 
 HIT_SHARE = 0.80
-_SUFFIXES = ("_in21ft1k", "_sam", "_miil")  # names of weights: the model is the same
+WEIGHT_SUFFIXES = ("_in21ft1k", "_sam", "_miil")
+"""Names of weights: the model is the same."""
+
 _COMMAND = "python -m benchmarks memory_brackets --table CSV"
 
 
@@ -95,7 +97,7 @@ def read(table: Path) -> list[Bracket]:
 def shape_of(row: Bracket) -> models.ViTShape | None:
     """The row's model, or None where it is not a plain ViT."""
     name = row.model
-    for suffix in _SUFFIXES:
+    for suffix in WEIGHT_SUFFIXES:
         name = name if name in models.names() else name.removesuffix(suffix)
     return models.shape(name, img_size=row.img_size) if name in models.names() else None
 

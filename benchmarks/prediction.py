@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from benchmarks.figure import Figure
-from benchmarks.published_tables import read_folder
+from benchmarks.published_tables import read_folder, read_single_device
 from vitscale.errors import UsageError
-from vitscale.predict.model import calibrate, predict_layouts
+from vitscale.predict.model import Quantiles, calibrate, predict_layouts
 from vitscale.predict.score import Scored, score, summary, table
 from vitscale.predict.series import Observation, Series
 
@@ -40,14 +41,13 @@ def main() -> int:
             own = [one for one in scored if group in (None, one.table) and count in (None, one.fitted)]
             if own:
                 print(f"{group or 'all':34s} fitted {count or 'any':>3}: {summary(own)}")
-    errors = [error for series in groups.values() for one in series for error in specs_errors(one)]
-    if errors:
-        print(f"from specs only: {len(errors)} points, error {median(errors):.1%} median, {max(errors):.1%} max")
+    for name, series in (groups | read_single_device(given.tables)).items():
+        print(f"{name:34s} specs only: {specs_line([point for one in series for point in from_specs(one)])}")
     return 0
 
 
-def specs_errors(series: Series) -> list[float]:
-    """Absolute errors of a series of which nothing is measured; none where its device or model has no figures."""
+def from_specs(series: Series) -> list[tuple[Quantiles, float]]:
+    """What is said and seen of a series of which nothing is shown; none where its device or model has no figures."""
     bare = tuple(Observation(one.layout, None) for one in series.observations)
     try:
         calibration = calibrate(replace(series, observations=bare))
@@ -55,7 +55,20 @@ def specs_errors(series: Series) -> list[float]:
         return []
     said = predict_layouts(calibration, [one.layout for one in series.measured])
     pairs = zip(said, series.measured, strict=True)
-    return [abs(one.median / seen.step_s - 1) for one, seen in pairs if seen.step_s is not None]
+    return [(one, seen.step_s) for one, seen in pairs if seen.step_s is not None]
+
+
+def specs_line(points: Sequence[tuple[Quantiles, float]]) -> str:
+    """Errors and coverage, as text."""
+    if not points:
+        return "n/a: no device and timm ViT of which the catalog has figures"
+    errors = [abs(said.median / seen - 1) for said, seen in points]
+    cover95 = fmean(said.low95 <= seen <= said.high95 for said, seen in points)
+    cover80 = fmean(said.low80 <= seen <= said.high80 for said, seen in points)
+    return (
+        f"{len(points):4d} points, error {median(errors):6.1%} median {max(errors):6.1%} max; "
+        f"cover 95: {cover95:4.0%}, 80: {cover80:4.0%}; half-width {median(said.half_width for said, _ in points):5.1%}"
+    )
 
 
 def measure(short: bool) -> list[Figure]:

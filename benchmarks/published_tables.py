@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from benchmarks.memory_brackets import WEIGHT_SUFFIXES
+from vitscale.cost import models
 from vitscale.cost.scaling import Layout
+from vitscale.cost.vit import AUTOCAST
 from vitscale.importers.table import REQUIRED
 from vitscale.predict.read import of_table
 from vitscale.predict.series import Observation, Series
@@ -43,8 +46,7 @@ def read_folder(folder: Path) -> dict[str, list[Series]]:
     """Series of two world sizes or more by table; files of other things are left out."""
     found = {}
     for path in sorted(folder.glob("**/*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = _rows(path)
         if not rows:
             continue
         own = all(name in rows[0] for name in (*REQUIRED, "step_s"))
@@ -53,6 +55,50 @@ def read_folder(folder: Path) -> dict[str, list[Series]]:
         if several:
             found[path.stem] = several
     return found
+
+
+def read_single_device(folder: Path) -> dict[str, list[Series]]:
+    """timm's tables of training throughput on one GPU (`results/benchmark-train-amp-*.csv`): ViTs, a series a row.
+
+    AMP, SGD; of torch before 2.0, whose attention is not fused.
+    """
+    found = {}
+    for path in sorted(folder.glob("**/*.csv")):
+        rows = [row for row in _rows(path) if _number(row, ("train_samples_per_sec",))]
+        series = [one for row in rows if (one := _single(row)) is not None]
+        if series:
+            found[path.stem] = series
+    return found
+
+
+def _single(row: Mapping[str, str]) -> Series | None:
+    batch, rate = _number(row, ("train_batch_size",)), _number(row, ("train_samples_per_sec",))
+    img_size = _number(row, ("train_img_size", "img_size"))
+    name = next((one for one in _plain_names(row.get("model", "")) if one in models.names()), None)
+    if name is None or not batch or not rate or not img_size:
+        return None
+    return Series(
+        name,
+        (Observation(Layout(1, 1, batch, 1), batch / rate),),
+        model=name,
+        img_size=round(img_size),
+        device=row.get("gpu"),
+        engine="single",
+        precision=AUTOCAST,
+        optimizer="sgd",
+        knobs={"sdpa": "math"} if (row.get("torch") or "").startswith("1.") else {},
+    )
+
+
+def _plain_names(name: str) -> Iterable[str]:
+    """A model's name, and without the part that names its weights."""
+    yield name
+    yield from (name.removesuffix(suffix) for suffix in WEIGHT_SUFFIXES if name.endswith(suffix))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _series(rows: Sequence[Mapping[str, str]]) -> list[Series]:

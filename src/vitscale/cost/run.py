@@ -12,12 +12,13 @@ from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
 from vitscale.cost.calibrated import FittedSeries, fitted_step
 from vitscale.cost.collectives import Collective, LinkPair, step_collectives
+from vitscale.cost.compute import Device
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.offload import moved
 from vitscale.cost.optimizers import moment_elements
-from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
+from vitscale.cost.step import StepEstimate, estimate_step
 from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors, parameters, training_flop
 
 
@@ -25,7 +26,7 @@ from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors,
 class Machinery:
     """What the arithmetic runs on, as far as it is known; None is not known, and what hangs on it becomes None."""
 
-    device: DeviceFigures | None
+    device: Device | None
     """Data-sheet figures of one device."""
     links: LinkPair
     """What connects the ranks of the run."""

@@ -3,7 +3,7 @@
 It is an estimate from data sheets and labelled assumptions, each named in the result; fitted figures (`predict`) go
 in by the same arguments.
 
-1. compute = A · micro-batch · training FLOP / rate; rate = `flop_per_s` if measured, else peak · utilisation.
+1. compute = A · micro-batch · training FLOP / `flop_per_s` if that is measured, else `compute.micro_step_seconds`.
 2. optimizer = bytes it must move / memory bandwidth, see `optimizer_seconds`.
 3. communication = the sum of `collective_seconds`; exposed, see `exposed_seconds`.
 4. wait = expected maximum of N Gaussian deviations of `jitter_ratio` · compute.
@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from vitscale.cost import fsdp, recompute, sequence, tensor
+from vitscale.cost import compute, fsdp, recompute, sequence, tensor
 from vitscale.cost.collectives import Collective, LinkPair, collective_seconds, step_collectives
+from vitscale.cost.compute import Device
 from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
@@ -29,26 +30,10 @@ from vitscale.cost.stragglers import expected_maximum as expected_maximum
 from vitscale.cost.vit import AUTOCAST, parameter_tensors
 
 UTILISATION = {"fp32": 0.36, "bf16": 0.46, "fp16": 0.46, AUTOCAST: 0.46}
-"""Assumed share of the dense peak that training reaches, from measured throughput and `training_flop`.
-
-bf16, fp16: median of 161 timm ViT rows on an RTX 3090, AMP (pytorch-image-models, results/; 10 % to 90 %: 0.24 to
-0.61). fp32: median of ViT-B/16 steps on T4 and RTX 3070 at micro-batch 16 and 64 (logs beside arXiv 2602.21081; 0.35
-to 0.39).
-"""
+"""Share of the dense peak that whole steps reach, where nothing is known of what they move: medians of the measurements
+that `compute` names (16 bits: 10 % to 90 %: 0.24 to 0.61)."""
 
 _BACKWARD_SHARE = 2 / 3  # of forward + backward: cost.vit.training_flop, step 1
-
-
-class DeviceFigures(Protocol):
-    """What an estimate needs of a device; the catalog's `DeviceSpec` is such."""
-
-    @property
-    def peak_flop_per_s(self) -> Mapping[str, float]:
-        """Dense peaks by precision."""
-
-    @property
-    def memory_bytes_per_s(self) -> float:
-        """Memory bandwidth."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +69,10 @@ def estimate_step(
     engine: str,
     zero_stage: int | None,
     precision: str,
-    device: DeviceFigures | None,
+    device: Device | None,
     links: LinkPair,
     ranks_per_node: int,
     optimizer: str = "adamw",
-    efficiency: float | None = None,
     flop_per_s: float | None = None,
     overlap_comm: bool | None = None,
     reshard_after_forward: bool = True,
@@ -104,8 +88,7 @@ def estimate_step(
             `zero_stage` and `precision` as in `memory.model_state_bytes`, `optimizer` as in `optimizers`.
         sequence_parallel, tensor_parallel: ranks that share the tokens of each image, or the weights of each block.
         device, links: its figures, None (a CPU) estimates only with `flop_per_s`; `device.links(ranks_per_node)`.
-        efficiency: share of the peak reached; None takes `UTILISATION`.
-        flop_per_s: measured training rate of one rank (this micro-batch), in place of peak and efficiency.
+        flop_per_s: measured training rate of one rank (this micro-batch), in place of the data sheet.
         overlap_comm: DeepSpeed's setting; None is its default: on at ZeRO-3, off below. It does nothing on a CPU.
         reshard_after_forward: FSDP's setting.
         collectives: of the engine, where the defaults of engines do not hold.
@@ -115,11 +98,14 @@ def estimate_step(
     shape = tensor.part(shape, tensor_parallel)
     tensors = parameter_tensors(shape)
     assumptions: list[str] = []
-    rate = flop_per_s if flop_per_s is not None else _assumed_rate(device, precision, efficiency, assumptions)
     flop = sequence.training_flop(shape, sequence_parallel)
-    if activation_checkpointing:
-        flop += recompute.recomputed_flop(shape, sequence_parallel)
-    compute_s = None if rate is None else grad_accum * micro_batch * flop / rate
+    again = recompute.recomputed_flop(shape, sequence_parallel) / flop if activation_checkpointing else 0.0
+    if flop_per_s is not None:
+        micro_step_s: float | None = micro_batch * flop / flop_per_s
+    else:
+        kept_bytes = sequence.activation_bytes(shape, micro_batch, precision, sequence_parallel)
+        micro_step_s = _assumed_micro_step_s(device, precision, micro_batch * flop, kept_bytes, assumptions)
+    compute_s = None if micro_step_s is None else grad_accum * (1 + again) * micro_step_s
     bandwidth = device.memory_bytes_per_s if device else None
     ranks = data_parallel * sequence_parallel
     stage = sharding_stage(engine, zero_stage)
@@ -210,18 +196,20 @@ def _communication(
     return total_s, exposed_s + sum(waited_s)
 
 
-def _assumed_rate(
-    device: DeviceFigures | None, precision: str, efficiency: float | None, assumptions: list[str]
+def _assumed_micro_step_s(
+    device: Device | None, precision: str, flop: float, kept_bytes: float, assumptions: list[str]
 ) -> float | None:
-    computed = "bf16" if precision == AUTOCAST else precision
-    peak = device.peak_flop_per_s.get(computed) if device else None
-    if peak is None:
+    known = None if device is None else compute.micro_step_seconds(flop, kept_bytes, precision=precision, device=device)
+    computed = compute.computed_in(precision)
+    if device is None or known is None:
         assumptions.append(f"compute: no {computed} peak known for this device; give a measured rate")
         return None
-    share = UTILISATION[precision] if efficiency is None else efficiency
-    if efficiency is None:
-        assumptions.append(f"compute: {share:.0%} of the dense {computed} peak, the median of published ViT runs")
-    return peak * share
+    share = compute.product_share(device, precision)
+    assumptions.append(
+        f"compute: products at {share:.0%} of the dense {computed} peak, {compute.MOVED:g} times the kept activations "
+        "at memory bandwidth, as in published ViT runs"
+    )
+    return known
 
 
 def _seconds(collective: Collective, ranks: int, ranks_per_node: int, links: LinkPair, beside: int = 1) -> float | None:

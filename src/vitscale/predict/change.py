@@ -19,7 +19,7 @@ from vitscale.errors import UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.catalog import DeviceSpec
 from vitscale.predict.memory import parameter_count
-from vitscale.predict.priors import PARAMETERS, find_device
+from vitscale.predict.priors import PARAMETERS, find_device, sheet_micro_step_s
 from vitscale.predict.series import Asked, Series
 
 _DEVICE_LOG_SD = 0.25
@@ -83,7 +83,7 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
         bytes_ratio = _bytes(wanted) / _bytes(series)
         factors = {"update": speed / links.get("update", 1.0), "hop": speed}
         factors |= {name: bytes_ratio * speed / links.get(name, 1.0) for name in ("intra_node", "inter_node")}
-        told.append(f"compute is {speed:.2f} times as fast, by peaks and usual utilisation; not measured")
+        told.append(f"compute is {speed:.2f} times as fast, by data sheets; not measured")
         same = [name.replace("_", " ") for name in ("intra_node", "inter_node") if name not in links]
         if same and wanted.device != series.device:
             told.append(f"{' and '.join(same)} link: no figures of both devices, taken as equally fast")
@@ -114,6 +114,10 @@ def _machine(series: Series, wanted: Series) -> tuple[float, dict[str, float], f
             "measure one run on the device asked for",
         )
     speed = _rate(new, wanted.precision) / _rate(old, series.precision)
+    micro_batch = max(one.layout.micro_batch for one in series.measured or series.observations)
+    ends_s = sheet_micro_step_s(series, old, micro_batch), sheet_micro_step_s(wanted, new, micro_batch)
+    if ends_s[0] is not None and ends_s[1] is not None:
+        speed = ends_s[0] / ends_s[1]
     links = {"update": new.memory_bytes_per_s / old.memory_bytes_per_s}
     for name in ("intra_node", "inter_node"):
         ends = getattr(new, name), getattr(old, name)

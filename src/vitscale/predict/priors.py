@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitscale.cost import compute, recompute
 from vitscale.cost.scaling import MECHANISMS, Array, Layout, Mechanisms
-from vitscale.cost.step import UTILISATION
-from vitscale.cost.vit import PRECISION_BYTES, training_flop
+from vitscale.cost.vit import PRECISION_BYTES, activation_bytes, training_flop
 from vitscale.hardware import catalog
 from vitscale.hardware.catalog import DeviceSpec
 from vitscale.predict.memory import parameter_count, shape_of
@@ -123,16 +123,25 @@ def _micro_step_s(series: Series, device: DeviceSpec | None, micro_batch: float,
     precision = series.precision or "fp32"
     if series.precision is None:
         told.append("precision is not told: taken as fp32")
-    rate = device.peak_flop_per_s.get("bf16" if precision.startswith("bf16") else precision)
-    shape = shape_of(series)
-    if rate is None or shape is None:
-        missing = f"the catalog has no {precision} peak of {device.name}" if rate is None else _UNKNOWN_MODEL
-        told.append(f"{missing}: compute is known from the measured steps only")
+    if shape_of(series) is None:
+        told.append("the model is no timm ViT: compute is known from the measured steps only")
         return None
-    return micro_batch * training_flop(shape) / (rate * UTILISATION.get(precision, UTILISATION["bf16"]))
+    found = sheet_micro_step_s(series, device, micro_batch)
+    if found is None:
+        told.append(f"the catalog has no {precision} peak of {device.name}: compute is known from measured steps only")
+    return found
 
 
-_UNKNOWN_MODEL = "the model is no timm ViT"
+def sheet_micro_step_s(series: Series, device: DeviceSpec, micro_batch: float) -> float | None:
+    """Forward and backward of a series' model by a data sheet; None without its shape or a peak in its precision."""
+    shape, precision = shape_of(series), series.precision or "fp32"
+    if shape is None or precision not in PRECISION_BYTES:
+        return None
+    flop, images = training_flop(shape), max(1, round(micro_batch))
+    kept_bytes = activation_bytes(shape, images, precision, fused_attention=series.knobs.get("sdpa") != "math")
+    found = compute.micro_step_seconds(images * flop, kept_bytes, precision=precision, device=device)
+    again = recompute.recomputed_flop(shape, 1) / flop if series.knobs.get("activation_checkpointing") else 0.0
+    return None if found is None else (1 + again) * found * micro_batch / images
 
 
 def _seen_micro_s(series: Series, reference: float) -> float | None:

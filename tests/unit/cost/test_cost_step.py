@@ -49,7 +49,7 @@ def test_a_measured_rate_replaces_the_assumed_one():
     found = estimate(flop_per_s=1e14)
     assert found.compute_s == pytest.approx(64 * training_flop(SHAPE) / 1e14)
     assert not any(text.startswith("compute") for text in found.assumptions)
-    assert any(text.startswith("compute: 46%") for text in estimate().assumptions)
+    assert any(text.startswith("compute: products at 70%") for text in estimate().assumptions)
 
 
 def test_a_cpu_has_no_estimate_until_its_rate_is_measured():

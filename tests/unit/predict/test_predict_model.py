@@ -152,11 +152,13 @@ def test_a_faster_link_is_faster_and_says_so():
     assert gap == pytest.approx(2 * 5.72e6 * 4 * 0.75 / 12.5e6, rel=0.1)
 
 
-def test_another_device_scales_by_its_peak_and_widens():
+def test_another_device_scales_by_its_peak_and_memory_and_widens():
     series = made((1, 2, 4), model="vit_base_patch16_224", device="a100-80gb", precision="bf16")
     calibration = calibrate(series)
     same, other = predict(calibration, [1]), predict(calibration, [1], Asked(device="h100"))
-    assert other.points[0].step_s.median == pytest.approx(same.points[0].step_s.median * 312 / 989.5, rel=0.05)
+    # Products are 3.17 times as fast, memory is 1.64 times.
+    ratio = same.points[0].step_s.median / other.points[0].step_s.median
+    assert 989.5 / 312 > ratio > 3.35 / 2.039
     assert other.points[0].step_s.half_width > same.points[0].step_s.half_width
     with pytest.raises(UsageError, match="without figures"):
         predict(calibrate(made((1, 2))), [4], Asked(device="h100"))
