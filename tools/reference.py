@@ -64,7 +64,8 @@ def _study() -> str:
 # Study keys
 
 A study is a TOML file. Any key can be set on the command line as `key=value`, by its dotted path or by its last name
-where only one key has it: `vitscale run quick world_size=1,2,4 model.name=vit_small_patch16_224`.
+where only one key has it: `vitscale run quick world_size=1,2,4 model.name=vit_small_patch16_224`. Of several words for
+one key the last counts, and the plan says so.
 
 "Off" is a key that is left out. An unknown key is refused, and so is a value of another type: `"2"` is not a number.
 A key of `[axes]` takes a value or a list; the runs of a study are the product of all lists. Most other keys vary too:

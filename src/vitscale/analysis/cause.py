@@ -50,7 +50,8 @@ class Cause(Frozen):
     hint: str
     """What to do about it."""
     override: str | None = None
-    """Study keys to paste behind the same command; null where no key changes it."""
+    """Study keys to paste behind the same command, where they replace what it says of the same keys; null where no key
+    changes it, or none is sure to be possible."""
     runs: tuple[str, ...]
     """run_ids it rests on: the run, and the baseline where it was compared with that."""
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from vitscale.analysis.case import Case, Found
 from vitscale.analysis.cause import Kind
+from vitscale.config import offload
+from vitscale.config.knobs import MOST_LOADER_THREADS
+from vitscale.config.runspec import RunSpec
 
 _ELEMENTWISE = ("adamw", "sgd", "lion")
 """Optimizers that ZeRO can share out: the others look at whole weights."""
@@ -26,24 +29,32 @@ class Remedy:
 def _less_traffic(case: Case) -> str | None:
     """More work between reductions, or fewer bytes in them."""
     spec = case.spec
-    if spec.engine == "ddp" and spec.precision == "fp32" and not (spec.knobs and spec.knobs.ddp_hook):
+    hook = spec.knobs and spec.knobs.ddp_hook
+    if spec.engine == "ddp" and spec.precision == "fp32" and not hook:
         return "engine.ddp_hook=bf16"
-    if spec.precision == "fp32" and spec.device == "cuda" and spec.engine in ("deepspeed", "ddp", "fsdp"):
+    if spec.precision == "fp32" and spec.device == "cuda" and spec.engine in ("deepspeed", "ddp", "fsdp") and not hook:
         return "precision=bf16"
-    if spec.zero_stage in (2, 3) or spec.engine == "fsdp":
+    if spec.zero_stage in (2, 3) or spec.engine == "fsdp" or spec.protocol == "strong":
         return _larger_micro_batch(case)
-    return _larger_micro_batch(case) if spec.protocol == "strong" else f"grad_accum={2 * spec.grad_accum}"
+    return f"grad_accum={2 * spec.grad_accum}" if _twice_fits(spec) else None
 
 
-def _larger_micro_batch(case: Case) -> str:
+def _larger_micro_batch(case: Case) -> str | None:
     """Twice the images per rank and micro-step; where micro-steps can be joined, for the same global batch."""
     spec = case.spec
-    if spec.protocol != "strong":
-        return f"micro_batch={2 * spec.micro_batch}"
-    if spec.grad_accum % 2 == 0:
+    if spec.protocol == "strong" and spec.grad_accum % 2 == 0:
         solves = spec.solved == "micro_batch"
         return f"grad_accum={spec.grad_accum // 2}" if solves else f"micro_batch={2 * spec.micro_batch}"
-    return f"global_batch={2 * spec.global_batch}"
+    if not _twice_fits(spec):
+        return None
+    return (
+        f"global_batch={2 * spec.global_batch}" if spec.protocol == "strong" else f"micro_batch={2 * spec.micro_batch}"
+    )
+
+
+def _twice_fits(spec: RunSpec) -> bool:
+    """Whether there are images for a global batch of twice the size."""
+    return 2 * spec.global_batch <= spec.data.images
 
 
 def _cheaper_update(case: Case) -> str | None:
@@ -64,8 +75,11 @@ def _by_rate(case: Case) -> str | None:
     return "engine.split=proportional" if whole and alone and not (spec.knobs and spec.knobs.split) else None
 
 
-def _compile(case: Case) -> str | None:
-    return None if case.spec.knobs and case.spec.knobs.compile else "engine.compile=true"
+def _more_per_launch(case: Case) -> str | None:
+    """Compiled blocks where torch can trace them, else more images in each kernel."""
+    spec = case.spec
+    traced = spec.zero_stage != 3 and not spec.sequence_parallel and not (spec.knobs and spec.knobs.compile)
+    return "engine.compile=true" if traced else _larger_micro_batch(case)
 
 
 def _overlapping_engine(case: Case) -> str | None:
@@ -73,6 +87,26 @@ def _overlapping_engine(case: Case) -> str | None:
     spec = case.spec
     own_kernel = spec.knobs is not None and spec.knobs.optimizer_impl == "deepspeed"
     return "engine=ddp" if spec.zero_stage == 0 and spec.precision != "fp16" and not own_kernel else None
+
+
+def _stage_1(case: Case) -> str | None:
+    """As far as no state lies where only stage 3 can keep it."""
+    kept = offload.asked(case.spec.deepspeed)
+    return None if kept.parameters or kept.optimizer == "nvme" else "zero_stage=1"
+
+
+def _reading_ahead(case: Case) -> str | None:
+    """Twice the threads that read, as far as there may be so many."""
+    spec = case.spec
+    given = spec.knobs.loader_threads if spec.knobs else None
+    now = given if given is not None else 1 if spec.device == "cuda" else 0
+    return f"engine.loader_threads={2 * now or 1}" if 2 * now <= MOST_LOADER_THREADS else None
+
+
+def _own_cores(case: Case) -> str | None:
+    """Where ranks of a CPU share cores because they were told to."""
+    spec = case.spec
+    return "engine.bind_cores=true" if spec.threads_per_rank is not None and not spec.binds_cores else None
 
 
 def _default_buckets(case: Case) -> str:
@@ -89,12 +123,16 @@ REMEDIES: Mapping[Kind, Remedy] = {
     ),
     "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory", _by_rate),
     "imbalance": Remedy("Uneven work", "give every rank as many images as it computes while the others compute theirs"),
-    "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores"),
-    "input": Remedy("Waiting for images", "a faster disk, images in memory, less to decode, more threads per rank"),
+    "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores", _own_cores),
+    "input": Remedy(
+        "Waiting for images",
+        "more threads that read ahead, a faster disk, images in memory, less to decode",
+        _reading_ahead,
+    ),
     "launch": Remedy(
         "The device waits for the host",
         "more work per kernel: compiled blocks, a larger micro-batch",
-        _compile,
+        _more_per_launch,
     ),
     "micro_batch": Remedy(
         "A small micro-batch",
@@ -104,6 +142,7 @@ REMEDIES: Mapping[Kind, Remedy] = {
     "contention": Remedy(
         "Computing slower than the baseline's",
         "ranks share memory bandwidth, caches or power, or communication runs beside it: fewer ranks per host",
+        _own_cores,
     ),
     "oversubscribed": Remedy("More ranks than cores", "leave this world size out, or use a machine with more cores"),
     "throttled": Remedy(
@@ -124,7 +163,7 @@ REMEDIES: Mapping[Kind, Remedy] = {
         "an engine that sends gradients while the backward pass goes on",
         _overlapping_engine,
     ),
-    "accumulation": Remedy("Accumulation under ZeRO 2 or 3", "stage 1 communicates once a step", "zero_stage=1"),
+    "accumulation": Remedy("Accumulation under ZeRO 2 or 3", "stage 1 communicates once a step", _stage_1),
     "small_buckets": Remedy("Small buckets", "fewer and larger collectives", _default_buckets),
     "clipping": Remedy("The norm for clipping", "training without clipping needs no norm", "optimizer.clip=0"),
 }

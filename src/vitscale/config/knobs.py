@@ -22,6 +22,7 @@ Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
 OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
+MOST_LOADER_THREADS = 64
 Split = Literal["even", "proportional"] | tuple[PositiveInt, ...]
 
 
@@ -45,7 +46,7 @@ class EngineSection(Section):
     """How the update loops over weights: `fused` in one kernel (`adamw`, `sgd`), `foreach` in one per operation (not
     `muon`), `for` one by one, `deepspeed` DeepSpeed's own kernels, compiled at their first use (`adamw`; `lion` on
     CUDA). Off: `auto`, fused on CUDA, else the library's choice."""
-    loader_threads: Annotated[int, Field(ge=0, le=64)] | None = None
+    loader_threads: Annotated[int, Field(ge=0, le=MOST_LOADER_THREADS)] | None = None
     """Threads of a rank that read micro-batches ahead of the device; 0 reads each when it is asked for. Resizing and
     normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""
     bind_cores: Annotated[bool | None, _off(True)] = None

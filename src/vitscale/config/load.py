@@ -21,7 +21,7 @@ from vitscale.errors import UsageError
 
 
 class Loaded(NamedTuple):
-    """A study, the text it was written as, and what was merged into it, one line each."""
+    """A study, the text it was written as, and what a reader should know of its making, one line each."""
 
     study: Study
     text: str
@@ -41,8 +41,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Loaded:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"study `{name}` is not TOML: {_lowered(str(error))}") from None
     _gather_swept(tree)
-    apply_overrides(tree, overrides)
-    return from_tree(tree, text, folder, name)
+    notes = apply_overrides(tree, overrides)
+    loaded = from_tree(tree, text, folder, name)
+    return loaded._replace(notes=(*notes, *loaded.notes))
 
 
 def from_tree(tree: dict[str, Any], text: str, folder: Path, name: str) -> Loaded:

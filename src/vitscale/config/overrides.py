@@ -14,23 +14,28 @@ from vitscale.errors import UsageError
 _PROSE = ("name", "question")
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
     """Write `key=value` words into the study's tree. A list for a key that is no axis becomes one, by its dotted path.
 
     DeepSpeed's own keys and `engine.split` may hold a list: in brackets it is their value, with bare commas it varies.
+    Of several words for one key the last counts, so that a word pasted behind a command changes it.
+
+    Returns:
+        The words that do not count, one line each.
 
     Raises:
-        UsageError: a word without `=`, an unknown or ambiguous key, an empty value, a key given twice, or a list for a
-            key that cannot vary.
+        UsageError: a word without `=`, an unknown or ambiguous key, an empty value, or a list for a key that cannot
+            vary.
     """
     seen: dict[str, str] = {}
+    notes: list[str] = []
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"`{shown(word)}` is not an override", "write key=value, for example world_size=1,2,4")
         path = full_path(key.strip())
         if path in seen:
-            raise UsageError(f"`{path}` is given twice: `{shown(seen[path])}` and `{shown(word)}`")
+            notes.append(f"`{path}` is given twice: `{shown(word)}` counts, not `{shown(seen[path])}`")
         seen[path] = word
         value = parse_value(text, word)
         if isinstance(value, list) and path in _PROSE:
@@ -44,6 +49,7 @@ def apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> None:
             if path == "deepspeed.file" and isinstance(value, str):
                 value = str(Path(value).expanduser().absolute())  # typed here, so meant from here
             set_path(tree, path, value)
+    return tuple(notes)
 
 
 # Keys whose value is a list, so that commas make it longer and not vary.
