@@ -23,7 +23,7 @@ from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.records.round import Beat, Entry, Round
 from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
-from vitscale.units import size
+from vitscale.units import probability, size
 
 STEPS = 10
 """Steady steps of a run whose steady window is given in seconds: they are all alike."""
@@ -70,7 +70,9 @@ def _simulate(folder: Path, entry: Entry, round_: Round, calibration: Calibratio
 def _impossible(estimate: RunEstimate) -> str | None:
     """Why the run would give no figures, or None."""
     if estimate.fits is False:
-        return f"a rank needs {size(estimate.memory.total_bytes)} of {size(estimate.memory_limit_bytes)} at least"
+        needed, there = size(estimate.need.median_bytes), size(estimate.memory_limit_bytes)
+        likely = probability(estimate.fit_probability)
+        return f"a rank needs about {needed} of {there}: the probability that it fits is {likely}"
     if estimate.step.step_s is None:
         return f"the catalog does not say enough to estimate a step: {'; '.join(estimate.step.assumptions)}"
     return None
