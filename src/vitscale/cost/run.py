@@ -20,7 +20,6 @@ from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import DeviceFigures, StepEstimate, estimate_step
 from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors, parameters, training_flop
 
-
 LIKELY = 0.5
 """A run fits from this probability on: where the median of what it needs is there."""
 
