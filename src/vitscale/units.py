@@ -55,6 +55,13 @@ def percent(share: float | None, decimals: int = 1) -> str:
     return f"{share * 100:.{decimals}f} %"
 
 
+def probability(share: float | None) -> str:
+    """Format a probability as whole percents; nothing is certain: 0.998 becomes `> 99 %`."""
+    if share is None or 0.01 <= share <= 0.99:
+        return percent(share, 0)
+    return "< 1 %" if share < 0.5 else "> 99 %"
+
+
 def size(count: float | None) -> str:
     """Format bytes with binary prefixes: 22020096 becomes `21.0 MiB`."""
     if count is None or not math.isfinite(count):

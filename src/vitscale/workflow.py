@@ -5,9 +5,11 @@ Imports are inside the functions, as in `cli.py`: `--help` loads none of this, a
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,9 +201,22 @@ def write_reports(folder: Path) -> tuple[StudyResult, Path]:
     from vitscale.report.write import write_report
 
     require_no_links(folder)
-    result = analyse(folder)
-    write_analysis(folder, result)
-    return result, write_report(folder, result)
+    with _no_cycles():
+        result = analyse(folder)
+        write_analysis(folder, result)
+        return result, write_report(folder, result)
+
+
+@contextmanager
+def _no_cycles() -> Iterator[None]:
+    """Without the collector of cycles: records are many objects in none, and it visits them all again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def write_collection(folder: Path, studies: list[Path]) -> tuple[list[Chapter], Path]:

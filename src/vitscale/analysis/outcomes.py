@@ -114,7 +114,10 @@ def _damaged(study: StudyData) -> Iterator[Finding]:
 
 
 def _skipped(study: StudyData) -> Iterator[Finding]:
-    steps_of = study.results.steps.group_by("launch_index").agg(
+    lines = study.results.steps
+    if not (lines["window"] == "skipped").any():
+        return
+    steps_of = lines.group_by("launch_index").agg(
         pl.col("step").n_unique(), skipped=pl.col("step").filter(pl.col("window") == "skipped").n_unique()
     )
     told = {index: (steps, skipped) for index, steps, skipped in steps_of.iter_rows()}

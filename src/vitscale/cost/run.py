@@ -21,6 +21,9 @@ from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import StepEstimate, estimate_step
 from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors, parameters, training_flop
 
+LIKELY = 0.5
+"""A run fits from this probability on: where the median of what it needs is there."""
+
 
 @dataclass(frozen=True)
 class Machinery:
@@ -55,16 +58,15 @@ class RunEstimate:
     step: StepEstimate
 
     @property
-    def fits(self) -> bool | None:
-        """Whether the lower bound fits one rank's memory; None where the memory is not known."""
-        limit = self.memory_limit_bytes
-        return None if limit is None else self.memory.total_bytes <= limit
-
-    @property
     def fit_probability(self) -> float | None:
         """Probability that one rank's memory is enough; None where it is not known."""
         limit = self.memory_limit_bytes
         return None if limit is None else self.need.fit_probability(limit)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether one rank's memory is more likely enough than not; None where it is not known."""
+        return None if self.fit_probability is None else self.fit_probability >= LIKELY
 
     def document(self) -> dict[str, Any]:
         """As JSON: the `estimate` of a run in `plan.json`."""

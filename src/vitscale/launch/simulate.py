@@ -6,7 +6,7 @@ A step has no noise here, so one launch of each run says everything, and nothing
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +17,19 @@ from vitscale.cost.failures import training_time
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.run import Machinery, RunEstimate, estimate_run
+from vitscale.cost.step import StepEstimate
 from vitscale.hardware import catalog
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.records.round import Beat, Entry, Round
 from vitscale.records.schema import Device, Layout, Manifest, Status, StepRecord
 from vitscale.records.writer import RUN, StepWriter, make_folder, write_json, write_manifest
-from vitscale.units import size
+from vitscale.units import probability, size
 
 STEPS = 10
 """Steady steps of a run whose steady window is given in seconds: they are all alike."""
+
+_WRITERS = 8
+"""Files written at once: a file takes its time waiting for the disk."""
 
 _BACKWARD_SHARE = 2 / 3  # of forward and backward: cost.vit.training_flop, step 1
 
@@ -58,11 +62,7 @@ def _simulate(folder: Path, entry: Entry, round_: Round, calibration: Calibratio
     reason = _impossible(estimate)
     steps = spec.measure.warmup_steps + (spec.measure.steps or STEPS)
     if reason is None:
-        for node in range(spec.nodes):
-            first = node * spec.ranks_per_node
-            with closing(StepWriter(folder, node=node)) as writer:
-                for rank in range(first, first + spec.ranks_per_node):
-                    writer.write(_records(spec, estimate, rank, steps))
+        _write_steps(folder, spec, estimate.step, steps)
     status: Status = "ok" if reason is None else "oom" if estimate.fits is False else "skipped"
     write_manifest(folder, _manifest(entry, round_, spec, estimate, status, reason, steps if status == "ok" else 0))
 
@@ -70,34 +70,55 @@ def _simulate(folder: Path, entry: Entry, round_: Round, calibration: Calibratio
 def _impossible(estimate: RunEstimate) -> str | None:
     """Why the run would give no figures, or None."""
     if estimate.fits is False:
-        return f"a rank needs {size(estimate.memory.total_bytes)} of {size(estimate.memory_limit_bytes)} at least"
+        needed, there = size(estimate.need.median_bytes), size(estimate.memory_limit_bytes)
+        likely = probability(estimate.fit_probability)
+        return f"a rank needs about {needed} of {there}: the probability that it fits is {likely}"
     if estimate.step.step_s is None:
         return f"the catalog does not say enough to estimate a step: {'; '.join(estimate.step.assumptions)}"
     return None
 
 
-def _records(spec: RunSpec, estimate: RunEstimate, rank: int, steps: int) -> Iterator[StepRecord]:
-    step = estimate.step
+def _write_steps(folder: Path, spec: RunSpec, step: StepEstimate, steps: int) -> None:
+    """The step lines of all ranks, in a file for each node."""
+    one = _record(step)
+    warmup_steps = spec.measure.warmup_steps
+    windows = ["warmup"] * warmup_steps + ["steady"] * (steps - warmup_steps)
+
+    def write(node: int) -> None:
+        first = node * spec.ranks_per_node
+        with closing(StepWriter(folder, node=node)) as writer:
+            for rank in range(first, first + spec.ranks_per_node):
+                images = spec.images_counted(rank)
+                writer.write(
+                    one._replace(step=number, window=window, rank=rank, images=images)
+                    for number, window in enumerate(windows)
+                )
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        list(pool.map(write, range(spec.nodes)))
+
+
+def _record(step: StepEstimate) -> StepRecord:
+    """A step: its times are those of every step of every rank."""
     assert step.step_s is not None
     assert step.compute_s is not None
     sent_s, exposed_s = step.communication_s, step.exposed_comm_s
-    for number in range(steps):
-        yield StepRecord(
-            step=number,
-            window="warmup" if number < spec.measure.warmup_steps else "steady",
-            rank=rank,
-            loss=None,
-            images=spec.images_counted(rank),
-            step_s=step.step_s,
-            data_s=step.data_s,
-            forward_s=step.compute_s * (1 - _BACKWARD_SHARE),
-            backward_s=step.compute_s * _BACKWARD_SHARE,
-            optimizer_s=step.optimizer_s,
-            comm_s=sent_s,
-            comm_exposed_s=exposed_s,
-            comm_overlapped_s=None if sent_s is None or exposed_s is None else sent_s - exposed_s,
-            wait_s=step.wait_s,
-        )
+    return StepRecord(
+        step=0,
+        window="warmup",
+        rank=0,
+        loss=None,
+        images=None,
+        step_s=step.step_s,
+        data_s=step.data_s,
+        forward_s=step.compute_s * (1 - _BACKWARD_SHARE),
+        backward_s=step.compute_s * _BACKWARD_SHARE,
+        optimizer_s=step.optimizer_s,
+        comm_exposed_s=exposed_s,
+        comm_s=sent_s,
+        comm_overlapped_s=None if sent_s is None or exposed_s is None else sent_s - exposed_s,
+        wait_s=step.wait_s,
+    )
 
 
 def _training(spec: RunSpec, estimate: RunEstimate) -> dict[str, dict[str, float | None]]:

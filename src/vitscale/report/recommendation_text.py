@@ -13,7 +13,7 @@ from vitscale.predict.model import Quantiles
 from vitscale.predict.recommend import Judged
 from vitscale.predict.recommend_ask import Answer
 from vitscale.report.terminal import clean
-from vitscale.units import number, percent, seconds, size
+from vitscale.units import number, probability, seconds, size
 
 _MOST_LOSERS = 12
 
@@ -49,7 +49,7 @@ def print_recommendation(answer: Answer, out: Console) -> None:
 def _cells(one: Judged) -> tuple[str, ...]:
     return (
         size(one.memory_bytes),
-        percent(one.fit_probability, 0),
+        probability(one.fit_probability),
         _range(one.time_s, seconds),
         _range(one.cost, number),
     )

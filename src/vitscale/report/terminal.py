@@ -92,20 +92,13 @@ def _plan_row(run: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         run["label"],
         identity,
-        f"{units.size(estimate['memory_bytes']['total'])}{too_much}",
-        _probability(estimate["fit_probability"]),
+        f"{units.size(estimate['memory_needed_bytes']['median'])}{too_much}",
+        units.probability(estimate["fit_probability"]),
         units.size(sent) if sent else "nothing",
         units.decimal(estimate["flop_per_step"], "FLOP"),
         units.seconds(estimate["step_s"]),
         units.number(estimate["images_per_s"]),
     )
-
-
-def _probability(share: float | None) -> str:
-    """Whole percents; nothing is certain."""
-    if share is None or 0.01 <= share <= 0.99:
-        return units.percent(share, 0)
-    return "< 1 %" if share < 0.5 else "> 99 %"
 
 
 def print_summary(result: StudyResult, page: Path, out: Console) -> None:

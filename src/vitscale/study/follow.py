@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from pydantic_core import from_json
+
 from vitscale.records.round import Beat, Entry, Round
 from vitscale.records.writer import MANIFEST
 
@@ -92,8 +94,8 @@ def launch_step_s(folder: Path) -> float | None:
     """Median over the steady window of the slowest rank's step, seconds, of a finished launch; None without any."""
     slowest: dict[int, float] = {}
     for path in folder.glob("steps.*.jsonl"):
-        for line in path.read_text().splitlines():
-            step = json.loads(line)
+        for line in path.read_bytes().splitlines():
+            step = from_json(line)  # a third of json.loads' time and less, and 4,096 ranks leave millions of lines
             if step["window"] == "steady":
                 slowest[step["step"]] = max(slowest.get(step["step"], 0.0), step["step_s"])
     return statistics.median(slowest.values()) if slowest else None

@@ -66,8 +66,23 @@ def test_a_run_that_needs_more_memory_than_the_device_has_is_out_of_memory(simul
     folder, _ = simulate(*BIG, "world_size=1", "protocol=weak", "micro_batch=1024", device="t4")
     manifest = json.loads(next(folder.glob("runs/*/launch0/manifest.json")).read_text())
     assert manifest["status"] == "oom"
-    assert "GiB of" in manifest["reason"]
+    assert "GiB of 14.9 GiB: the probability that it fits is < 1 %" in manifest["reason"]
     assert list(folder.glob("runs/*/launch0/steps.*")) == []
+
+
+def test_out_of_memory_is_what_more_likely_does_not_fit_than_not(simulate):
+    sizes = range(64, 513, 32)
+    folder, plan = simulate(
+        *BIG, "world_size=1", "protocol=weak", f"micro_batch={','.join(map(str, sizes))}", "precision=fp16", device="t4"
+    )
+    manifests = [json.loads(path.read_text()) for path in folder.glob("runs/*/launch0/manifest.json")]
+    statuses = {one["run_id"]: one["status"] for one in manifests}
+    estimates = plan.estimates
+    assert statuses == {name: "ok" if one.fit_probability >= 0.5 else "oom" for name, one in estimates.items()}
+    # Where only the tensors fit, a rank does not.
+    between = [one for one in estimates.values() if one.memory.total_bytes < one.memory_limit_bytes and not one.fits]
+    assert between
+    assert all(one.need.median_bytes > one.memory_limit_bytes for one in between)
 
 
 def test_nothing_is_trained_so_there_is_no_loss(simulate):
