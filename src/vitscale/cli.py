@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from vitscale import starting, workflow
+from vitscale import predicting, starting, workflow
 from vitscale.errors import Interrupted, ResultsError, UsageError, VitscaleError
 
 app = typer.Typer(
@@ -196,13 +196,12 @@ def predict(
     """Predict step time, throughput and efficiency at other world sizes, with 80 and 95 % intervals."""
     from vitscale.report import prediction_text, terminal
 
-    told = workflow.predict(results, overrides or (), world_size, series, ranks_per_node, suggest=suggest, one=json)
+    found = predicting.predict(results, overrides or (), world_size, series, ranks_per_node, suggest=suggest, one=json)
     if json:
-        workflow.print_json(told[0].document())
+        workflow.print_json(found.told[0].document())
         return
     console = terminal.console(data=True)
-    for one in told:
-        prediction_text.print_prediction(one.prediction, one.advice, console)
+    prediction_text.print_answers(found, console)
     if results.is_dir():
         console.print(terminal.clean(f"drawn by: vitscale report {results}"))
 
@@ -224,7 +223,7 @@ def recommend(
     """Choose ranks, batch, engine and precision under limits, with what else was close and why it lost."""
     from vitscale.report import recommendation_text, terminal
 
-    answer, path = workflow.recommend(source, overrides or (), memory, deadline, budget, devices, target_accuracy)
+    answer, path = predicting.recommend(source, overrides or (), memory, deadline, budget, devices, target_accuracy)
     if json:
         workflow.print_json(answer.document())
         return

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from vitscale.analysis.result import StudyResult
     from vitscale.config.load import Loaded
     from vitscale.config.runspec import RunSpec
-    from vitscale.predict.ask import Told
-    from vitscale.predict.recommend_ask import Answer
     from vitscale.records.examination import DoctorReport
     from vitscale.report.collection import Chapter
     from vitscale.study.execute import Outcome
@@ -232,55 +230,6 @@ def write_collection(folder: Path, studies: list[Path]) -> tuple[list[Chapter], 
     chapters += collection.not_run(chapters)
     chapters.sort(key=lambda one: one.study.rsplit("/", 1)[-1])
     return chapters, collection.write_collection(folder, chapters)
-
-
-def predict(
-    path: Path,
-    words: Sequence[str],
-    world_size: str | None,
-    series: str | None,
-    ranks_per_node: int | None,
-    *,
-    suggest: bool,
-    one: bool,
-) -> list[Told]:
-    """Predict every series asked for; of a results folder what was fitted and predicted is written into it.
-
-    Raises:
-        UsageError: nothing to predict from, or what cannot be predicted; with `one` also several series.
-    """
-    from vitscale.predict import ask
-
-    told = ask.answers(path, words, world_size, series, ranks_per_node, suggest=suggest, one=one)
-    if path.is_dir():
-        ask.keep(path, told, beside=series is not None)
-    return told
-
-
-def recommend(
-    source: str,
-    words: Sequence[str],
-    memory: str | None,
-    deadline: str | None,
-    budget: float | None,
-    devices: str | None,
-    target_accuracy: float | None,
-) -> tuple[Answer, Path | None]:
-    """Recommend a configuration; of a results folder its study file is written into it, and its path returned.
-
-    Raises:
-        UsageError: what cannot be read or meant, or limits that nothing keeps.
-    """
-    from vitscale.predict import recommend_ask
-    from vitscale.predict.recommended_study import FILE
-
-    keys: dict[str, Any] = {"memory": memory, "deadline": deadline, "budget": budget, "devices": devices}
-    answer = recommend_ask.answer(source, words, **keys, target_accuracy=target_accuracy)
-    if not answer.source.series:
-        return answer, None
-    path = Path(source) / FILE
-    path.write_text(answer.study, encoding="utf-8")
-    return answer, path
 
 
 def print_json(document: dict[str, Any]) -> None:

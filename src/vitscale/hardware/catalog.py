@@ -45,6 +45,8 @@ class DeviceSpec:
     """By precision: fp32, tf32, bf16, fp16; absent where the device has none or the sheet does not say."""
     memory_bytes: int
     memory_bytes_per_s: float
+    board_power_w: float
+    """Most that the board may take: an upper bound."""
     devices_per_node: int | None
     """In the maker's usual server, or None where there is none."""
     intra_node: LinkSpec | None
@@ -111,6 +113,7 @@ def _device(name: str, values: Mapping[str, Any], links: Mapping[str, LinkSpec])
         peak_flop_per_s=values["peak_flop_per_s"],
         memory_bytes=values["memory_bytes"],
         memory_bytes_per_s=values["memory_bytes_per_s"],
+        board_power_w=values["board_power_w"],
         devices_per_node=values.get("devices_per_node"),
         intra_node=links[values["intra_node"]] if "intra_node" in values else None,
         inter_node=links[values["inter_node"]] if "inter_node" in values else None,

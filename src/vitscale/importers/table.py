@@ -34,6 +34,9 @@ COLUMNS = (
 )  # fmt: skip
 """The format's columns, in their order; a table may lack any but `REQUIRED`, and may have more."""
 
+FIGURES = (*_SECONDS, *_PARTS, "device_memory_used_bytes")
+"""Columns that are measured."""
+
 REQUIRED = ("series", "world_size")
 
 _ALSO = ("precision", "optimizer", "protocol")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from vitscale.config.study import EngineName, Precision, Protocol, Rate, ZeroStage
+from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.hardware import catalog
-from vitscale.predict.document import prediction_document, write
+from vitscale.predict.document import prediction_document, remove, write
 from vitscale.predict.model import Calibration, Prediction, calibrate, predict
-from vitscale.predict.read import read
+from vitscale.predict.read import Refused, read_each
 from vitscale.predict.series import Asked, Series
-from vitscale.predict.suggest import Advice, suggest
+from vitscale.predict.suggest import Advice, Start, suggest
 
 _KINDS: dict[str, TypeAdapter[object]] = {
     "protocol": TypeAdapter(Protocol),
@@ -26,6 +28,10 @@ _KINDS: dict[str, TypeAdapter[object]] = {
     "link": TypeAdapter(Rate),
 }
 _COUNTS = ("micro_batch", "grad_accum", "global_batch")
+
+
+Starts = Callable[[Series, Asked, Layout], Start]
+"""How a run of a series is added to what the series was read from."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,15 @@ class Told:
         return found if self.advice is None else {**found, "advice": asdict(self.advice)}
 
 
+@dataclass(frozen=True)
+class Answers:
+    """All that was asked for."""
+
+    told: tuple[Told, ...]
+    """One at least."""
+    refused: tuple[Refused, ...]
+
+
 def answers(
     path: Path,
     words: Sequence[str],
@@ -49,10 +64,10 @@ def answers(
     name: str | None,
     ranks_per_node: int | None,
     *,
-    suggest: bool,
     one: bool,
-) -> list[Told]:
-    """Read, fit and predict.
+    starts: Starts | None = None,
+) -> Answers:
+    """Read, fit and predict, each series by itself.
 
     Args:
         path: results folder or table.
@@ -60,30 +75,60 @@ def answers(
         sizes: world sizes with commas between; None doubles beyond what there is.
         name: of one series; None is all.
         ranks_per_node: of the asked layouts.
-        suggest: whether to look for runs to add.
         one: whether there must be one series.
+        starts: how a run of a series is added; None looks for no runs to add.
 
     Raises:
-        UsageError: what cannot be read, meant or predicted.
+        UsageError: what cannot be read or meant; no series that can be predicted.
     """
     wanted, asked = _sizes(sizes), parse(words)
-    series = chosen(read(path), name)
-    if one and len(series) > 1:
-        raise UsageError(f"`{path.name}` has {len(series)} series", "--json prints one: name it with --series")
-    return [_answer(each, asked, wanted, ranks_per_node, advise=suggest) for each in series]
+    series, refused = read_each(path)
+    named: list[Series | Refused] = [*series, *refused]
+    picked = [one.name for one in named] if name is None else [chosen(named, name).name]
+    if one and len(picked) > 1:
+        raise UsageError(f"`{path.name}` has {len(picked)} series", "--json prints one: name it with --series")
+    told: list[Told] = []
+    left = [each for each in refused if each.name in picked]
+    for each in series:
+        if each.name in picked:
+            try:
+                told.append(_answer(each, asked, wanted, ranks_per_node, starts))
+            except UsageError as error:
+                left.append(Refused(each.name, error.message, error.hint))
+    if not told:
+        raise _none(left)
+    return Answers(tuple(told), tuple(left))
 
 
-def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int | None, *, advise: bool) -> Told:
+def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int | None, starts: Starts | None) -> Told:
     calibration = calibrate(series)
     wanted = sizes or beyond(series)
     prediction = predict(calibration, wanted, asked, ranks_per_node=ranks_per_node)
-    advice = suggest(calibration, max(wanted), asked, ranks_per_node=ranks_per_node) if advise else None
+    if starts is None:
+        return Told(calibration, prediction, None)
+    start = partial(starts, series, asked)
+    advice = suggest(calibration, max(wanted), asked, ranks_per_node=ranks_per_node, start=start)
     return Told(calibration, prediction, advice)
 
 
-def keep(folder: Path, told: Sequence[Told], *, beside: bool) -> None:
-    """Write what was fitted and predicted into a results folder, `beside` what was fitted to its other series."""
+def _none(refused: Sequence[Refused]) -> UsageError:
+    """Of one reason that reason, of several each with its series."""
+    first = refused[0]
+    if len({one.message for one in refused}) == 1:
+        return UsageError(first.message, first.hint)
+    each = "; ".join(f"`{one.name}`: {one.message}" for one in refused)
+    return UsageError(f"none of {len(refused)} series can be predicted: {each}", first.hint)
+
+
+def keep(folder: Path, found: Answers, *, beside: bool) -> None:
+    """Write what was fitted and predicted into a results folder, `beside` what was fitted to its other series.
+
+    What an earlier call predicted of a series that is refused now is taken away.
+    """
+    told = found.told
     write(folder, [one.calibration for one in told], [one.prediction for one in told], beside=beside)
+    for one in found.refused:
+        remove(folder, one.name)
 
 
 def _sizes(text: str | None) -> list[int]:
@@ -138,16 +183,14 @@ def _checked(key: str, kind: TypeAdapter[object], value: object) -> object:
         raise UsageError(f"`{key}` is {value!r}: {error.errors()[0]['msg']}") from None
 
 
-def chosen(series: Sequence[Series], name: str | None) -> list[Series]:
-    """The series by its name, or all.
+def chosen(series: Sequence[Series | Refused], name: str) -> Series | Refused:
+    """The series of that name.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none.
     """
-    if name is None:
-        return list(series)
-    found = [one for one in series if one.name == name]
-    if not found:
+    found = next((one for one in series if one.name == name), None)
+    if found is None:
         names = [one.name for one in series]
         near = difflib.get_close_matches(name, names, 3, 0.3) or names[:5]
         raise UsageError(f"there is no series `{name}`", f"for example {', '.join(f'`{one}`' for one in near)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,15 @@ def write(
     write_json(folder / NAME, file.model_dump(mode="json"))
     make_folder(folder / FOLDER)
     for one in predictions:
-        write_json(folder / FOLDER / f"{file_stem(one)}.json", prediction_document(one))
+        write_json(folder / FOLDER / f"{file_stem(one.series, one.asked)}.json", prediction_document(one))
 
 
-def file_stem(prediction: Prediction) -> str:
+def remove(folder: Path, series: str) -> None:
+    """Take away what was predicted of a series in its own configuration."""
+    (folder / FOLDER / f"{file_stem(series, {})}.json").unlink(missing_ok=True)
+
+
+def file_stem(series: str, asked: Mapping[str, str | int]) -> str:
     """A series' name as a file's, with what was asked beyond it."""
-    words = [prediction.series, *(f"{key}-{value}" for key, value in prediction.asked.items())]
+    words = [series, *(f"{key}-{value}" for key, value in asked.items())]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "+".join(words).replace("+", "--")).strip("-.")[:160] or "series"

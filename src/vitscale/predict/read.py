@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median, stdev
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,28 @@ if TYPE_CHECKING:
 _SAME = ("device", "engine", "zero_stage", "model", "precision", "protocol", "optimizer")
 
 
+@dataclass(frozen=True)
+class Refused:
+    """A series that nothing can be predicted from."""
+
+    name: str
+    message: str
+    hint: str | None
+
+
 def read(path: Path) -> list[Series]:
-    """The series of a results folder, or of a table.
+    """The series of a results folder that have runs to predict from, or of a table.
 
     Raises:
-        UsageError: nothing is there, or a row that cannot be meant.
+        UsageError: nothing is there, or a row or a series that cannot be meant.
         ResultsError: the folder is no results folder, or is damaged.
     """
-    return _of_results(path) if path.is_dir() else of_table(path)
+    if not path.is_dir():
+        return of_table(path)
+    makers, _ = _of_results(path)
+    if not makers:
+        raise UsageError(f"`{path}` has no run that can be predicted from", "`vitscale report` says why")
+    return _all(makers)
 
 
 def of_table(path: Path) -> list[Series]:
@@ -42,6 +57,35 @@ def of_table(path: Path) -> list[Series]:
     Raises:
         UsageError: the table has no rows, or one that cannot be meant, or a series that mixes what must not be mixed.
     """
+    return _all(_of_table(path))
+
+
+def read_each(path: Path) -> tuple[list[Series], list[Refused]]:
+    """Those that can be predicted from, and of each other one why not.
+
+    Raises:
+        UsageError: nothing is there, or a row that cannot be read.
+        ResultsError: the folder is no results folder, or is damaged.
+    """
+    series: list[Series] = []
+    makers, refused = _of_results(path) if path.is_dir() else (_of_table(path), [])
+    for name, make in makers.items():
+        try:
+            series.append(make())
+        except UsageError as error:
+            refused.append(Refused(name, error.message, error.hint))
+    return series, refused
+
+
+_Makers = Mapping[str, Callable[[], Series]]
+"""Series by name, not looked at yet: each refuses what it cannot mean when it is made."""
+
+
+def _all(makers: _Makers) -> list[Series]:
+    return [make() for make in makers.values()]
+
+
+def _of_table(path: Path) -> _Makers:
     runs = table.read(sources([path])).runs
     if not runs:
         raise UsageError(f"`{path.name}` has no rows", "one row per run, below the header")
@@ -50,7 +94,11 @@ def of_table(path: Path) -> list[Series]:
         grouped.setdefault(run.spec.series, []).append(run)
     protocols = facts({str(index): run.spec for index, run in enumerate(runs)})
     by_series = {one.spec.series: protocols[str(index)].protocol for index, one in enumerate(runs)}
-    return [checked(_told(name, found, by_series[name])) for name, found in grouped.items()]
+
+    def make(name: str) -> Series:
+        return checked(_told(name, grouped[name], by_series[name]))
+
+    return {name: partial(make, name) for name in grouped}
 
 
 def _told(name: str, runs: Sequence[FoundRun], protocol: str | None) -> Series:
@@ -131,29 +179,37 @@ def _layout(spec: ImportedSpec, remarks: list[str]) -> Layout:
     return Layout(size, nodes, micro or 1.0, accum or 1)
 
 
-def _of_results(folder: Path) -> list[Series]:
+def _of_results(folder: Path) -> tuple[_Makers, list[Refused]]:
+    """Series with runs to predict from, and those without."""
     from vitscale.analysis.load import load
-    from vitscale.analysis.scaling import baseline, named_baseline, run_problems
+    from vitscale.analysis.scaling import named_baseline, run_problems
 
-    found = []
     study = load(folder)
     named = named_baseline(study.results.resolved)
+    makers: dict[str, Callable[[], Series]] = {}
+    refused = []
     for name, runs in study.by_series.items():
-        sound = [run for run in runs if not run_problems(run) and run.step_s]
-        left_out = [
-            f"{run.facts.world_size} ranks left out: {run_problems(run)[0]}" for run in runs if run_problems(run)
+        problems = [
+            f"{run.facts.world_size} ranks left out: {found[0]}" for run in runs if (found := run_problems(run))
         ]
-        if sound:
-            if (base := baseline(sound, named)) is None:
-                left_out.append(
-                    f"no valid run has the {named} ranks of `measure.baseline`: the smallest is compared with"
-                )
-            told = _measured(name, sound, left_out)
-            refers = None if base is None else _layout_of(base)
-            found.append(checked(replace(told, links=_links(study, runs), baseline=refers)))
-    if not found:
-        raise UsageError(f"`{folder}` has no run that can be predicted from", "`vitscale report` says why")
-    return found
+        if sound := [run for run in runs if not run_problems(run) and run.step_s]:
+            makers[name] = partial(_series, study, name, sound, problems, named)
+        else:
+            why = problems[0] if problems else "no step time is told"
+            refused.append(
+                Refused(name, f"series `{name}` has no run to predict from: {why}", "measure one: `vitscale run`")
+            )
+    return makers, refused
+
+
+def _series(study: StudyData, name: str, sound: Sequence[Run], left_out: Sequence[str], named: int | None) -> Series:
+    from vitscale.analysis.scaling import baseline
+
+    base = baseline(sound, named)
+    none = f"no valid run has the {named} ranks of `measure.baseline`: the smallest is compared with"
+    told = _measured(name, sound, [*left_out, *([none] if base is None else [])])
+    refers = None if base is None else _layout_of(base)
+    return checked(replace(told, links=_links(study, study.by_series[name]), baseline=refers))
 
 
 def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:

@@ -6,11 +6,13 @@
    variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
 3. The half-width now is the prediction's; its logarithm's shrinks with the standard deviation.
 4. What is left never falls below the noise of one launch, which no further run takes away.
+5. Runs that cannot be started from here are only told where none that can is worth it.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +34,24 @@ _WORTH = 0.05
 
 
 @dataclass(frozen=True)
+class Start:
+    """How a run is added to what the series was read from."""
+
+    command: str | None = None
+    """To paste; with a `reason` it is for another machine. None where the runs are rows of a table."""
+    launches: int = 0
+    """That the command measures, over all runs that it finds missing."""
+    others: int = 0
+    """Of these, of runs laid out otherwise."""
+    remark: str | None = None
+    """What becomes of the runs that are there, where they do not stay."""
+    reason: str | None = None
+    """Why it cannot be started from here; None where it can."""
+    row: str | None = None
+    """Of a table: the row to add, its times left blank."""
+
+
+@dataclass(frozen=True)
 class Suggestion:
     """One run to add."""
 
@@ -40,6 +60,7 @@ class Suggestion:
     """Expected half-width of the 95 % interval at the asked world size after it and those before it, as a fraction."""
     device_s: float
     """Ranks times seconds of a short launch."""
+    start: Start
 
 
 @dataclass(frozen=True)
@@ -53,20 +74,47 @@ class Advice:
     """In the order to run them; empty where nothing up to four times the largest measured world size helps."""
 
 
-def suggest(calibration: Calibration, world_size: int, asked: Asked, *, ranks_per_node: int | None = None) -> Advice:
-    """Choose up to three runs for the interval at `world_size`."""
+def suggest(
+    calibration: Calibration,
+    world_size: int,
+    asked: Asked,
+    *,
+    ranks_per_node: int | None = None,
+    start: Callable[[Layout], Start] | None = None,
+) -> Advice:
+    """Choose up to three runs for the interval at `world_size`.
+
+    Args:
+        calibration: of `calibrate`.
+        world_size: whose interval is to be narrowed.
+        asked: what differs from the series.
+        ranks_per_node: of the layouts.
+        start: how a run is started; None knows of no obstacle.
+    """
     target = layout_of(calibration.series, asked, world_size, ranks_per_node)
     candidates = _candidates(calibration, asked, ranks_per_node, world_size)
+    starts = {one: start(one) if start else Start() for one in candidates}
+    (said,) = predict_layouts(calibration, [target], asked)
+    found = _chosen(
+        calibration, target, said.half_width, asked, {at: one for at, one in starts.items() if not one.reason}
+    )
+    found = found or _chosen(calibration, target, said.half_width, asked, starts)
+    return Advice(world_size, said.half_width, found)
+
+
+def _chosen(
+    calibration: Calibration, target: Layout, width: float, asked: Asked, starts: dict[Layout, Start]
+) -> tuple[Suggestion, ...]:
+    """The best of the candidates, then the next beside it; `width` is the half-width now."""
+    candidates = list(starts)
     total, noise, means = _joint(calibration, [target, *candidates], asked)
     first = total[0, 0] + noise
-    (said,) = predict_layouts(calibration, [target], asked)
-    half_log = math.asinh(said.half_width)
+    half_log = math.asinh(width)
 
     def half_width(variance: float) -> float:
         return math.sinh(half_log * math.sqrt(max(0.0, variance) / first))
 
     found: list[Suggestion] = []
-    width = said.half_width
     left = dict(enumerate(candidates, start=1))
     while left and len(found) < MOST:
         gains = {index: total[0, index] ** 2 / (total[index, index] + noise) for index in left}
@@ -76,8 +124,9 @@ def suggest(calibration: Calibration, world_size: int, asked: Asked, *, ranks_pe
         best = max(worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
         total = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
         width = half_width(total[0, 0] + noise)
-        found.append(Suggestion(left[best], width, _device_s(left.pop(best), means[best])))
-    return Advice(world_size, said.half_width, tuple(found))
+        at = left.pop(best)
+        found.append(Suggestion(at, width, _device_s(at, means[best]), starts[at]))
+    return tuple(found)
 
 
 def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | None, world_size: int) -> list[Layout]:

@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscale import units
+from vitscale.predict.ask import Answers
 from vitscale.predict.model import Point, Prediction, Quantiles
 from vitscale.predict.score import Scored
-from vitscale.predict.suggest import Advice
+from vitscale.predict.suggest import Advice, Start
 from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
@@ -18,6 +19,15 @@ _MOST_MISSES = 12
 _LEGEND = """error: median over the hidden points; linear: of perfect linear scaling; same step: of the largest known
 better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
 score: interval score of the logarithms, lower is better, and that of the better of the two as wide as its errors"""
+
+
+def print_answers(found: Answers, out: Console) -> None:
+    """Every series asked for, and of those that are refused why."""
+    for one in found.told:
+        print_prediction(one.prediction, one.advice, out)
+    for refused in found.refused:
+        hint = f" ({refused.hint})" if refused.hint else ""
+        out.print(clean(f"\n{refused.name}\nrefused  {refused.message}{hint}"))
 
 
 def print_prediction(prediction: Prediction, advice: Advice | None, out: Console) -> None:
@@ -62,7 +72,7 @@ def _seconds(value: Quantiles) -> str:
 
 
 def print_advice(advice: Advice, out: Console) -> None:
-    """The runs to add, in order."""
+    """The runs to add, in order, each with what to paste."""
     out.print(clean(f"half-width of the 95 % interval at {advice.asked:,} ranks: {advice.half_width:.1%}"))
     if not advice.suggestions:
         out.print(
@@ -74,6 +84,21 @@ def print_advice(advice: Advice, out: Console) -> None:
         cost = f"{one.device_s / 60:,.0f} device minutes"
         words = f"world_size={at.world_size} nodes={at.nodes}"
         out.print(clean(f"run  {words}  ({batch}): then about {one.half_width:.1%}; {cost}"))
+        for line in _start(one.start):
+            # What is pasted stays on one line, however narrow the terminal is.
+            out.print(clean(f"     {line}"), soft_wrap=True)
+
+
+def _start(start: Start) -> list[str]:
+    if start.row is not None:
+        return ["measure it and add to the table", *start.row.splitlines()]
+    if start.reason is not None:
+        return [f"not here: {start.reason}", *([f"elsewhere: {start.command}"] if start.command else [])]
+    told = [start.command] if start.command else []
+    if start.launches:
+        others = f", {start.others} of them of runs laid out otherwise" if start.others else ""
+        told.append(f"measures {start.launches} launch{'es' * (start.launches > 1)}{others}")
+    return [*told, *([start.remark] if start.remark else [])]
 
 
 def print_validation(found: Validation, out: Console) -> None:

@@ -1,6 +1,7 @@
 """`vitscale predict` and `vitscale validate` as typed: tables, results folders, files written, refusals."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -124,6 +125,96 @@ def test_a_calibration_that_is_none_is_named(tmp_path):
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(ResultsError, match="is no calibration"):
         read_calibration(tmp_path)
+
+
+@pytest.fixture
+def one_contradicts(table):
+    """Series b tells a layout twice, far apart."""
+    last = table.read_text().splitlines()[-1]
+    assert last.startswith("b,")
+    table.write_text(table.read_text() + last.rpartition(",")[0] + ",9\n")
+    return table
+
+
+def test_a_series_that_is_refused_stops_none_of_the_others(vitscale, one_contradicts):
+    ran = vitscale("predict", one_contradicts, "--world-size", "8")
+    assert ran.code == 0, ran.err
+    assert "\na\n" in ran.out
+    assert ran.out.count("refused  series `b` tells 4 ranks") == 1
+    alone = vitscale("predict", one_contradicts, "--world-size", "8", "--series", "b")
+    assert alone.code == 2
+    assert "tells 4 ranks" in alone.error
+    assert vitscale("predict", one_contradicts, "--world-size", "8", "--series", "a", "--json").code == 0
+
+
+def test_where_every_series_is_refused_each_reason_is_told(vitscale, one_contradicts):
+    lines = one_contradicts.read_text().splitlines()
+    one_contradicts.write_text("\n".join([*lines, lines[1].rpartition(",")[0] + ",9"]) + "\n")
+    ran = vitscale("predict", one_contradicts, "--world-size", "8")
+    assert ran.code == 2
+    assert "none of 2 series" in ran.error
+    assert "`a`: series `a` tells 1 ranks" in ran.error
+    assert "`b`: series `b` tells 4 ranks" in ran.error
+
+
+def test_what_was_said_of_a_series_that_is_refused_now_is_taken_away(vitscale, table, one_contradicts, tmp_path):
+    folder = tmp_path / "imported"
+    sound = tmp_path / "sound.csv"
+    sound.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    assert vitscale("import", "table", sound, "--out", folder).code == 0
+    assert vitscale("predict", folder, "--world-size", "8").code == 0
+    assert {path.stem for path in (folder / "predictions").iterdir()} == {"a", "b"}
+    (tmp_path / "more.csv").write_text(
+        "\n".join([table.read_text().splitlines()[0], table.read_text().splitlines()[-1]]) + "\n"
+    )
+    assert vitscale("import", "table", tmp_path / "more.csv", "--out", folder).code == 0
+    ran = vitscale("predict", folder, "--world-size", "8")
+    assert ran.code == 0, ran.err
+    assert {path.stem for path in (folder / "predictions").iterdir()} == {"a"}
+    assert set(read_calibration(folder).series) == {"a"}
+
+
+def test_a_suggestion_for_a_table_is_its_row(vitscale, table):
+    words = ("predict", table, "--world-size", "64", "--suggest")
+    start = json.loads(vitscale(*words, "--series", "b", "--json").out)["advice"]["suggestions"][0]
+    header, row = start["start"]["row"].splitlines()
+    cells = dict(zip(header.split(","), row.split(","), strict=True))
+    assert header.split(",")[: len(cells) - 1] == table.read_text().splitlines()[0].split(",")[: len(cells) - 1]
+    assert (cells["series"], cells["device"], cells["step_s"]) == ("b", "a100-80gb", "")
+    assert cells["world_size"] == str(start["layout"]["world_size"])
+    table.write_text(table.read_text() + row + "\n")
+    assert vitscale(*words).code == 0
+    changed = json.loads(vitscale(*words, "precision=fp32", "--series", "b", "--json").out)["advice"]["suggestions"][0]
+    assert ",fp32," in changed["start"]["row"]
+    assert "b--precision-fp32," in changed["start"]["row"]
+
+
+def test_a_suggestion_is_pasted_and_measures_what_is_missing_only(vitscale, simulated):
+    def advice():
+        ran = vitscale("predict", simulated, "--world-size", "64", "--suggest")
+        assert ran.code == 0, ran.err
+        return ran.out
+
+    before = {path: path.read_bytes() for path in simulated.glob("runs/*/launch0/manifest.json")}
+    told = advice()
+    line = next(line for line in told.splitlines() if line.startswith("     vitscale run quick "))
+    size = next(line for line in told.splitlines() if line.startswith("run  world_size="))
+    assert "--launcher simulate" in line
+    assert "hardware.name=h100" in line
+    assert vitscale(*shlex.split(line)[1:]).code == 0
+    after = {path: path.read_bytes() for path in simulated.glob("runs/*/launch0/manifest.json")}
+    assert {path: after[path] for path in before} == before
+    added = {path.parts[-3].split("-w")[-1].split("-")[0] for path in after.keys() - before.keys()}
+    assert added == {size.split()[1].removeprefix("world_size=")}
+
+
+def test_a_folder_without_its_study_has_no_command(vitscale, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(GOLDEN, folder)
+    ran = vitscale("predict", folder, "--world-size", "16", "--suggest")
+    assert ran.code == 0, ran.err
+    assert "not here: " in ran.out
+    assert "does not hold the study" in ran.out
 
 
 def test_validate_prints_errors_of_a_table(vitscale, table):

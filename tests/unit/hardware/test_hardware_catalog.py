@@ -15,6 +15,7 @@ def test_every_device_has_figures_a_source_and_a_date(name):
     assert 1e12 < min(spec.peak_flop_per_s.values()) <= max(spec.peak_flop_per_s.values()) < 1e16
     assert 4e9 < spec.memory_bytes < 1e12
     assert 1e11 < spec.memory_bytes_per_s < 1e14
+    assert 50 < spec.board_power_w <= 1000
 
 
 @pytest.mark.parametrize("name", catalog.names())
