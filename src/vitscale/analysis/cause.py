@@ -8,6 +8,7 @@ from vitscale.analysis.interval import Frozen, Interval
 
 Kind = Literal[
     "communication",
+    "comm_and_wait",
     "straggler",
     "imbalance",
     "noise",

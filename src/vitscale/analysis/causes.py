@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from statistics import fmean, median, median_high, median_low
 
+from vitscale.analysis import exposed
 from vitscale.analysis.case import Case, Found, calls
 from vitscale.analysis.cause import Kind
 from vitscale.analysis.device_findings import SLOW_MEMORY, THROTTLED_SHARE, in_words
@@ -55,6 +56,20 @@ def communication(case: Case) -> Iterator[Found]:
         f"ranks are blocked in transfers for {seconds(median(values))} of a step{hides}{told}",
         detail=None if link is None else "latency" if link.latency_share >= LATENCY_SHARE else "link",
     )
+
+
+def comm_and_wait(case: Case) -> Iterator[Found]:
+    """Both in one figure where arrivals tell neither: by the steps without collectives, else by the profiler."""
+    if case.communication_told:
+        return
+    by_silence, by_profiler = (exposed.seconds_by(case.run, one) for one in (exposed.SILENCE, exposed.PROFILER))
+    values = by_silence or by_profiler
+    if not values:
+        return
+    told = [f"a step without collectives is {seconds(median(by_silence))} shorter"] if by_silence else []
+    told += [f"the profiler sees {seconds(median(by_profiler))} that nothing hides"] if by_profiler else []
+    trusted = "; the first is what the step would save" if by_silence and by_profiler else ""
+    yield Found("comm_and_wait", values, f"{', and '.join(told)}{trusted}")
 
 
 def late_ranks(case: Case) -> tuple[int, ...]:
@@ -252,6 +267,7 @@ def compute(case: Case) -> Iterator[Found]:
 
 RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (
     communication,
+    comm_and_wait,
     straggler,
     noise,
     input_bound,

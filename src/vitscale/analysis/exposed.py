@@ -1,12 +1,14 @@
 """Exposed communication by three methods: by arrivals in the steady window, without collectives, and by the profiler.
 
 All tell what blocked ranks would save: `comm_exposed` and `wait` together. The verdict trusts arrivals, since they are
-of the very steps that are counted, and of many more. Where another method differs from them, that is a finding.
+of the very steps that are counted, and of many more. Where another method differs from them, that is a finding. An
+engine that sends from a stream of its own lets arrivals tell nothing; then it trusts the steps without collectives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -15,10 +17,16 @@ from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Finding
 from vitscale.records.schema import Device
-from vitscale.statistics import Estimate, difference_interval
+from vitscale.statistics import difference_interval
 
 DIFFERENCE = 0.05
 """`exposed_differs`: a method is this much of the step from arrivals, and the interval of the difference excludes 0."""
+
+OF_ONE_LAUNCH = 0.10
+"""The share in place of `DIFFERENCE` where a single launch gives no interval."""
+
+Share = Callable[[LaunchFigures], float | None]
+"""What a method tells of a launch."""
 
 
 class Method(NamedTuple):
@@ -42,33 +50,54 @@ def profiled_share(run: Run) -> Interval | None:
     return _over_launches(run, PROFILER)
 
 
+def seconds_by(run: Run, method: Method) -> list[float]:
+    """What a method tells of a step, one per launch that counts; launches that do not tell are left out."""
+    shares = [(_mean(one, method), one.figures) for one in run.counted]
+    return [share * figures.step_s for share, figures in shares if share is not None and figures is not None]
+
+
 def find(study: StudyData) -> Iterator[Finding]:
-    """Runs in which a method differs from arrivals."""
+    """Runs in which a method differs from arrivals, or where these tell nothing, the other two from each other."""
     for run in study.runs:
         told, hints = [], []
         for method in (SILENCE, PROFILER):
-            pairs = [(_mean(one, method), _blocked(one)) for one in run.counted]
-            both = [(other, blocked) for other, blocked in pairs if other is not None and blocked is not None]
+            both = _pairs(run, partial(_mean, method=method), _blocked)
             if not both:
                 continue
             other, blocked = (text.share(difference_interval(values)) for values in zip(*both, strict=True))
             told.append(f"{method.words.format(other)} (by arrivals {blocked})")
-            gap = difference_interval([other - blocked for other, blocked in both])
-            if abs(gap.median) > DIFFERENCE and _certain(gap):
-                hints.append(method.above if gap.median > 0 else method.below)
+            hints += [method.above if more > 0 else method.below for more in _apart(both)]
+        trusted = "arrivals: they are of the steps that count"
+        if not told:
+            both = _pairs(run, partial(_mean, method=SILENCE), partial(_mean, method=PROFILER))
+            shown = (text.share(difference_interval(values)) for values in zip(*both, strict=True))
+            told = [method.words.format(one) for method, one in zip((SILENCE, PROFILER), shown, strict=False)]
+            hints = [SILENCE.above if more > 0 else PROFILER.above for more in _apart(both)]
+            trusted = "the steps without collectives: what they lack is what a step would save"
         if hints:
             yield Finding(
                 kind="exposed_differs",
                 severity="note",
-                evidence=f"{study.labels[run.run_id]}: {'; '.join(told)}. The verdict rests on arrivals: they are of "
-                "the steps that count.",
+                evidence=f"{study.labels[run.run_id]}: {'; '.join(told)}. The verdict rests on {trusted}.",
                 hint="; ".join(hints),
                 runs=(run.run_id,),
             )
 
 
-def _certain(gap: Estimate) -> bool:
-    return gap.low is not None and gap.high is not None and (gap.low > 0 or gap.high < 0)
+def _pairs(run: Run, a: Share, b: Share) -> list[tuple[float, float]]:
+    """Both shares of each launch that tells both."""
+    told = [(a(one), b(one)) for one in run.counted]
+    return [(one, other) for one, other in told if one is not None and other is not None]
+
+
+def _apart(both: Sequence[tuple[float, float]]) -> list[float]:
+    """By how much the first share is the larger, where that is more than noise; empty where not."""
+    if not both:
+        return []
+    gap = difference_interval([one - other for one, other in both])
+    if gap.low is None or gap.high is None:
+        return [gap.median] if abs(gap.median) > OF_ONE_LAUNCH else []
+    return [gap.median] if abs(gap.median) > DIFFERENCE and (gap.low > 0 or gap.high < 0) else []
 
 
 def _over_launches(run: Run, method: Method) -> Interval | None:

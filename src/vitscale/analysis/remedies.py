@@ -121,6 +121,11 @@ REMEDIES: Mapping[Kind, Remedy] = {
         "more work between two reductions, fewer bytes in them, or a faster link",
         _less_traffic,
     ),
+    "comm_and_wait": Remedy(
+        "Communication and waiting",
+        "more work between two reductions, fewer bytes in them, a faster link, or ranks that are equally fast",
+        _less_traffic,
+    ),
     "straggler": Remedy("A late rank", "look at that rank's host: other load, clocks, its disk, its memory", _by_rate),
     "imbalance": Remedy("Uneven work", "give every rank as many images as it computes while the others compute theirs"),
     "noise": Remedy("Ranks late in turns", "measure while nothing else runs; fewer processes than cores", _own_cores),

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field
+
 from vitscale.analysis.cause import Verdict, Waterfall
 from vitscale.analysis.dealt import Dealt
 from vitscale.analysis.devices import DeviceUse, Reading
@@ -163,6 +165,8 @@ class RunResult(Frozen):
     """Highest over ranks and launches."""
     memory: MemoryResult = MemoryResult()
     costs: Costs = Costs()
+    missing: dict[str, str] = Field(default_factory=dict)
+    """Field of a launch's records -> why it is null; of measured runs."""
     test_accuracy: float | None = None
     """Fraction of test images classified rightly, of the last evaluation; null where nothing was evaluated."""
     time_to_accuracy_s: Interval | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from vitscale.analysis import exposed, learning, memory, overhead
 from vitscale.analysis.costs import costs, price_per_s
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
+from vitscale.analysis.missing import missing
 from vitscale.analysis.mixed import with_dealt
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import overlapped, shares
@@ -159,6 +160,7 @@ def _result(
         memory_peak_bytes=_largest(run.memory_peaks_bytes),
         memory=memory.memory(run, derived),
         costs=costs(run, epoch_s, way.seconds, price),
+        missing=missing(run),
         test_accuracy=median(accuracies) if accuracies else None,
         time_to_accuracy_s=way.seconds,
         epochs_to_accuracy=way.epochs,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from vitscale.analysis import causes, settings, text
+from vitscale.analysis import causes, missing, settings, text
 from vitscale.analysis.case import NOTICEABLE, Case, Found, best_of
 from vitscale.analysis.cause import Cause, Verdict
 from vitscale.analysis.collectives import idle_links
@@ -165,7 +165,8 @@ def _doubtful(case: Case, found: Sequence[Found], told: Sequence[Cause]) -> str:
 
 def _around(case: Case) -> str:
     """What could not be told apart, and that others were at work: then what is found is of a shared machine."""
-    untold = "" if case.communication_told else f"; {UNTOLD}"
+    reason = missing.reason_of(case.run, missing.APART)
+    untold = "" if case.communication_told else f"; {UNTOLD}{f' ({reason})' if reason else ''}"
     others = case.others_cores
     if others is None or others <= OTHER_LOAD_CORES:
         return untold

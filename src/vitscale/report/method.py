@@ -12,6 +12,7 @@ from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
 from vitscale.records.schema import Manifest, Times
 from vitscale.report.rows import label
+from vitscale.report.untold import clocks, methods, untold
 from vitscale.statistics import BOOTSTRAP_FROM
 from vitscale.units import percent, seconds, size
 
@@ -33,6 +34,9 @@ def method(result: StudyResult) -> tuple[tuple[str, str], ...]:
         ),
         ("Start-up", _start_up(result)),
         ("Cost of measuring", _overhead(result)),
+        ("Exposed communication", methods(result)),
+        ("Clocks of the hosts", clocks(result)),
+        ("Not told, and why", untold(result)),
         ("Baseline", _baselines(result)),
         ("Device", _devices(result)),
         ("Model FLOP utilisation", _peaks(result)),

@@ -11,14 +11,18 @@ from vitscale.report.tables import split_table
 PARTS = {"forward_s": 0.3, "backward_s": 0.5, "comm_exposed_s": 0.15, "wait_s": 0.05}
 
 
-def study(make, tmp_path, silent_steps=(), profiled=()):
+BESIDE = {**PARTS, "comm_exposed_s": None, "wait_s": None}
+"""Of an engine that sends from a stream of its own."""
+
+
+def study(make, tmp_path, silent_steps=(), profiled=(), parts=PARTS):
     """Launches of a step of 100 ms, blocked for 20.
 
     `silent_steps` is how long it takes without collectives, `profiled` by rank what the profiler saw nothing hide.
     """
     root = make.write_study(tmp_path)
     for launch, (silent_s, exposed_s) in enumerate(zip_longest(silent_steps, profiled)):
-        folder = make.write_launch(root, make.make_spec(2), launch, 0.1, parts=PARTS)
+        folder = make.write_launch(root, make.make_spec(2), launch, 0.1, parts=parts)
         path = folder / "manifest.json"
         manifest = json.loads(path.read_text())
         for device in manifest["devices"]:
@@ -85,3 +89,46 @@ def test_without_such_steps_there_is_nothing_to_compare(make, tmp_path):
     result = analyse(root)
     assert result.analysis.runs[0].silent_share is result.analysis.runs[0].profiled_share is None
     assert "Goes without collectives [95 %]" not in split_table(result).header
+
+
+@pytest.mark.parametrize(("silent_s", "differs_"), [(0.075, False), (0.065, True)])
+def test_of_one_launch_only_a_tenth_of_the_step_is_a_difference(make, tmp_path, silent_s, differs_):
+    """Blocked for 20 ms of 100; a step without collectives is 25 or 35 ms shorter."""
+    assert bool(differs(study(make, tmp_path, (silent_s,)))) == differs_
+
+
+def causes(result):
+    return [one for verdict in result.analysis.verdicts for one in verdict.causes]
+
+
+def test_where_arrivals_tell_nothing_the_steps_without_collectives_do(make, tmp_path):
+    result = study(make, tmp_path, (0.080, 0.081, 0.079), [(0.05, 0.04)] * 3, parts=BESIDE)
+    (cause,) = causes(result)
+    assert (cause.kind, cause.override) == ("comm_and_wait", "global_batch=128")
+    assert cause.seconds.median == pytest.approx(0.02)
+    assert cause.evidence == (
+        "A step without collectives is 20.0 ms shorter, and the profiler sees 22.5 ms that nothing hides; "
+        "the first is what the step would save."
+    )
+    assert differs(result) == []
+
+
+def test_else_the_profiler_does(make, tmp_path):
+    (cause,) = causes(study(make, tmp_path, (), [(0.05, 0.03)] * 3, parts=BESIDE))
+    assert (cause.kind, cause.seconds.median) == ("comm_and_wait", pytest.approx(0.02))
+    assert cause.evidence == "The profiler sees 20.0 ms that nothing hides."
+
+
+def test_the_two_that_are_left_are_held_against_each_other(make, tmp_path):
+    (finding,) = differs(study(make, tmp_path, (0.08,) * 3, [(0.08, 0.08)] * 3, parts=BESIDE))
+    assert "20.0 % [20.0, 20.0] shorter; the profiler sees 40.0 %" in finding.evidence
+    assert finding.evidence.endswith(
+        "rests on the steps without collectives: what they lack is what a step would save."
+    )
+    assert "between operators" in finding.hint
+
+
+def test_neither_is_a_cause_where_arrivals_tell(make, tmp_path):
+    kinds = {cause.kind for cause in causes(study(make, tmp_path, (0.08,) * 3, [(0.04, 0.04)] * 3))}
+    assert "communication" in kinds
+    assert "comm_and_wait" not in kinds

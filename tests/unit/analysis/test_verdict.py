@@ -369,11 +369,13 @@ def test_one_launch_has_no_interval_and_names_only_what_is_large(make, root):
 def test_without_communication_timed_apart_it_is_said_and_nothing_is_guessed(make, root):
     write(make, root, make.make_spec(1, "weak"))
     untimed = {"data_s": 0.01, "forward_s": 0.3, "backward_s": 0.6, "optimizer_s": 0.05}
+    why = {"comm_exposed_s": "the engine sends from a stream of its own"}
     for launch in range(3):
-        make.write_launch(root, make.make_spec(2, "weak"), launch, 0.2, parts=untimed)
+        make.write_launch(root, make.make_spec(2, "weak"), launch, 0.2, parts=untimed, notes=why)
     told = verdict(root, world_size=2)
     assert told.causes == ()
     assert "not timed apart" in told.text
+    assert told.text.endswith("optimizer (the engine sends from a stream of its own).")
 
 
 def test_no_rank_is_named_where_the_records_of_one_are_missing(make, root):
