@@ -5,21 +5,24 @@ from statistics import median
 
 import pytest
 from hosts import lab
-from ranks import finish, launches, steps
+from ranks import ahead, finish, launches, steps, wait_until, worker_processes
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(150), pytest.mark.usefixtures("kernel")]
 
-LINK, RATE_BYTES_PER_S = "launch.link=100mbit", PAYLOAD_SHARE * 12.5e6
+RATES_BYTES_PER_S = {"100mbit": PAYLOAD_SHARE * 12.5e6, "1gbit": PAYLOAD_SHARE * 125e6}
 
 
 @pytest.fixture
 def measured(store, tmp_path):
-    """Run a study over the link; its launches as (manifest, steady steps by rank, collectives)."""
+    """Run a study over a link; its launches as (manifest, steady steps by rank, collectives)."""
 
-    def measure(*words):
-        code, err = finish(lab(store, tmp_path, LINK, *words), 140)
+    def measure(link, *words):
+        process = lab(store, tmp_path, f"launch.link={link}", *words)
+        ranks = wait_until(lambda: len(found := worker_processes(tmp_path)) == 2 and found, 60, "both ranks")
+        ahead(rank.pid for rank in ranks)
+        code, err = finish(process, 140)
         assert code == 0, err
         found = []
         for (run_id, launch), manifest in launches(tmp_path).items():
@@ -41,24 +44,29 @@ def sent_bytes(sent, operation):
     return sum(one["bytes_per_step"] for one in sent if one["operation"] == operation)
 
 
-def test_communication_takes_what_the_link_takes_for_its_bytes(measured):
-    found = measured("zero_stage=0,1", "embed_dim=96", "steps=8")
-    assert len(found) == 2
+@pytest.mark.parametrize(("link", "stages", "count"), [("100mbit", "0,1", 8), ("1gbit", "0", 24)])
+def test_communication_takes_what_the_link_takes_for_its_bytes(measured, link, stages, count):
+    found = measured(link, f"zero_stage={stages}", "embed_dim=96", f"steps={count}")
+    rate = RATES_BYTES_PER_S[link]
+    assert len(found) == len(stages.split(","))
     for _, steady, sent in found:
         reduced, gathered = (sent_bytes(sent, operation) for operation in ("all_reduce", "all_gather"))
         assert (gathered > 0) == (len(sent) > 2)  # by ZeRO-1
         # gloo's all-gather needs between once and one and a half times as long as the link needs for half its size.
-        least, most = ((reduced + share * gathered) / RATE_BYTES_PER_S for share in (0.5, 0.77))
+        least, most = ((reduced + share * gathered) / rate for share in (0.5, 0.77))
         assert 0.9 * least < fastest_s(steady) < 1.1 * most
         assert fastest_s(steady, "comm_overlapped_s") == 0  # DeepSpeed's stages do not overlap on a CPU
+        # Of two ranks an all-reduce's bus bandwidth is that of its bytes; this one is of the median step.
+        gradients = max(sent, key=lambda one: one["bytes_per_step"] * (one["operation"] == "all_reduce"))
+        assert gradients["busbw_bytes_per_s"] == pytest.approx(rate, rel=0.1)
 
 
 def test_what_is_hidden_behind_the_backward_pass_is_not_exposed(measured):
     # Buckets of 0.1 MB, of which all but the last ones are on the wire while the backward pass goes on.
     words = "depth=6", "embed_dim=48", "global_batch=512", "steps=48"
-    found = measured("engine=ddp", "engine.bucket_mb=0.1", *words)
+    found = measured("100mbit", "engine=ddp", "engine.bucket_mb=0.1", *words)
     ((manifest, steady, sent),) = found
-    assert fastest_s(steady) >= 0.9 * sent_bytes(sent, "all_reduce") / RATE_BYTES_PER_S
+    assert fastest_s(steady) >= 0.9 * sent_bytes(sent, "all_reduce") / RATES_BYTES_PER_S["100mbit"]
     for device, of_rank in zip(manifest["devices"], steady, strict=True):
         hidden, exposed, waited, on_wire = (
             median(one[f"{field}_s"] for one in of_rank)

@@ -1,5 +1,6 @@
 """Starting studies and rounds on real ranks, and looking at what they leave."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -44,8 +45,18 @@ def runs(store, *words, where=None):
     return build(load("quick", overrides(*words)).study, where or Where(probe()), described(store)).runs
 
 
-def serve(store, results, specs, environ=None, device="cpu"):
-    """One process start for all of `specs`, which have one world size; the round's end and its launch folders."""
+def ahead(process_ids):
+    """Let sessions of processes go before whatever else this machine does, where the kernel has such and allows it."""
+    for process_id in process_ids:
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process_id}/autogroup").write_text("-15")
+
+
+def serve(store, results, specs, environ=None, device="cpu", first=False):
+    """One process start for all of `specs`, which have one world size; the round's end and its launch folders.
+
+    With `first` its ranks go before whatever else this machine does.
+    """
     world_size, threads = specs[0].world_size, specs[0].threads_per_rank
     machine = probe()
     bound = specs[0].binds_cores
@@ -66,7 +77,14 @@ def serve(store, results, specs, environ=None, device="cpu"):
         entries=tuple(entries),
     )
     inputs = Inputs(store) if environ is None else Inputs(store, environ=environ)
-    end = Local(inputs).run(results, round_, lambda beat: None)
+    hurried = []
+
+    def watch(_beat):
+        if first and not hurried:
+            hurried.extend(process.pid for process in worker_processes(results))
+            ahead(hurried)
+
+    end = Local(inputs).run(results, round_, watch)
     return end, [results / entry.folder for entry in entries]
 
 
@@ -142,9 +160,15 @@ def on_ranks(worker, out, world_size, *words):
     command = [sys.executable, str(worker), str(out), *words]
     with (out / "stderr").open("w") as stderr:
         started = [
-            subprocess.Popen(command, env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=stderr)
+            subprocess.Popen(
+                command,
+                env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=stderr,
+                start_new_session=True,
+            )
             for rank in range(world_size)
         ]
+        ahead(rank.pid for rank in started)
         try:
             codes = [rank.wait(timeout=200) for rank in started]
         finally:

@@ -19,13 +19,14 @@ SLEEPS = {
     1: (((1,), "forward", 0.045), ((0, 1), "data", 0.09)),
     2: (((0, 1), "data", 0.06),),
     3: (((0, 1), "optimizer", 0.06),),
+    4: (),
 }
 SLEPT = (*WORDS, "world_size=2", "global_batch=16", f"measure.seed={','.join(map(str, SLEEPS))}")
 
 
 @pytest.fixture(scope="module")
 def found(store, tmp_path_factory):
-    """seed -> verdict and steady steps by rank, of two ranks that sleep as `SLEEPS` says; one process start for all."""
+    """seed -> verdict, steady steps by rank and result, of two ranks that sleep as `SLEEPS` says; one process start."""
     results = tmp_path_factory.mktemp("causes") / "results"
     by_seed = {spec.measure.seed: spec.run_id for spec in runs(store, *SLEPT)}
     sleeps = [
@@ -36,12 +37,16 @@ def found(store, tmp_path_factory):
     ]
     code, err = finish(start(store, results, *SLEPT, inject=";".join(sleeps)))
     assert code == 0, err
-    verdicts = verdicts_of(results)
-    return {seed: (verdicts[run_id], steady(results, run_id)) for seed, run_id in by_seed.items()}
+    verdicts, told = verdicts_of(results), told_of(results, "runs")
+    return {seed: (verdicts[run_id], steady(results, run_id), told[run_id]) for seed, run_id in by_seed.items()}
+
+
+def told_of(results, what):
+    return {one["run_id"]: one for one in json.loads((results / "analysis.json").read_text())[what]}
 
 
 def verdicts_of(results):
-    return {one["run_id"]: one for one in json.loads((results / "analysis.json").read_text())["verdicts"]}
+    return told_of(results, "verdicts")
 
 
 def steady(results, run_id):
@@ -70,6 +75,15 @@ def test_it_is_the_dearest_cause_with_its_size(found, seed, kind):
     assert top["seconds"]["median"] == pytest.approx(
         min(mean_s(of_rank, f"{where}_s") for of_rank in found[seed][1]), rel=0.2
     )
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_what_its_removal_would_gain_is_what_is_gained_without_it(found, seed):
+    (top, *_) = found[seed][0]["causes"]
+    (_, _, slept), (_, _, clean) = found[seed], found[4]
+    gained = clean["images_per_s"]["median"] / slept["images_per_s"]["median"]
+    assert gained > 1.5
+    assert top["gain"]["median"] == pytest.approx(gained, rel=0.2)
 
 
 @pytest.mark.parametrize(("seed", "kinds"), [(0, ["straggler", "input"]), (1, ["input", "straggler"])])

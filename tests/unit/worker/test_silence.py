@@ -1,4 +1,4 @@
-"""Collectives taken out: each operator is left with this rank's own part, in the shape that a group of four gives it."""
+"""Collectives taken out: an operator leaves this rank's own part, in the shape that a group of four gives it."""
 
 import pytest
 import torch
