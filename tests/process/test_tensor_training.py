@@ -1,4 +1,7 @@
-"""Training with shared weights is training: alone and under data parallelism it follows a plain loop and one rank."""
+"""Training with shared weights is training: alone and under data parallelism it follows a plain loop and one rank.
+
+Shared tokens under data parallelism are here too: four ranks start once.
+"""
 
 import json
 import math
@@ -68,19 +71,23 @@ def test_bf16_learns_as_fp32_does(shared, store):
 # first steps and not in the last ones: a wrong norm shows, and so does a wrong scale.
 TRAINED = ("optimizer.name=sgd", "lr=0.05", "clip=1.5", "drop_path=0", "mixup=0", "train.max_steps=8", "num_heads=2")
 ENGINES = ("engine=ddp", "engine=fsdp", "zero_stage=2", "zero_stage=3")
+WEIGHTS = {name: ("tensor_parallel=2", name) for name in ENGINES}
+TOKENS = {f"tokens, ZeRO-{stage}": ("sequence_parallel=2", f"zero_stage={stage}") for stage in range(4)}
 
 
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory):
-    """Two groups of two ranks, each engine from the start and from its checkpoint of half-way, and one rank alone."""
+    """Two groups of two ranks, each engine from the start and from its checkpoint of half-way, and one rank alone.
+
+    Groups that share tokens train from the start only.
+    """
     results = tmp_path_factory.mktemp("trained")
 
-    def train(number, world_size, words, halves):
+    def train(number, world_size, cases):
         entries = []
-        for name in words:
-            tensor = "tensor_parallel=2" if world_size > 1 else "tensor_parallel=1"
-            (spec,) = runs(store, *over_tiny((*TRAINED, f"world_size={world_size}", tensor, name)))
-            for half in halves:
+        for name, words in cases.items():
+            (spec,) = runs(store, *over_tiny((*TRAINED, f"world_size={world_size}", *words)))
+            for half in (0, 1) if name in WEIGHTS else (0,):
                 resume = f"{name}/0/checkpoints/step00000004" if half else None
                 root = f"{name}/{half}"
                 plan = Checkpointing(
@@ -93,8 +100,8 @@ def trained(store, tmp_path_factory):
         end = Local(Inputs(store)).run(results, make_round(number, spec, entries, probe()), lambda beat: None)
         assert end.status == "ok", end.reason
 
-    train(0, 4, ENGINES, (0, 1))
-    train(1, 1, ("engine=single",), (0,))
+    train(0, 4, WEIGHTS | TOKENS)
+    train(1, 1, {"engine=single": ("engine=single",)})
     return results
 
 
@@ -110,7 +117,7 @@ def learnt(results, name, half=0):
     return {step: float(np.mean(of_ranks)) for step, of_ranks in losses.items()}, scores, weights
 
 
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("name", [*WEIGHTS, *TOKENS])
 def test_two_groups_of_two_train_the_model_of_one_rank(trained, name):
     losses, scores, weights = learnt(trained, name)
     wanted, expected, exported = learnt(trained, "engine=single")

@@ -71,6 +71,21 @@ def test_compile_compiles_every_block_and_keeps_the_names_of_weights():
     assert [name for name, _ in made.named_parameters()] == [name for name, _ in model().named_parameters()]
 
 
+def test_shapes_of_a_run_before_are_forgotten(monkeypatch):
+    seen, compiled = [], torch.nn.Module.compile
+
+    def backend(graph, inputs):
+        seen.append(any(isinstance(one, torch.SymInt) for one in inputs))
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled(self, backend=backend))
+    with torch.no_grad():
+        for images in (2, 3):
+            model(compile=True)(torch.randn(images, 3, 16, 16))
+    assert seen
+    assert not any(seen)
+
+
 @pytest.mark.parametrize(("sdpa", "kernel"), [("math", "_scaled_dot_product_attention_math"), ("flash", "flash")])
 def test_attention_uses_the_kernel_that_is_asked_for(sdpa, kernel):
     query = torch.randn(1, 2, 4, 8)
