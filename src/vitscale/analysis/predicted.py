@@ -31,6 +31,11 @@ class PredictedPoint(_Read):
     step_s: Spread
     images_per_s: Spread
     efficiency: Spread
+    energy_per_image_j: Spread | None = None
+    energy_is_bound: bool = False
+    """Whether energy is what it is at most."""
+    cost_per_million_images: Spread | None = None
+    """In the currency of the price."""
     limit: str
 
 

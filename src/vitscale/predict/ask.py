@@ -18,6 +18,7 @@ from vitscale.hardware import catalog
 from vitscale.predict.document import prediction_document, remove, write
 from vitscale.predict.model import Calibration, Prediction, calibrate, predict
 from vitscale.predict.read import Refused, read_each
+from vitscale.predict.recommend_ask import amount
 from vitscale.predict.series import Asked, Series
 from vitscale.predict.suggest import Advice, Start, suggest
 
@@ -27,6 +28,7 @@ _KINDS: dict[str, TypeAdapter[object]] = {
     "precision": TypeAdapter(Precision),
     "link": TypeAdapter(Rate),
 }
+_PRICE = "price_per_hour"
 _COUNTS = ("micro_batch", "grad_accum", "global_batch")
 
 
@@ -162,6 +164,8 @@ def parse(words: Sequence[str]) -> Asked:
 def _value(key: str, text: str) -> object:
     if key == "device":
         return catalog.device(text).name
+    if key == _PRICE:
+        return amount(key, text, {"": 1})
     if key in _COUNTS:
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**9):
             raise UsageError(f"`{key}` is {text!r}, not a whole number above 0")
@@ -169,7 +173,7 @@ def _value(key: str, text: str) -> object:
     if key == "zero_stage":
         return _checked(key, TypeAdapter(ZeroStage), int(text) if text.isdigit() else text)
     if key not in _KINDS:
-        known = (*_KINDS, *_COUNTS, "zero_stage", "device")
+        known = (*_KINDS, *_COUNTS, "zero_stage", "device", _PRICE)
         near = difflib.get_close_matches(key, known, 1)
         hint = f"is `{near[0]}` meant?" if near else f"what a prediction can change: {', '.join(known)}"
         raise UsageError(f"`{key}` is no key that a prediction knows", hint)

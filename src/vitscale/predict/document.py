@@ -25,6 +25,7 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
         "baseline": prediction.baseline,
         "knee": prediction.knee,
         "pays": prediction.pays,
+        "reasons": prediction.reasons,
         "assumptions": list(prediction.assumptions),
         "points": [
             {
@@ -37,6 +38,7 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
                 "speedup": asdict(one.speedup),
                 "efficiency": asdict(one.efficiency),
                 "memory_bytes": one.memory_bytes,
+                **asdict(one.spending),
                 "limit": one.losses.limit,
                 "losses": asdict(one.losses),
                 "assumptions": list(one.assumptions),

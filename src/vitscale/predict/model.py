@@ -22,9 +22,11 @@ from vitscale.predict.result import Parameter as Parameter
 from vitscale.predict.result import Point as Point
 from vitscale.predict.result import Prediction as Prediction
 from vitscale.predict.result import Quantiles as Quantiles
+from vitscale.predict.result import Spending as Spending
 from vitscale.predict.result import knee, parameter, pays
 from vitscale.predict.result import quantiles as quantiles
 from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.spending import rates, spending
 
 METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
 MOST_RANKS = 100_000_000
@@ -101,14 +103,31 @@ def predict(
     gains = log_gains(seen, drawn, layouts, base, change)
     if own and not change.any:
         gains = [math.log(_seen_s(own, base)) - logs for logs in steps]
-    theta = change.parameters(drawn)
+    theta, known = change.parameters(drawn), rates(calibration.series, asked)
     points = tuple(
-        _point(calibration, change, layout, base, steps[index], gains[index], theta)
+        _point(
+            calibration,
+            change,
+            layout,
+            base,
+            steps[index],
+            gains[index],
+            theta,
+            spending(calibration.series, asked, known, layout, np.exp(steps[index])),
+        )
         for index, layout in enumerate(layouts)
     )
-    told = (*calibration.assumptions, *change.assumptions)
+    told = (*calibration.assumptions, *change.assumptions, *known.assumptions)
     return Prediction(
-        calibration.series.name, METHOD, asked.told, points, base.world_size, knee(points), pays(points), told
+        calibration.series.name,
+        METHOD,
+        asked.told,
+        points,
+        base.world_size,
+        knee(points),
+        pays(points),
+        known.reasons,
+        told,
     )
 
 
@@ -144,7 +163,14 @@ def _seen_s(own: Sequence[Observation], base: Layout) -> float:
 
 
 def _point(
-    calibration: Calibration, change: Change, layout: Layout, base: Layout, logs: Array, gains: Array, theta: Array
+    calibration: Calibration,
+    change: Change,
+    layout: Layout,
+    base: Layout,
+    logs: Array,
+    gains: Array,
+    theta: Array,
+    spent: Spending,
 ) -> Point:
     step = np.exp(logs)
     rate = layout.global_batch / step
@@ -157,6 +183,7 @@ def _point(
         quantiles(gain),
         quantiles(gain * base.world_size / layout.world_size),
         memory.rank_bytes(series, layout),
+        spent,
         _losses(theta, layout, calibration.reference_micro_batch, change.plan),
         _point_told(calibration.series, layout),
     )

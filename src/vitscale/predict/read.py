@@ -148,6 +148,7 @@ def _observation(run: FoundRun, remarks: list[str]) -> Observation:
         compute_s=sum(parts) if len(parts) == 2 else None,
         comm_s=told.comm_and_wait_s or None,
         memory_bytes=None if told.device_memory_used_bytes is None else int(told.device_memory_used_bytes),
+        images_per_epoch=spec.images_per_epoch,
     )
 
 
@@ -203,13 +204,16 @@ def _of_results(folder: Path) -> tuple[_Makers, list[Refused]]:
 
 
 def _series(study: StudyData, name: str, sound: Sequence[Run], left_out: Sequence[str], named: int | None) -> Series:
+    from vitscale.analysis import costs
     from vitscale.analysis.scaling import baseline
 
     base = baseline(sound, named)
     none = f"no valid run has the {named} ranks of `measure.baseline`: the smallest is compared with"
     told = _measured(name, sound, [*left_out, *([none] if base is None else [])])
     refers = None if base is None else _layout_of(base)
-    return checked(replace(told, links=_links(study, study.by_series[name]), baseline=refers))
+    price_per_s = costs.price_per_s(study.results.resolved)
+    price = None if price_per_s is None else 3600 * price_per_s
+    return checked(replace(told, links=_links(study, study.by_series[name]), baseline=refers, price_per_hour=price))
 
 
 def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:
@@ -270,6 +274,7 @@ def _seen(run: Run) -> Observation:
 
     logs = [math.log(value) for value in run.step_s]
     peaks = run.memory_peaks_bytes
+    powers = [one.devices.power_w for one in run.counted if one.devices and one.devices.power_w]
     return Observation(
         _layout_of(run),
         step_s,
@@ -278,6 +283,8 @@ def _seen(run: Run) -> Observation:
         compute_s=part("forward", "backward"),
         comm_s=part("comm_exposed", "wait") or part("comm_and_wait"),
         memory_bytes=int(max(peaks)) if peaks else None,
+        power_w=median(powers) if powers else None,
+        images_per_epoch=run.facts.images_per_epoch,
     )
 
 

@@ -57,6 +57,20 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Spending:
+    """What a world size takes; None is not known, see `Prediction.reasons`."""
+
+    energy_per_step_j: Quantiles | None
+    """Of all devices."""
+    energy_per_image_j: Quantiles | None
+    cost_per_million_images: Quantiles | None
+    """In the currency of the price."""
+    cost_per_epoch: Quantiles | None
+    energy_is_bound: bool
+    """Whether energy is what it is at most: that of boards at their limit."""
+
+
+@dataclass(frozen=True)
 class Point:
     """One world size."""
 
@@ -68,6 +82,7 @@ class Point:
     memory_bytes: int | None
     """Of one rank, a lower bound by closed form; None where the model is no timm ViT, or the engine's or
     optimizer's form is not known."""
+    spending: Spending
     losses: Loss
     assumptions: tuple[str, ...]
 
@@ -87,6 +102,8 @@ class Prediction:
     """World size at which time and cost per image, multiplied, are least (`analysis.costs`); None with one point."""
     pays: int | None
     """Largest world size that gains, over the next smaller one, half of what its further ranks would at best."""
+    reasons: dict[str, str]
+    """Why a figure is None in all points, by its name."""
     assumptions: tuple[str, ...]
 
 

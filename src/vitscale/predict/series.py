@@ -27,6 +27,10 @@ class Observation:
     comm_s: float | None = None
     """Communication that nothing hides and waiting for other ranks, together."""
     memory_bytes: int | None = None
+    power_w: float | None = None
+    """Of all its devices, over the steady window."""
+    images_per_epoch: int | None = None
+    """Over all ranks."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Series:
     """False where no micro-batch is told: then equal work of a rank is a guess."""
     baseline: Layout | None = None
     """What the report of a results folder compares with; None: the smallest world size."""
+    price_per_hour: float | None = None
+    """Of one device, as the study tells it."""
     source: str = "imported"
     remarks: tuple[str, ...] = field(default=())
     """What was noticed in reading it, in words; each is an assumption of the prediction."""
@@ -103,6 +109,8 @@ class Asked:
     """Short name of the catalog."""
     link: str | None = None
     """Bits per second between nodes as `tc` writes them: 100mbit, 25gbit."""
+    price_per_hour: float | None = None
+    """Of one device: no other configuration."""
 
     @property
     def batch(self) -> bool:
@@ -112,9 +120,9 @@ class Asked:
     @property
     def told(self) -> dict[str, str | int]:
         """What differs, by key."""
-        return {key: value for key, value in self.__dict__.items() if value is not None}
+        return {key: value for key, value in self.__dict__.items() if value is not None and key != "price_per_hour"}
 
     @property
     def any(self) -> bool:
         """Whether anything differs."""
-        return any(value is not None for value in self.__dict__.values())
+        return bool(self.told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +18,12 @@ from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
 _MOST_MISSES = 12
+_SPENDING: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("energy_per_step_j", "energy/step, 95 %", units.energy),
+    ("energy_per_image_j", "energy/image, 95 %", units.energy),
+    ("cost_per_million_images", "cost/million images, 95 %", units.number),
+    ("cost_per_epoch", "cost/epoch, 95 %", units.number),
+)
 _LEGEND = """error: median over the hidden points; linear: of perfect linear scaling; same step: of the largest known
 better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
 score: interval score of the logarithms, lower is better, and that of the better of the two as wide as its errors"""
@@ -46,11 +54,43 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
         out.print(clean(f"knee: {prediction.knee:,} ranks, {beyond}"))
         pays = "none" if prediction.pays is None else f"{prediction.pays:,} ranks"
         out.print(clean(f"largest that pays for itself (half of what its further ranks would give at best): {pays}"))
+    print_spending(prediction, out)
     told = dict.fromkeys([*prediction.assumptions, *(line for one in prediction.points for line in one.assumptions)])
     for line in told:
         out.print(Text("assumed  ", style="dim") + clean(line))
     if advice is not None:
         print_advice(advice, out)
+
+
+def print_spending(prediction: Prediction, out: Console) -> None:
+    """Energy and cost: a table of those that are known, a reason for those that are not."""
+    columns = [
+        (name, title, shown)
+        for name, title, shown in _SPENDING
+        if any(getattr(one.spending, name) is not None for one in prediction.points)
+    ]
+    if columns:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for title in ("ranks", *(title for _, title, _ in columns)):
+            table.add_column(title, justify="right", no_wrap=True)
+        for one in prediction.points:
+            cells = (_spent(one, name, shown) for name, _, shown in columns)
+            table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
+        out.print(table)
+    missing: dict[str, list[str]] = {}
+    for name, title, _ in _SPENDING:
+        if name in prediction.reasons:
+            missing.setdefault(prediction.reasons[name], []).append(title.removesuffix(", 95 %"))
+    for reason, titles in missing.items():
+        out.print(Text("n/a      ", style="dim") + clean(f"{', '.join(titles)}: {reason}"))
+
+
+def _spent(one: Point, name: str, shown: Callable[[float], str]) -> str:
+    value: Quantiles | None = getattr(one.spending, name)
+    if value is None:
+        return units.NOT_AVAILABLE
+    told = f"{shown(value.median)} [{shown(value.low95)}, {shown(value.high95)}]"
+    return f"at most {told}" if one.spending.energy_is_bound and name.startswith("energy") else told
 
 
 def _cells(one: Point) -> tuple[str, ...]:

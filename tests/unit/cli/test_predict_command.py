@@ -103,7 +103,12 @@ def test_a_study_keeps_its_calibration_and_its_report_draws_the_prediction(vitsc
     assert {path.suffix for path in (folder / "predictions").iterdir()} == {".json"}
     assert vitscale("report", folder).code == 0
     assert "<path" in (folder / "report" / "figures" / "prediction.svg").read_text()
-    assert "Predicted, not measured" in (folder / "report" / "index.html").read_text()
+    page = (folder / "report" / "index.html").read_text()
+    assert "Predicted, not measured" in page
+    assert "Cost of a million images" not in page
+    assert vitscale("predict", folder, "--world-size", "4,8", "hardware.price_per_hour=1.5").code == 0
+    assert vitscale("report", folder).code == 0
+    assert "Cost of a million images" in (folder / "report" / "index.html").read_text()
 
 
 def test_one_series_is_fitted_beside_the_others(vitscale, tmp_path):
@@ -172,6 +177,20 @@ def test_what_was_said_of_a_series_that_is_refused_now_is_taken_away(vitscale, t
     assert ran.code == 0, ran.err
     assert {path.stem for path in (folder / "predictions").iterdir()} == {"a"}
     assert set(read_calibration(folder).series) == {"a"}
+
+
+def test_energy_and_cost_are_told_or_why_not(vitscale, table):
+    words = ("predict", table, "--world-size", "8", "--series", "a")
+    plain = vitscale(*words).out
+    assert "energy/image" in plain
+    assert "at most " in plain
+    assert "n/a      cost/million images, cost/epoch: no price is told" in plain
+    told = json.loads(vitscale(*words, "price_per_hour=2.5", "--json").out)
+    assert told["asked"] == {}
+    assert set(told["points"][0]["cost_per_million_images"]) == QUANTILES
+    assert told["points"][0]["energy_is_bound"] is True
+    assert told["reasons"] == {"cost_per_epoch": "the images of an epoch are not told"}
+    assert "not a number above 0" in vitscale(*words, "price_per_hour=free").error
 
 
 def test_a_suggestion_for_a_table_is_its_row(vitscale, table):
