@@ -75,6 +75,24 @@ def test_ctrl_c_leaves_the_job_running_and_the_same_command_picks_it_up(store, s
     assert [manifest["status"] for manifest in launches(tmp_path).values()] == ["ok"]
 
 
+def test_launches_of_a_world_size_are_an_array_that_is_left_and_picked_up(store, slurm, tmp_path):
+    words = ("world_size=2", "launches=2", "steps=30", "launch.job_array=true")
+    first = by_slurm(store, slurm, tmp_path, *words, inject="sleep rank=0 where=forward seconds=0.1")
+    wait_until(lambda: in_training(tmp_path, "0000-w2"), 90, "two ranks in training")
+    number = submitted(tmp_path)[0].partition("_")[0]
+    first.send_signal(signal.SIGINT)
+    code, err = finish(first, 20)
+    assert code == 75, err
+    assert f"SLURM goes on with job {number}\n" in err
+    assert {job.partition("_")[0] for job in slurm.jobs()} == {number}
+    code, err = finish(by_slurm(store, slurm, tmp_path, *words))
+    assert code == 0, err
+    assert submitted(tmp_path) == [f"{number}_0", f"{number}_1"]
+    ends = [(manifest["round"], manifest["status"]) for manifest in launches(tmp_path).values()]
+    assert ends == [("0000-w2", "ok"), ("0001-w2", "ok")]
+    assert jobs.unfinished(tmp_path) == {}
+
+
 def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelled_by_its_number(store, slurm, tmp_path):
     inject = f"kill rank=1 step=2 once={tmp_path}/mark; hang rank=0 step=3"
     process = by_slurm(store, slurm, tmp_path, "world_size=2", inject=inject)

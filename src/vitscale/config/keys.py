@@ -19,6 +19,7 @@ _STUDY_WIDE = (
     "schema_version", "name", "question", "protocol", "measure.launches", "measure.target_interval", "measure.budget_s",
     "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s", "launch.hostfile",
     "launch.partition", "launch.account", "launch.qos", "launch.constraint", "launch.time_limit", "launch.exclusive",
+    "launch.job_array",
 )  # fmt: skip
 _HIDDEN = {"axes.swept", "deepspeed"}
 

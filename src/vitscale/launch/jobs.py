@@ -1,13 +1,14 @@
 """`jobs.jsonl`: what SLURM was given for the rounds of a results folder. A job is written down before it is waited for.
 
 A line `{"round", "job", "submitted"}` for a job, and one `{"round", "job", "ended"}` with the round's status when its
-end was seen. A job without the second may be at work.
+end was seen. A job without the second may be at work. An element of an array is a job too, `17_2`.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vitscale.errors import ResultsError
@@ -18,10 +19,10 @@ from vitscale.records.writer import append_lines, write_whole
 JOBS = "jobs.jsonl"
 
 
-def note_submitted(results: Path, round_name: str, job: str) -> None:
-    """Write down a job; it is on the disk when this returns."""
+def note_submitted(results: Path, given: Mapping[str, str]) -> None:
+    """Write down jobs by their rounds' names; they are on the disk when this returns."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    _append(results, {"round": round_name, "job": job, "submitted": now})
+    _append(results, *({"round": name, "job": job, "submitted": now} for name, job in given.items()))
 
 
 def note_ended(results: Path, round_name: str, job: str, status: str) -> None:
@@ -47,13 +48,18 @@ def unfinished(results: Path) -> dict[str, str]:
     return found
 
 
+def numbers(jobs: Iterable[str]) -> list[str]:
+    """What `scancel` ends jobs by: of elements of an array its number."""
+    return [*dict.fromkeys(job.partition("_")[0] for job in jobs)]
+
+
 def require_none(results: Path) -> None:
     """Refuse to work in a folder in which jobs may be at work.
 
     Raises:
         ResultsError: there are some.
     """
-    if jobs := unfinished(results).values():
+    if jobs := numbers(unfinished(results).values()):
         named = ", ".join(jobs)
         raise ResultsError(
             f"SLURM was given rounds of `{results}` whose end was not seen: job {named}",
@@ -76,13 +82,13 @@ def end_leftovers(results: Path, launcher: Launcher) -> None:
         processes.end_leftovers(results)
 
 
-def _append(results: Path, document: dict[str, str]) -> None:
+def _append(results: Path, *documents: dict[str, str]) -> None:
     path = results / JOBS
     try:
         whole = path.read_bytes() if path.exists() else b""
         if not whole.endswith(b"\n"):  # new, or an earlier process was ended while it wrote
             write_whole(path, whole[: whole.rfind(b"\n") + 1])
-        append_lines(path, [document])
+        append_lines(path, documents)
     except OSError as error:
         raise ResultsError(f"cannot write `{JOBS}`: {error.strerror}", "free some disk space") from None
 
