@@ -116,9 +116,10 @@ def show_jobs(plan: Plan, where: Where, folder: Path) -> None:
     starter, out = launcher_of(LauncherName.slurm, plan.loaded, where), terminal.console(data=True)
     if not isinstance(starter, Slurm):
         return
-    for round_ in first_rounds(folder, plan.grid.runs, where.machine):
-        out.print(terminal.clean(f"\nrounds/{round_.name}/job.sh:"))
-        sys.stdout.write(starter.script(folder, round_))
+    turns = plan.loaded.study.measure.launches if starter.takes_all else 1
+    for path, text in starter.files(folder, first_rounds(folder, plan.grid.runs, where.machine, turns)):
+        out.print(terminal.clean(f"\n{path}:"))
+        sys.stdout.write(text)
 
 
 def require_sound_records(folder: Path) -> None:

@@ -92,6 +92,24 @@ def test_a_tool_that_is_killed_before_it_hears_a_jobs_number_submits_nothing_twi
     assert [manifest["status"] for manifest in launches(results).values()] == ["ok"]
 
 
+def test_launches_of_a_world_size_are_an_array_that_is_left_and_picked_up(store, slurm, tmp_path):
+    words = ("world_size=2", "launches=2", "steps=30", "launch.job_array=true")
+    first = by_slurm(store, slurm, tmp_path, *words, inject="sleep rank=0 where=forward seconds=0.1")
+    wait_until(lambda: in_training(tmp_path, "0000-w2"), 90, "two ranks in training")
+    number = submitted(tmp_path)[0].partition("_")[0]
+    first.send_signal(signal.SIGINT)
+    code, err = finish(first, 20)
+    assert code == 75, err
+    assert f"SLURM goes on with job {number}\n" in err
+    assert {job.partition("_")[0] for job in slurm.jobs()} == {number}
+    code, err = finish(by_slurm(store, slurm, tmp_path, *words))
+    assert code == 0, err
+    assert submitted(tmp_path) == [f"{number}_0", f"{number}_1"]
+    ends = [(manifest["round"], manifest["status"]) for manifest in launches(tmp_path).values()]
+    assert ends == [("0000-w2", "ok"), ("0001-w2", "ok")]
+    assert jobs.unfinished(tmp_path) == {}
+
+
 def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelled_by_its_number(store, slurm, tmp_path):
     inject = f"kill rank=1 step=2 once={tmp_path}/mark; hang rank=0 step=3"
     process = by_slurm(store, slurm, tmp_path, "world_size=2", inject=inject)
@@ -112,7 +130,18 @@ def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelle
 def test_training_that_is_asked_to_stop_writes_a_checkpoint_and_is_an_interruption(store, slurm, tmp_path):
     """What SLURM does `launch.grace_s` before a time limit, done by hand: limits are whole minutes."""
     words = over_tiny(("world_size=2", "engine=ddp", "train.max_steps=20000", "train.checkpoint_epochs=4000"))
-    command = [sys.executable, "-m", "vitscale", "train", "quick", *words, "--launcher", "slurm", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "vitscale",
+        "train",
+        "quick",
+        *words,
+        "--launcher",
+        "slurm",
+        "--out",
+        str(tmp_path),
+    ]
     environ = {**os.environ, "VITSCALE_DATA": str(store), **slurm.environ}
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(tmp_path.glob("runs/*/launch0/eval.jsonl")), 90, "the first evaluation")

@@ -16,6 +16,7 @@ from vitscale.analysis.devices import DeviceUse, Reading
 from vitscale.analysis.interval import Frozen
 from vitscale.analysis.interval import Interval as Interval
 from vitscale.analysis.predicted import Predicted
+from vitscale.analysis.start_up import StartUp
 from vitscale.cost.fit import Largest
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.evaluations import Scored
@@ -153,6 +154,8 @@ class RunResult(Frozen):
     overhead_share: float | None = None
     """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
     where it was not timed."""
+    start_up: StartUp | None = None
+    """Of a launch, before its first step; null where no launch tells all of it."""
     dealt: Dealt | None = None
     """Each rank's share, rate and waiting: of a run with unequal shares, of its even twin and of unlike devices."""
     waterfall: Waterfall | None = None

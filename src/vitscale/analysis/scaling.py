@@ -14,6 +14,7 @@ from vitscale.analysis.missing import missing
 from vitscale.analysis.mixed import with_dealt
 from vitscale.analysis.result import Interval, RunResult
 from vitscale.analysis.split import overlapped, shares
+from vitscale.analysis.start_up import start_ups
 from vitscale.analysis.utilisation import utilisation
 from vitscale.analysis.waterfall import with_waterfalls
 from vitscale.records.schema import Parity
@@ -30,8 +31,12 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     baselines = {name: run for name, run in chosen.items() if run is not None}
     target, price = learning.target_of(study.results.resolved), price_per_s(study.results.resolved)
     derived = memory.derived(study.results.plan)
+    begun = start_ups(one.manifest for one in study.results.launches if one.manifest is not None)
     results = tuple(
-        _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
+        _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})).model_copy(
+            update={"start_up": begun.get(run.run_id)}
+        )
+        for run in study.runs
     )
     named_ids = {name: run.run_id for name, run in baselines.items()}
     return with_dealt(with_waterfalls(results, named_ids), study), named_ids

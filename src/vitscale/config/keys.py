@@ -20,6 +20,7 @@ _STUDY_WIDE = (
     "measure.baseline", "hardware.", "launch.start_timeout_s", "launch.step_timeout_s", "launch.grace_s",
     "launch.hostfile",
     "launch.partition", "launch.account", "launch.qos", "launch.constraint", "launch.time_limit", "launch.exclusive",
+    "launch.job_array",
 )  # fmt: skip
 _HIDDEN = {"axes.swept", "deepspeed"}
 

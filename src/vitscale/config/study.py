@@ -277,7 +277,7 @@ class LaunchSection(Section):
     a line. `hosts` needs it; off, `mpi` starts them on this machine. Not read by others."""
     partition: SlurmName | None = None
     """Partition, or several with commas, that the launcher `slurm` asks for. Off: SLURM's default. This key and the
-    next five are not read by others."""
+    next six are not read by others."""
     account: SlurmName | None = None
     """Account that pays. Off: the user's own."""
     qos: SlurmName | None = None
@@ -288,6 +288,10 @@ class LaunchSection(Section):
     """Time limit of a job, as SLURM writes it: `30` minutes, `1:30:00`, `2-12`. Off: the partition's."""
     exclusive: bool = True
     """Whether a job gets its nodes whole. Others on the same node would disturb what is measured."""
+    job_array: bool = False
+    """Whether all launches of a world size are handed over at once, as elements of one job array that start one after
+    the other. Off, the next launches are handed over when those before them are through, so that world sizes take
+    turns."""
     link: Rate | None = None
     """What the launcher `lab` shapes the link of each of its hosts to, in either direction: bits per second as `tc`
     writes them, `100mbit`, `2.5gbit`. Off: as fast as this machine moves packets. Not read by others."""

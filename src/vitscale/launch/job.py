@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vitscale.launch.outcome import RoundEnd
 from vitscale.launch.processes import Ranks
-from vitscale.launch.sbatch import STATUS
-from vitscale.launch.scheduler import Scheduler, State
+from vitscale.launch.sbatch import LOG, STATUS
+from vitscale.launch.scheduler import FORGOTTEN, Scheduler, State
 
 _POLL_S = 0.2
 _ASK_S = 15.0
@@ -69,7 +69,12 @@ class RanksOfJob(Ranks):
 
     def outcome(self) -> RoundEnd | None:
         """How the job ended, where that was not its ranks' doing."""
-        return ended_by_slurm(self._job, self._state, _errors(self._folder)) if self._state else None
+        if self._state is None:
+            return None
+        if self._state.name == FORGOTTEN and not (self._folder / LOG).exists():
+            # An array's element that is cancelled while it waits leaves nothing in the queue.
+            return RoundEnd("killed", f"job {self._job} left the queue before it began", again=False)
+        return ended_by_slurm(self._job, self._state, _errors(self._folder))
 
     def killed(self) -> str | None:
         """Which rank was ended by a signal, as `srun` tells."""

@@ -2,7 +2,8 @@
 
 A line `{"round", "submitting"}` with the word that the job will be known by, before SLURM is asked to take it; then
 `{"round", "job", "submitted"}`, and `{"round", "job", "ended"}` with the round's status when its end was seen. A job
-without the last may be at work; without the second, SLURM knows whether there is one.
+without the last may be at work; without the second, SLURM knows whether there is one. An element of an array is a job
+too, `17_2`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import datetime
 import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vitscale.errors import ResultsError
@@ -30,10 +31,10 @@ def note_submitting(results: Path, round_names: Iterable[str]) -> str:
     return word
 
 
-def note_submitted(results: Path, round_name: str, job: str) -> None:
-    """Write down a job; it is on the disk when this returns."""
+def note_submitted(results: Path, given: Mapping[str, str]) -> None:
+    """Write down jobs by their rounds' names; they are on the disk when this returns."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    _append(results, {"round": round_name, "job": job, "submitted": now})
+    _append(results, *({"round": name, "job": job, "submitted": now} for name, job in given.items()))
 
 
 def note_ended(results: Path, round_name: str, job: str, status: str) -> None:
@@ -78,6 +79,11 @@ def _open(results: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+def numbers(jobs: Iterable[str]) -> list[str]:
+    """What `scancel` ends jobs by: of elements of an array its number."""
+    return [*dict.fromkeys(job.partition("_")[0] for job in jobs)]
+
+
 def require_none(results: Path) -> None:
     """Refuse to work in a folder in which jobs may be at work.
 
@@ -90,7 +96,7 @@ def require_none(results: Path) -> None:
             f"SLURM was given rounds of `{results}`, and its answer was not heard: {named}",
             "`--launcher slurm`, outside of a job, asks it which it took",
         )
-    if jobs := unfinished(results).values():
+    if jobs := numbers(unfinished(results).values()):
         named = ", ".join(jobs)
         raise ResultsError(
             f"SLURM was given rounds of `{results}` whose end was not seen: job {named}",
@@ -113,13 +119,13 @@ def end_leftovers(results: Path, launcher: Launcher) -> None:
         processes.end_leftovers(results)
 
 
-def _append(results: Path, document: dict[str, str]) -> None:
+def _append(results: Path, *documents: dict[str, str]) -> None:
     path = results / JOBS
     try:
         whole = path.read_bytes() if path.exists() else b""
         if not whole.endswith(b"\n"):  # new, or an earlier process was ended while it wrote
             write_whole(path, whole[: whole.rfind(b"\n") + 1])
-        append_lines(path, [document])
+        append_lines(path, documents)
     except OSError as error:
         raise ResultsError(f"cannot write `{JOBS}`: {error.strerror}", "free some disk space") from None
 

@@ -40,8 +40,14 @@ class Queue(Launcher, Protocol):
     `run` raises `LeftRunning` when this process is asked to stop. Examinations do not go on.
     """
 
+    takes_all: bool
+    """Whether the rounds of all launches are handed over together, not only one of each run."""
+
     def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
-        """Hand over rounds that `run` will be asked for, as many as are taken; what became of them, in words."""
+        """Hand over those of the rounds that are not yet, as many as are taken; what became of them, in words."""
+
+    def withdraw(self, results: Path, round_: Round) -> None:
+        """End what goes on for a round that nobody will ask `run` for."""
 
     def left(self, results: Path) -> list[Round]:
         """Rounds that an earlier process handed over and did not see end, but for examinations: those are ended."""

@@ -1,5 +1,7 @@
 """The file that `sbatch` is given for a round: what the job asks for, what its ranks are told, and `srun`.
 
+Rounds that ask for the same can be given as one array: its file asks, and its elements run the files of the rounds.
+
 Nothing in it is the user's own shell text: values of `#SBATCH` lines are of a small set of characters, words and
 variables are quoted. The home folder is written as `$HOME`, since results are shared.
 """
@@ -18,7 +20,7 @@ from vitscale.errors import UsageError
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.records.round import DETACHED, Round
 
-SCRIPT, STATUS = "job.sh", "status"
+SCRIPT, ARRAY, LOG, STATUS = "job.sh", "array.sh", "stdout.log", "status"
 _VALUE = re.compile(r"[A-Za-z0-9_.,:@&|+=/-]+")
 
 
@@ -27,7 +29,31 @@ def script(results: Path, round_: Round, limits: LaunchSection, variables: Mappi
     folder = results / "rounds" / round_.name
     environ = {**variables, DETACHED: "1", **of_the_round(folder, round_, LOOPBACK if round_.nodes == 1 else None)}
     words = [*srun(round_), "--input=none", *worker(round_)]
-    return rendered(_asked(results, round_, limits), environ, words, f"rounds/{round_.name}")
+    asked = {"job-name": _named(results, round_.name), **resources(round_, limits)}
+    return rendered(asked, environ, words, f"rounds/{round_.name}")
+
+
+def array(results: Path, rounds: Sequence[Round], limits: LaunchSection) -> str:
+    """The file for rounds that ask for the same resources; an element of the array begins when the one before ended."""
+    first = rounds[0]
+    asked = {"job-name": _named(results, f"w{first.world_size}"), **resources(first, limits)}
+    scripts = [f"    {shlex.quote(f'rounds/{round_.name}/{SCRIPT}')}" for round_ in rounds]
+    lines = [
+        "#!/bin/bash",
+        *_options(asked),
+        f"#SBATCH --array=0-{len(rounds) - 1}%1",
+        "",
+        "scripts=(",
+        *scripts,
+        ")",
+        'exec /bin/bash "${scripts[SLURM_ARRAY_TASK_ID]}"',
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _named(results: Path, name: str) -> str:
+    return f"{slug(results.resolve().name, 40)}-{name}"
 
 
 def srun(round_: Round) -> list[str]:
@@ -47,10 +73,12 @@ def srun(round_: Round) -> list[str]:
     ]
 
 
-def _asked(results: Path, round_: Round, limits: LaunchSection) -> dict[str, str | None]:
-    """Options of the job; None is a word without a value. Logs are the script's: SLURM expands `%` in paths."""
+def resources(round_: Round, limits: LaunchSection) -> dict[str, str | None]:
+    """Options of a round's job, but for its name; None is a word without a value.
+
+    Logs are the script's: SLURM expands `%` in paths.
+    """
     asked: dict[str, str | None] = {
-        "job-name": f"{slug(results.resolve().name, 40)}-{round_.name}",
         "nodes": str(round_.nodes),
         "ntasks-per-node": str(round_.ranks_per_node),
     }
@@ -97,15 +125,16 @@ def rendered(
         UsageError: a value that SLURM or a shell could take for more than a value.
     """
     home = Path.home() if home is None else home
-    options = [
-        f"#SBATCH --{name}" + ("" if value is None else f"={_plain(name, value)}") for name, value in asked.items()
-    ]
     exports = [f"export {_plain('a variable', name)}={quoted(value, home)}" for name, value in environ.items()]
     command = " \\\n    ".join(quoted(word, home) for word in words)
-    logs = f"exec >>{quoted(f'{folder}/stdout.log', home)} 2>>{quoted(f'{folder}/stderr.log', home)}"
+    logs = f"exec >>{quoted(f'{folder}/{LOG}', home)} 2>>{quoted(f'{folder}/stderr.log', home)}"
     status = f"echo $? >{quoted(f'{folder}/{STATUS}', home)}"
-    lines = ["#!/bin/bash", *options, "", "umask 077", logs, *exports, "", command, status, ""]
+    lines = ["#!/bin/bash", *_options(asked), "", "umask 077", logs, *exports, "", command, status, ""]
     return "\n".join(lines)
+
+
+def _options(asked: Mapping[str, str | None]) -> list[str]:
+    return [f"#SBATCH --{name}" + ("" if value is None else f"={_plain(name, value)}") for name, value in asked.items()]
 
 
 def _plain(name: str, value: str) -> str:

@@ -32,7 +32,7 @@ _NEVER = {
     "PartitionNodeLimit", "PartitionTimeLimit", "QOSNotAllowed",
 }  # fmt: skip
 """Reasons to wait that no time takes away."""
-_FORGOTTEN = "FORGOTTEN"
+FORGOTTEN = "FORGOTTEN"
 _ITS_OUTPUT = ("SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_")
 """Variables by which users change what the commands print."""
 
@@ -50,7 +50,7 @@ class State(NamedTuple):
     @property
     def over(self) -> bool:
         """Whether it will not change any more."""
-        return self.name in _OVER or self.name == _FORGOTTEN
+        return self.name in _OVER or self.name == FORGOTTEN
 
     @property
     def waiting(self) -> bool:
@@ -130,11 +130,11 @@ class Scheduler:
     def _accounted(self, job: str) -> State:
         """How a job is that has left the queue: many clusters keep accounts, and some do not."""
         if shutil.which("sacct") is None:
-            return State(_FORGOTTEN)
+            return State(FORGOTTEN)
         words = ["--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=State,NodeList"]
         done = _call(["sacct", *words], self._environ)
         match = re.match(r"([A-Z_]+)[^|\n]*\|([^|\n]*)", done.stdout)
-        return State(match[1], match[2]) if done.returncode == 0 and match else State(_FORGOTTEN)
+        return State(match[1], match[2]) if done.returncode == 0 and match else State(FORGOTTEN)
 
     def step(self, job: str, name: str) -> str | None:
         """Number of a job's step by its name, `17.3`."""

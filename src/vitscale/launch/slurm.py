@@ -1,4 +1,4 @@
-"""Ranks started by SLURM: a job for each round, or steps of the allocation that this process runs in.
+"""Ranks started by SLURM: a job or an array's element for each round, or steps of the job that this process runs in.
 
 A job goes on without this process. What a round came to is read from its records and from SLURM's state of the job,
 never from an exit status alone.
@@ -21,7 +21,7 @@ from vitscale.launch.job import RanksOfJob, RanksOfStep
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command
-from vitscale.launch.sbatch import SCRIPT, script, srun
+from vitscale.launch.sbatch import ARRAY, SCRIPT, array, resources, script, srun
 from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm
 from vitscale.records.round import ROUND, Beat, Round, read_heartbeat
 from vitscale.records.writer import write_whole
@@ -44,18 +44,41 @@ class Slurm:
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs, self._scheduler = inputs, Scheduler(inputs.environ)
+        self.takes_all = inputs.limits.job_array
 
-    def script(self, results: Path, round_: Round) -> str:
-        """The file that `sbatch` is given for a round."""
-        return script(results, round_, self._inputs.limits, self._inputs.variables())
+    def files(self, results: Path, rounds: Sequence[Round]) -> Iterator[tuple[str, str]]:
+        """Path and text of what SLURM is given for rounds; of an array's elements, which are alike, the first's."""
+        for alike in self._alike(rounds):
+            first = alike[0]
+            if len(alike) > 1:
+                yield f"rounds/{first.name}/{ARRAY}", array(results, alike, self._inputs.limits)
+            yield f"rounds/{first.name}/{SCRIPT}", self._script(results, first)
 
     def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
-        """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes."""
-        taken = []
+        """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes.
+
+        Where it takes no array, the first round of it is a job, and the others follow.
+        """
+        known = jobs.unfinished(results)
+        taken: dict[str, str] = {}
         with _leaving(results), contextlib.suppress(SetupError):
-            for round_ in rounds:
-                taken.append(f"{round_.name} is job {self._submit(results, round_)}")  # noqa: PERF401 (some are kept)
-        return f"SLURM: {', '.join(taken)}" if taken else None
+            for alike in self._alike([round_ for round_ in rounds if round_.name not in known]):
+                if len(alike) > 1:
+                    with contextlib.suppress(SetupError):
+                        taken |= self._submit(results, alike)
+                        continue
+                taken |= self._submit(results, alike[:1])
+        told = ", ".join(f"{name} is job {job}" for name, job in taken.items())
+        return f"SLURM: {told}" if told else None
+
+    def _alike(self, rounds: Sequence[Round]) -> list[list[Round]]:
+        """Rounds that are handed over together: with arrays, those that ask for the same."""
+        if not self.takes_all:
+            return [[round_] for round_ in rounds]
+        groups: dict[tuple[tuple[str, str | None], ...], list[Round]] = {}
+        for round_ in rounds:
+            groups.setdefault(tuple(resources(round_, self._inputs.limits).items()), []).append(round_)
+        return [*groups.values()]
 
     def left(self, results: Path) -> list[Round]:
         """Rounds whose jobs were submitted by an earlier process; an examination's is ended, as nobody asks for it.
@@ -67,7 +90,7 @@ class Slurm:
         rounds = [Round.read(results / "rounds" / name / ROUND) for name in jobs.unfinished(results)]
         for round_ in rounds:
             if round_.examine:
-                self._end(results, round_)
+                self.withdraw(results, round_)
         return [round_ for round_ in rounds if not round_.examine]
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
@@ -78,7 +101,7 @@ class Slurm:
             LeftRunning: this process was asked to stop, and jobs go on. An examination's is ended with it.
         """
         with self._ending(results, round_) if round_.examine else _leaving(results):
-            job = jobs.unfinished(results).get(round_.name) or self._submit(results, round_)
+            job = jobs.unfinished(results).get(round_.name) or self._submit(results, [round_])[round_.name]
             folder = results / "rounds" / round_.name
             ranks = RanksOfJob(self._scheduler, job, folder)
             _await_start(ranks, folder, round_, watch)
@@ -94,40 +117,49 @@ class Slurm:
         try:
             yield
         except (KeyboardInterrupt, Interrupted):
-            self._end(results, round_)
+            self.withdraw(results, round_)
             raise
 
-    def _end(self, results: Path, round_: Round) -> None:
+    def withdraw(self, results: Path, round_: Round) -> None:
         """End the job of a round, if it has one that is not known to have ended."""
-        if job := jobs.unfinished(results).get(round_.name):
-            folder = results / "rounds" / round_.name
-            RanksOfJob(self._scheduler, job, folder).end()
-            scrub(folder)
-            jobs.note_ended(results, round_.name, job, "killed")
+        with _leaving(results):
+            if job := jobs.unfinished(results).get(round_.name):
+                folder = results / "rounds" / round_.name
+                RanksOfJob(self._scheduler, job, folder).end()
+                scrub(folder)
+                jobs.note_ended(results, round_.name, job, "killed")
 
     def _look_up(self, results: Path) -> None:
         """Write down the jobs that SLURM took and whose numbers nobody heard: a process was killed, or it was slow."""
         for word, names in jobs.unanswered(results).items():
             found = dict(zip(names, self._scheduler.found(word), strict=False))
+            jobs.note_submitted(results, found)
             for name in names:
-                if name in found:
-                    jobs.note_submitted(results, name, found[name])
-                else:
+                if name not in found:
                     jobs.note_not_taken(results, name)
 
-    def _submit(self, results: Path, round_: Round) -> str:
+    def _script(self, results: Path, round_: Round) -> str:
+        return script(results, round_, self._inputs.limits, self._inputs.variables())
+
+    def _submit(self, results: Path, alike: Sequence[Round]) -> dict[str, str]:
+        """Hand over one round, or several as an array; each one's job."""
         self._look_up(results)
-        if job := jobs.unfinished(results).get(round_.name):
-            return job
-        round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which is not theirs
-        path = write_round(results, round_) / SCRIPT
-        write_whole(path, self.script(results, round_).encode())
-        path.chmod(0o600)
+        known = jobs.unfinished(results)
+        if alike[0].name in known:
+            return {round_.name: known[round_.name] for round_ in alike if round_.name in known}
+        for round_ in alike:
+            unbound = round_.model_copy(update={"cores": ()})  # cores are this machine's, which is not theirs
+            folder = write_round(results, unbound)
+            _write(folder / SCRIPT, self._script(results, round_))
+        path = results / "rounds" / alike[0].name / (ARRAY if len(alike) > 1 else SCRIPT)
+        if len(alike) > 1:
+            _write(path, array(results, alike, self._inputs.limits))
         with _undisturbed():
-            word = jobs.note_submitting(results, [round_.name])
+            word = jobs.note_submitting(results, [round_.name for round_ in alike])
             job = self._scheduler.submit(str(path.relative_to(results)), results, self._environ(), word)
-            jobs.note_submitted(results, round_.name, job)
-        return job
+            given = {round_.name: f"{job}_{number}" if len(alike) > 1 else job for number, round_ in enumerate(alike)}
+            jobs.note_submitted(results, given)
+        return given
 
     def _environ(self) -> dict[str, str]:
         """Environment of `sbatch`, and with what is exported in the file that of the job."""
@@ -137,6 +169,11 @@ class Slurm:
         ours |= {name for name, key in _DEFAULTS.items() if getattr(limits, key) is not None}
         kept = {name: value for name, value in kept.items() if name not in {*ours, "TMPDIR"}}
         return kept | {"HOME": str(Path.home())}  # which the file goes through
+
+
+def _write(path: Path, text: str) -> None:
+    write_whole(path, text.encode())
+    path.chmod(0o600)
 
 
 @contextlib.contextmanager
@@ -163,7 +200,7 @@ def _leaving(results: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted):
-        left = jobs.unfinished(results).values()
+        left = jobs.numbers(jobs.unfinished(results).values())
         if not left:
             raise
         raise LeftRunning(

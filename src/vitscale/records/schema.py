@@ -227,12 +227,6 @@ class Times(Frozen):
     checkpoint_s: float | None = None
     """All checkpoints: how long training stood still for them."""
 
-    @property
-    def start_up_s(self) -> float | None:
-        """From the start of the processes to the first step; None for a run that was not first in its round."""
-        parts = (self.process_start_s, self.timing_s, self.setup_s, self.data_s)
-        return None if None in parts else sum(part for part in parts if part is not None)
-
 
 class Parity(Frozen):
     """How far a few fp32 steps of the engine are from the same steps of plain torch, before anything was timed."""

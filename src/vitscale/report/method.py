@@ -10,7 +10,8 @@ from typing import Any
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.records.schema import Manifest, Times
+from vitscale.analysis.start_up import StartUp
+from vitscale.records.schema import Manifest
 from vitscale.report.rows import label
 from vitscale.report.untold import clocks, methods, untold
 from vitscale.statistics import BOOTSTRAP_FROM
@@ -98,29 +99,31 @@ def _window(result: StudyResult) -> str:
 
 
 _START_UP = {
-    "libraries": lambda times: times.import_s,
-    "process group": lambda times: times.process_start_s - times.import_s,
-    "links and devices timed": lambda times: times.timing_s,
-    "model and engine": lambda times: times.setup_s,
-    "images": lambda times: times.data_s,
+    "import_s": "libraries",
+    "group_s": "process group",
+    "timing_s": "links and devices timed",
+    "setup_s": "model and engine",
+    "data_s": "images",
 }
-"""Part -> its seconds."""
 
 
 def _start_up(result: StudyResult) -> str:
-    """Of the first launch of each round, by world size."""
-    starts: dict[int, list[Times]] = {}
-    for one in result.manifests:
-        if one.times.start_up_s is not None and one.times.import_s is not None:
-            starts.setdefault(one.layout.world_size, []).append(one.times)
+    """By world size, median over its runs."""
+    found: dict[int, list[StartUp]] = {}
+    for run in result.analysis.runs:
+        if run.start_up is not None:
+            found.setdefault(run.world_size, []).append(run.start_up)
+
+    def shown(of_runs: list[StartUp], name: str) -> str:
+        return seconds(median(getattr(one, name) for one in of_runs))
+
     told = []
-    for ranks, times in sorted(starts.items()):
-        parts = [f"{words} {seconds(median(map(part, times)))}" for words, part in _START_UP.items()]
-        whole = median(one.start_up_s or 0.0 for one in times)
-        told.append(f"{text.count(ranks, 'rank')} {seconds(whole)} ({', '.join(parts)})")
+    for ranks, of_runs in sorted(found.items()):
+        parts = ", ".join(f"{words} {shown(of_runs, name)}" for name, words in _START_UP.items())
+        told.append(f"{text.count(ranks, 'rank')} {shown(of_runs, 'total_s')} ({parts})")
     if not told:
         return ""
-    return f"{'; '.join(told)}: from the start of the processes to the first step, median of the rounds; in no step."
+    return f"{'; '.join(told)}: from the start of the processes to the first step, medians; in no step."
 
 
 def _overhead(result: StudyResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from vitscale.records.round import Entry, Round
 from vitscale.records.schema import FINAL, Status
 from vitscale.records.writer import MANIFEST
 from vitscale.study.follow import Follow, Observer, images_per_s, launch_step_s
-from vitscale.study.rounds import bury, by_process_start, close_launch, make_round, next_entry, next_round
+from vitscale.study.rounds import bury, close_launch, in_turn, make_round, next_entry, next_round
 
 
 class Outcome(NamedTuple):
@@ -83,6 +83,9 @@ class _Execution:
         self.machine, self.launcher, self.observer = machine, launcher, observer
         self.failures: Counter[str] = Counter()
         self.limited: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.ahead: list[Round] = []
+        """Rounds that are handed over and not served yet."""
         self.began = time.monotonic()
         self.rounds = next_round(folder)
         self._read()
@@ -95,27 +98,44 @@ class _Execution:
     def run(self, left: Sequence[Round]) -> Outcome:
         done = sum(min(self._ok(run), self.measure.launches) for run in self.runs)
         self.observer.started(self.measure.launches * len(self.runs), done)
-        for round_ in left:
-            self._serve(round_)
+        self.ahead = [*left]
+        if isinstance(self.launcher, Queue):
+            self._serve_ahead(self.launcher)
         self.failures.clear()  # those were an earlier command's
         self.limited.clear()
-        for turn in itertools.count():
-            wanting = [run for run in self.runs if self._wanting(run)]
-            if not wanting:
-                break
-            # Drift (heat, neighbours) must not read as scaling: the order of world sizes alternates.
-            groups = by_process_start(wanting)
-            ordered = groups if turn % 2 == 0 else groups[::-1]
-            rotated = [group[turn % len(group) :] + group[: turn % len(group)] for group in ordered]
-            rounds: Iterable[Round] = map(self._round, rotated)
+        self.cancelled.clear()
+        turns = itertools.count()
+        while wanting := [run for run in self.runs if self._wanting(run)]:
             if isinstance(self.launcher, Queue):
-                rounds = list(rounds)
-                if told := self.launcher.submit(self.folder, rounds):
-                    self.observer.message(told)
-            for round_ in rounds:
-                self._serve(round_)
+                self._plan_ahead(wanting, turns, all_launches=self.launcher.takes_all)
+                self._serve_ahead(self.launcher)
+            else:
+                for group in in_turn(wanting, next(turns)):
+                    self._serve(self._round(group))
         missing = tuple(run.run_id for run in self.runs if not self._settled(run))
         return Outcome(missing, tuple(run_id for run_id in missing if run_id in self.limited))
+
+    def _plan_ahead(self, wanting: list[RunSpec], turns: Iterator[int], *, all_launches: bool) -> None:
+        """The rounds of the next turn, or of all until each run has the launches that are asked for."""
+        for number in itertools.count(1):
+            for group in in_turn(wanting, next(turns)):
+                self.ahead.append(self._round(group))
+            wanting = [run for run in wanting if self._ok(run) + number < self.measure.launches]
+            if not wanting or not all_launches:
+                break
+
+    def _serve_ahead(self, queue: Queue) -> None:
+        by_id = {run.run_id: run for run in self.runs}
+        while self.ahead:
+            if told := queue.submit(self.folder, self.ahead):
+                self.observer.message(told)
+            round_ = self.ahead.pop(0)
+            runs = [by_id.get(entry.run_id) for entry in round_.entries]
+            if all(run and self._given_up(run) for run in runs):
+                queue.withdraw(self.folder, round_)
+                self._close_begun(round_, RoundEnd("killed", "not needed: an earlier launch of the run was final"))
+            else:
+                self._serve(round_)
 
     def _ok(self, run: RunSpec) -> int:
         return sum(launch.ok for launch in self.launches[run.run_id])
@@ -132,8 +152,11 @@ class _Execution:
     def _settled(self, run: RunSpec) -> bool:
         return self._ended(run) or self._ok(run) >= self.measure.launches
 
+    def _given_up(self, run: RunSpec) -> bool:
+        return self.failures[run.run_id] >= ATTEMPTS or self._ended(run)
+
     def _wanting(self, run: RunSpec) -> bool:
-        if self.failures[run.run_id] >= ATTEMPTS or self._ended(run):
+        if self._given_up(run) or run.run_id in self.cancelled:
             return False
         return not self._settled(run) or self._too_wide(run)
 
@@ -153,7 +176,10 @@ class _Execution:
 
     def _round(self, group: Sequence[RunSpec]) -> Round:
         """The next process start, with a launch of each run."""
-        entries = [next_entry(self.folder, run, parity=self._unproven(run)) for run in group]
+        given = {entry.run_id: entry.launch for round_ in self.ahead for entry in round_.entries}
+        entries = [
+            next_entry(self.folder, run, parity=self._unproven(run), after=given.get(run.run_id, -1)) for run in group
+        ]
         self.rounds += 1
         return make_round(self.rounds - 1, group[0], entries, self.machine)
 
@@ -170,7 +196,7 @@ class _Execution:
             end = end if end.status != "ok" else RoundEnd("failed", "left no record")
             status = self._close(round_, unfinished[0], end)
             if not end.again:
-                self.failures.update({entry.run_id: ATTEMPTS for entry in unfinished})
+                self.cancelled.update(entry.run_id for entry in unfinished)
                 break
             again = unfinished[1:]
             victim = unfinished[0]
@@ -194,15 +220,19 @@ class _Execution:
         except LeftRunning:
             raise
         except (KeyboardInterrupt, Interrupted):
-            for entry in round_.entries:
-                if not (self.folder / entry.folder / MANIFEST).exists():
-                    if (self.folder / entry.folder).exists():
-                        self._close(round_, entry, RoundEnd("killed", "interrupted"))
-                    break
+            self._close_begun(round_, RoundEnd("killed", "interrupted"))
             raise Interrupted("interrupted", "the same command goes on with what is missing") from None
         finally:
             follow.finish()
             self._read()
+
+    def _close_begun(self, round_: Round, end: RoundEnd) -> None:
+        """Close the launch that its ranks were at."""
+        for entry in round_.entries:
+            if not (self.folder / entry.folder / MANIFEST).exists():
+                if (self.folder / entry.folder).exists():
+                    self._close(round_, entry, end)
+                break
 
     def _close(self, round_: Round, entry: Entry, end: RoundEnd) -> Status:
         manifest = close_launch(self.folder, entry, round_.name, end)

@@ -20,9 +20,11 @@ from vitscale.records.schema import SCHEMA_VERSION, Layout, Manifest
 from vitscale.records.writer import RUN, SETTLED, make_folder, write_json, write_manifest
 
 
-def next_entry(folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None, *, parity: bool = False) -> Entry:
-    """The next launch of a run."""
-    launch = _next_number(folder / "runs" / run.run_id, r"launch(\d+)")
+def next_entry(
+    folder: Path, run: RunSpec, checkpoints: Checkpointing | None = None, *, parity: bool = False, after: int = -1
+) -> Entry:
+    """The next launch of a run; `after` is the last number that is given away and may have no folder yet."""
+    launch = max(_next_number(folder / "runs" / run.run_id, r"launch(\d+)"), after + 1)
     name = f"runs/{run.run_id}/launch{launch}"
     spec = run.model_dump(mode="json")
     return Entry(folder=name, run_id=run.run_id, launch=launch, spec=spec, checkpoints=checkpoints, parity=parity)
@@ -52,11 +54,22 @@ def by_process_start(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     return [list(group) for _, group in itertools.groupby(sorted(runs, key=key), key)]
 
 
-def first_rounds(folder: Path, runs: Sequence[RunSpec], machine: Machine) -> list[Round]:
-    """The next launch of each run, as they would be served."""
-    groups = enumerate(by_process_start(runs), next_round(folder))
+def in_turn(runs: Sequence[RunSpec], turn: int) -> list[list[RunSpec]]:
+    """The process starts of a turn, in which each run has one launch.
+
+    Drift (heat, neighbours) must not read as scaling: the order of world sizes alternates.
+    """
+    groups = by_process_start(runs)
+    ordered = groups if turn % 2 == 0 else groups[::-1]
+    return [group[turn % len(group) :] + group[: turn % len(group)] for group in ordered]
+
+
+def first_rounds(folder: Path, runs: Sequence[RunSpec], machine: Machine, turns: int = 1) -> list[Round]:
+    """The next launches of each run, as they would be served."""
+    groups = [group for turn in range(turns) for group in in_turn(runs, turn)]
     return [
-        make_round(number, group[0], [next_entry(folder, run) for run in group], machine) for number, group in groups
+        make_round(number, group[0], [next_entry(folder, run) for run in group], machine)
+        for number, group in enumerate(groups, next_round(folder))
     ]
 
 

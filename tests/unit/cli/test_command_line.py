@@ -180,6 +180,9 @@ def test_jobs_of_slurm_are_planned_for_its_nodes_and_shown(vitscale, monkeypatch
     assert "#SBATCH --nodes=1\n#SBATCH --ntasks-per-node=1\n" in first
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=2\n" in second
     assert ran.out.count("#SBATCH --account=vision\n") == 2
+    arrays = vitscale(*words, "world_size=1,4", "launch.job_array=true", "measure.launches=3").out
+    assert "    rounds/0001-w4/job.sh\n    rounds/0002-w4/job.sh\n    rounds/0005-w4/job.sh\n)\n" in arrays
+    assert (arrays.count("#SBATCH --array=0-2%1\n"), arrays.count("job.sh:\n")) == (2, 2)
     assert not (tmp_path / "work" / "results").exists()
     ran = vitscale(*words, "world_size=8")
     assert ran.code == 2

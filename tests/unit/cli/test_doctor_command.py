@@ -30,7 +30,7 @@ def unreachable(monkeypatch):
 def test_jobs_at_work_keep_it_out_of_the_studys_folder(vitscale, unreachable, tmp_path):
     folder = tmp_path / "work/results/quick"
     (folder / "runs").mkdir(parents=True)
-    jobs.note_submitted(folder, "0000-w1", "17")
+    jobs.note_submitted(folder, {"0000-w1": "17"})
     ran = vitscale("doctor", "quick", "world_size=1")
     assert ran.code == 10
     assert "job 17" in ran.error

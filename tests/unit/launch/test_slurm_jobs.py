@@ -78,8 +78,9 @@ def round_of(number=0, world_size=2):
 
 @pytest.fixture
 def launcher(tmp_path):
-    def make(*states, **more):
-        made = Slurm(Inputs(tmp_path / "data", limits=LaunchSection(step_timeout_s=5), environ={"PATH": "/bin"}))
+    def make(*states, job_array=False, **more):
+        limits = LaunchSection(step_timeout_s=5, job_array=job_array)
+        made = Slurm(Inputs(tmp_path / "data", limits=limits, environ={"PATH": "/bin"}))
         made._scheduler = FakeScheduler(*states, **more)
         return made
 
@@ -154,7 +155,7 @@ def examination(number=0):
 
 
 def test_an_examination_that_is_stopped_ends_its_job_and_leaves_those_of_the_study(launcher, tmp_path):
-    jobs.note_submitted(tmp_path, "0007-w2", "3")
+    jobs.note_submitted(tmp_path, {"0007-w2": "3"})
     one = launcher("RUNNING", KeyboardInterrupt(), "RUNNING")
     with pytest.raises(KeyboardInterrupt):
         one.run(tmp_path, examination(), lambda beat: None)
@@ -182,7 +183,7 @@ def test_an_interruption_names_jobs_where_there_are_some(launcher, tmp_path):
     one._submit = stopped
     with pytest.raises(KeyboardInterrupt):
         one.run(tmp_path, round_of(), lambda beat: None)
-    jobs.note_submitted(tmp_path, "0001-w1", "17")
+    jobs.note_submitted(tmp_path, {"0001-w1": "17"})
     for stopped_at in (
         lambda: one.run(tmp_path, round_of(), lambda beat: None),
         lambda: one.submit(tmp_path, [round_of()]),
@@ -198,6 +199,55 @@ def test_what_slurm_refuses_ahead_is_told_when_its_turn_comes(launcher, tmp_path
     with pytest.raises(SetupError, match="refused a job"):
         one.run(tmp_path, round_of(1, 1), lambda beat: None)
     assert launcher("x", refuses=("w",)).submit(tmp_path, [round_of(3)]) is None
+
+
+def test_rounds_that_ask_for_the_same_are_elements_of_one_array_each_written_down(launcher, tmp_path):
+    rounds = [round_of(), round_of(1, 1), round_of(2, 1), round_of(3)]
+    one = launcher("COMPLETED", job_array=True)
+    told = one.submit(tmp_path, rounds)
+    assert told == "SLURM: 0000-w2 is job 17_0, 0003-w2 is job 17_1, 0001-w1 is job 18_0, 0002-w1 is job 18_1"
+    assert one._scheduler.said == [("submit", "rounds/0000-w2/array.sh"), ("submit", "rounds/0001-w1/array.sh")]
+    given = {"0000-w2": "17_0", "0003-w2": "17_1", "0001-w1": "18_0", "0002-w1": "18_1"}
+    assert jobs.unfinished(tmp_path) == given
+    assert one.submit(tmp_path, rounds) is None  # what is known is not handed over again
+    assert [round_.name for round_ in launcher("RUNNING").left(tmp_path)] == [*given]
+    for round_ in rounds:
+        assert one.run(tmp_path, round_, lambda beat: None).status == "ok"
+    assert len(one._scheduler.said) == 2
+    assert jobs.unfinished(tmp_path) == {}
+
+
+def test_ctrl_c_names_an_array_by_its_number(launcher, tmp_path):
+    one = launcher("PENDING||JobArrayTaskLimit", KeyboardInterrupt(), job_array=True)
+    one.submit(tmp_path, [round_of(), round_of(1), round_of(2, 1)])
+    with pytest.raises(LeftRunning, match=r"SLURM goes on with job 17, 18$") as left:
+        one.run(tmp_path, round_of(), lambda beat: None)
+    assert "scancel 17 18 ends" in left.value.hint
+
+
+def test_of_an_array_that_slurm_does_not_take_the_first_round_is_a_job_and_the_others_follow(launcher, tmp_path):
+    rounds = [round_of(), round_of(1, 1), round_of(2, 1), round_of(3)]
+    one = launcher("COMPLETED", job_array=True, refuses=("array.sh",))
+    assert one.submit(tmp_path, rounds) == "SLURM: 0000-w2 is job 17, 0001-w1 is job 18"
+    assert one.run(tmp_path, rounds[0], lambda beat: None).status == "ok"
+    assert one.submit(tmp_path, rounds[1:]) == "SLURM: 0002-w1 is job 19, 0003-w2 is job 20"
+
+
+def test_an_element_that_nobody_needs_is_ended_and_no_other(launcher, tmp_path):
+    one = launcher("PENDING||JobArrayTaskLimit", job_array=True)
+    one.submit(tmp_path, [round_of(), round_of(1), round_of(2)])
+    one.withdraw(tmp_path, round_of(1))
+    assert one._scheduler.said[1:] == [("SIGKILL", "17_1"), ("cancel", "17_1")]
+    assert jobs.unfinished(tmp_path) == {"0000-w2": "17_0", "0002-w2": "17_2"}
+
+
+def test_an_element_that_was_cancelled_while_it_waited_is_gone_without_a_trace(launcher, tmp_path):
+    one = launcher("PENDING||JobArrayTaskLimit", "FORGOTTEN", job_array=True)
+    one.submit(tmp_path, [round_of(), round_of(1)])
+    end = one.run(tmp_path, round_of(1), lambda beat: None)
+    assert end == RoundEnd("killed", "job 17_1 left the queue before it began", again=False)
+    (tmp_path / "rounds/0000-w2/stdout.log").touch()
+    assert one.run(tmp_path, round_of(), lambda beat: None).status == "failed"  # it ran, nobody knows how it ended
 
 
 def test_a_script_that_ended_well_is_enough_and_one_that_did_not_is_looked_up(launcher, tmp_path):
@@ -287,7 +337,7 @@ def test_srun_tells_the_first_rank_that_a_signal_ended():
 
 def test_jobs_of_a_folder_keep_others_out_of_it(tmp_path):
     jobs.require_none(tmp_path)
-    jobs.note_submitted(tmp_path, "0000-w2", "17")
+    jobs.note_submitted(tmp_path, {"0000-w2": "17"})
     with pytest.raises(ResultsError, match="job 17") as refused:
         jobs.require_none(tmp_path)
     assert "scancel 17" in refused.value.hint
@@ -296,11 +346,11 @@ def test_jobs_of_a_folder_keep_others_out_of_it(tmp_path):
 
 
 def test_a_torn_line_is_no_job_and_a_damaged_one_is_an_error_with_its_number(tmp_path):
-    jobs.note_submitted(tmp_path, "0000-w2", "17")
+    jobs.note_submitted(tmp_path, {"0000-w2": "17"})
     with (tmp_path / "jobs.jsonl").open("a") as file:
         file.write('{"round": "0001')
     assert jobs.unfinished(tmp_path) == {"0000-w2": "17"}
-    jobs.note_submitted(tmp_path, "0002-w2", "18")
+    jobs.note_submitted(tmp_path, {"0002-w2": "18"})
     assert jobs.unfinished(tmp_path) == {"0000-w2": "17", "0002-w2": "18"}
     with (tmp_path / "jobs.jsonl").open("a") as file:
         file.write("{}\n")

@@ -14,7 +14,7 @@ from vitscale.config.load import load
 from vitscale.config.study import LaunchSection
 from vitscale.errors import UsageError
 from vitscale.launch.inputs import Inputs
-from vitscale.launch.sbatch import quoted, rendered, script
+from vitscale.launch.sbatch import array, quoted, rendered, script
 from vitscale.launch.slurm import Slurm
 from vitscale.records.round import Checkpointing, Entry, Round
 
@@ -136,3 +136,22 @@ def test_the_file_names_no_home_folder(tmp_path, monkeypatch):
     text = script(tmp_path / "r", round_of(2), LaunchSection(), Inputs(tmp_path / "data").variables())
     assert str(tmp_path) not in text
     assert 'export VITSCALE_DATA="$HOME"/data\n' in text
+
+
+def test_an_element_of_an_array_runs_the_file_of_its_round(tmp_path):
+    rounds = [round_of(2).model_copy(update={"name": f"{number:04d}-w2"}) for number in (0, 3, 4)]
+    limits = LaunchSection(partition="main", job_array=True)
+    text = array(tmp_path / "Odd name!", rounds, limits)
+    asked = [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
+    alone = script(tmp_path / "Odd name!", rounds[0], limits, {}).splitlines()
+    assert asked[0] == "job-name=odd-name-w2"
+    assert asked[-1] == "array=0-2%1"  # one at a time
+    assert asked[1:-1] == [line.removeprefix("#SBATCH --") for line in alone if line.startswith("#SBATCH")][1:]
+    for round_ in rounds:
+        (tmp_path / "rounds" / round_.name).mkdir(parents=True)
+        (tmp_path / "rounds" / round_.name / "job.sh").write_text(f"echo {round_.name}\n")
+    (tmp_path / "array.sh").write_text(text)
+    for number, round_ in enumerate(rounds):
+        environ = {"SLURM_ARRAY_TASK_ID": str(number)}
+        told = subprocess.check_output(["bash", "array.sh"], env=environ, cwd=tmp_path, text=True)
+        assert told == f"{round_.name}\n"

@@ -54,7 +54,7 @@ def test_the_job_that_is_waited_for_is_struck_once_it_has_spoken(tmp_path, monke
     monkeypatch.setattr(cluster_kills.subprocess, "run", lambda words, **_: struck.append(words))
     assert strike_job(study, random.Random(0)) is None
     for number, job in enumerate(("17", "18", "19")):
-        jobs.note_submitted(tmp_path, f"{number:04d}-w2", job)
+        jobs.note_submitted(tmp_path, {f"{number:04d}-w2": job})
     jobs.note_ended(tmp_path, "0000-w2", "17", "ok")
     assert strike_job(study, random.Random(0)) is None
     (tmp_path / "rounds/0001-w2").mkdir(parents=True)

@@ -7,7 +7,7 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.result import LossCurve
-from vitscale.records.schema import Times
+from vitscale.analysis.start_up import StartUp
 from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.figures.look import COLOURS
@@ -170,16 +170,15 @@ def test_how_it_was_measured_comes_from_the_records(result):
 
 
 def test_the_start_up_of_each_world_size_is_told_with_its_parts(result):
-    first = Times(process_start_s=9.0, import_s=6.0, timing_s=2.0, setup_s=1.5, data_s=0.5)
-    later = Times(setup_s=1.0, data_s=0.1)
-    ok = [one for one in result.manifests if one.status == "ok"][:2]
-    manifests = [one.model_copy(update={"times": times}) for one, times in zip(ok, (first, later), strict=True)]
-    told = dict(method(replace(result, manifests=tuple(manifests))))["Start-up"]
-    ranks = ok[0].layout.world_size
+    begun = StartUp(total_s=13.0, import_s=6.0, group_s=3.0, timing_s=2.0, setup_s=1.5, data_s=0.5)
+    first, *others = result.analysis.runs
+    runs = (first.model_copy(update={"start_up": begun}), *others)
+    told = dict(method(replace(result, analysis=result.analysis.model_copy(update={"runs": runs}))))["Start-up"]
+    ranks = first.world_size
     assert told == (
         f"{ranks} rank{'' if ranks == 1 else 's'} 13.0 s (libraries 6.00 s, process group 3.00 s, links and devices "
         "timed 2.00 s, model and engine 1.50 s, images 500 ms): from the start of the processes to the first step, "
-        "median of the rounds; in no step."
+        "medians; in no step."
     )
     assert "Start-up" not in dict(method(result))
 

@@ -1,5 +1,6 @@
 """Rounds, retries, resuming and stopping, with a launcher that writes records and starts nothing."""
 
+import itertools
 import json
 
 import pytest
@@ -336,16 +337,21 @@ def test_one_engine_is_not_held_against_anything(go):
 class FakeQueue(Fake):
     """Rounds are handed over before they are waited for; those in `going_on` are left from an earlier process."""
 
-    def __init__(self, *args, going_on=(), **more):
+    def __init__(self, *args, going_on=(), takes_all=False, **more):
         super().__init__(*args, **more)
-        self.handed, self.going_on = [], [*going_on]
+        self.handed, self.going_on, self.takes_all, self.withdrawn = [], [*going_on], takes_all, []
 
     def submit(self, results, rounds):
-        self.handed.append(rounds)
-        return "handed over"
+        known = [*self.going_on, *itertools.chain(*self.handed)]
+        if new := [round_ for round_ in rounds if round_ not in known]:
+            self.handed.append(new)
+        return "handed over" if new else None
 
     def left(self, results):
         return self.going_on
+
+    def withdraw(self, results, round_):
+        self.withdrawn.append(round_)
 
 
 def test_a_queue_is_given_a_turns_rounds_before_the_first_is_waited_for(go, make, tmp_path):
@@ -412,3 +418,55 @@ def test_nothing_of_a_round_that_a_user_cancelled_is_tried_again(go, make, tmp_p
     fake, _, outcome = go(FakeQueue(make, tmp_path, faults=cancel), launches=2)
     assert [round_.world_size for round_ in fake.rounds] == [1, 2, 2]
     assert outcome.missing == tuple(spec.run_id for spec in specs if spec.world_size == 1)
+
+
+def test_a_queue_that_takes_all_is_given_every_launch_and_none_has_the_number_of_another(go, make, tmp_path, specs):
+    def faults(round_, number):
+        return RoundEnd("failed", "no") if (round_.name, number) == ("0000-w1", 0) else None
+
+    fake, observer, outcome = go(FakeQueue(make, tmp_path, faults, takes_all=True), launches=3)
+    assert outcome.missing == ()
+    (handed,) = fake.handed
+    assert [round_.name for round_ in handed] == ["0000-w1", "0001-w2", "0002-w2", "0003-w1", "0004-w1", "0005-w2"]
+    assert observer.told.count(("message", "handed over")) == 1
+    assert [round_.name for round_ in fake.rounds] == ["0000-w1", "0006-w1", *(one.name for one in handed[1:])]
+    served = [entry.folder for round_ in (*handed, fake.rounds[1]) for entry in round_.entries]
+    again = {entry.folder for entry in handed[0].entries[1:]}  # not begun, and served with a number of its own
+    assert len(served) == len({*served}) == 14
+    assert {*served} - again == {str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*/run.json")}
+
+
+def test_launches_that_an_earlier_one_makes_needless_are_withdrawn(go, make, tmp_path, specs):
+    def faults(round_, number):
+        return RoundEnd("oom", "no memory", "oom") if round_.world_size == 2 else None
+
+    fake, _, outcome = go(FakeQueue(make, tmp_path, faults, takes_all=True), runs=specs[:2], launches=3)
+    assert outcome.missing == ()
+    assert [round_.world_size for round_ in fake.rounds] == [1, 2, 1, 1]
+    assert [round_.name for round_ in fake.withdrawn] == ["0002-w2", "0005-w2"]
+    assert [*statuses(tmp_path).values()].count("oom") == 1
+
+
+def test_one_launch_that_a_user_cancels_leaves_those_that_are_handed_over(go, make, tmp_path, specs):
+    def faults(round_, number):
+        return RoundEnd("killed", "job 17_0 was cancelled", again=False) if round_.name == "0000-w1" else None
+
+    fake, _, outcome = go(FakeQueue(make, tmp_path, faults, takes_all=True), runs=specs[:1], launches=3)
+    assert [round_.name for round_ in fake.rounds] == ["0000-w1", "0001-w1", "0002-w1"]
+    assert fake.withdrawn == []
+    assert outcome.missing == (specs[0].run_id,)  # the same command asks for it again
+
+
+def test_what_a_queue_goes_on_with_is_not_asked_for_again(go, make, tmp_path, specs):
+    stopped = FakeQueue(
+        make, tmp_path, lambda round_, number: LeftRunning("job 17") if round_.name == "0001-w2" else None,
+        takes_all=True,
+    )  # fmt: skip
+    with pytest.raises(LeftRunning):
+        go(stopped, launches=2)
+    going_on = stopped.handed[0][1:]
+    again, _, outcome = go(FakeQueue(make, tmp_path, going_on=going_on, takes_all=True), launches=3)
+    assert outcome.missing == ()
+    assert again.rounds[:3] == going_on
+    (handed,) = again.handed
+    assert {entry.launch for round_ in handed for entry in round_.entries} == {2}

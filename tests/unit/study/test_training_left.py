@@ -20,11 +20,16 @@ class Silent:
 class Left:
     """A queue with one round; `serve` is what becomes of it."""
 
+    takes_all = False
+
     def __init__(self, round_, serve):
         self.round, self.serve, self.served = round_, serve, []
 
     def submit(self, results, rounds):
         raise AssertionError("nothing is handed over")
+
+    def withdraw(self, results, round_):
+        raise AssertionError("it is needed")
 
     def left(self, results):
         return [self.round]
