@@ -112,7 +112,8 @@ def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelle
 def test_training_that_is_asked_to_stop_writes_a_checkpoint_and_is_an_interruption(store, slurm, tmp_path):
     """What SLURM does `launch.grace_s` before a time limit, done by hand: limits are whole minutes."""
     words = over_tiny(("world_size=2", "engine=ddp", "train.max_steps=20000", "train.checkpoint_epochs=4000"))
-    command = [sys.executable, "-m", "vitscale", "train", "quick", *words, "--launcher", "slurm", "--out", str(tmp_path)]
+    words += ["--launcher", "slurm", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "vitscale", "train", "quick", *words]
     environ = {**os.environ, "VITSCALE_DATA": str(store), **slurm.environ}
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(tmp_path.glob("runs/*/launch0/eval.jsonl")), 90, "the first evaluation")

@@ -83,6 +83,7 @@ class _Execution:
         self.machine, self.launcher, self.observer = machine, launcher, observer
         self.failures: Counter[str] = Counter()
         self.limited: set[str] = set()
+        self.told: set[str] = set()
         self.began = time.monotonic()
         self.rounds = next_round(folder)
         self._read()
@@ -188,7 +189,7 @@ class _Execution:
         self._read()
 
     def _start(self, round_: Round) -> RoundEnd:
-        follow = Follow(self.folder, round_, self.labels, self.observer)
+        follow = Follow(self.folder, round_, self.labels, self.observer, self.told)
         try:
             return self.launcher.run(self.folder, round_, follow.beat)
         except LeftRunning:

@@ -5,7 +5,6 @@ from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import Local
 from vitscale.records.round import Entry, Round
 
-
 NEEDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "VITSCALE_INJECT")
 
 
