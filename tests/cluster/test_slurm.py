@@ -148,7 +148,7 @@ def test_a_job_at_its_time_limit_ends_the_command_with_75(store, slurm, tmp_path
 def test_a_job_that_is_preempted_is_measured_in_another(store, slurm, tmp_path):
     inject = f"hang rank=0 step=1 once={tmp_path}/mark"
     process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
-    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    wait_until((tmp_path / "mark").exists, 90, "a rank that hangs")
     (job,) = submitted(tmp_path / "out")
     urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
     slurm.command("sbatch", *urgent, "--wrap", "sleep 1", cwd=tmp_path)
@@ -161,9 +161,10 @@ def test_a_job_that_is_preempted_is_measured_in_another(store, slurm, tmp_path):
 def test_a_node_that_is_lost_is_named_and_its_run_measured_when_it_is_back(store, slurm, tmp_path):
     inject = f"hang rank=0 step=1 once={tmp_path}/mark"
     process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
-    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    wait_until((tmp_path / "mark").exists, 90, "a rank that hangs")
     (job,) = submitted(tmp_path / "out")
     slurm.daemons["slurmd.n2"].kill()
+    slurm.daemons["slurmd.n2"].wait()
     wait_until(lambda: launches(tmp_path / "out"), 90, "the end of the launch")  # SlurmdTimeout is 20 s
     slurm.start("slurmd.n2", "slurmd", "-D", "-N", "n2")
     code, err = finish(process)
