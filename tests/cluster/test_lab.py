@@ -48,6 +48,7 @@ def test_a_study_on_two_hosts_runs_over_links_of_the_rate_asked_for(store, tmp_p
     assert [(one["rank"], one["node"], one["local_rank"]) for one in manifest["devices"]] == [(0, 0, 0), (1, 1, 0)]
     cores = [core for one in manifest["devices"] for core in one["cores"]]
     assert len(cores) == len(set(cores))
+    assert "ranks of 2 hosts listen on 2 ports, on `eth0`; whoever reaches them is trusted" in err
     found = json.loads((tmp_path / "rounds" / manifest["round"] / "links.json").read_text())
     assert (found["nodes"], found["link"], found["left_out"]) == (2, link, 0)
     # Two ranks: the bus factor of both is 1. A busy machine adds time to a call, and none is faster than the link.

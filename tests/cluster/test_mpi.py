@@ -57,6 +57,18 @@ def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_
     assert worker_processes(results) == []
 
 
+def test_a_host_that_does_not_answer_is_told_as_mpirun_tells_it_and_nothing_is_trained(store, tmp_path, hosts):
+    prefix, environ, hostfile = hosts
+    hostfile.write_text("10.0.0.1 slots=1\n10.0.0.9 slots=1\n")
+    results = tmp_path / "results"
+    words = (f"launch.hostfile={hostfile}", "engine=ddp")
+    code, err = finish(by_mpirun(store, results, *words, environ=environ, prefix=prefix), 60)
+    assert code in (3, 5), err
+    assert "ORTE was unable to reliably start one or more daemons" in err
+    assert not list(results.glob("runs/*/launch*/steps.*"))
+    assert worker_processes(results) == []
+
+
 def test_the_end_of_the_tool_ends_mpirun_and_its_ranks_which_know_no_secret(store, tmp_path):
     results = tmp_path / 'it\'s $(a) "name"; #'  # which a shell would not leave as it is
     process = by_mpirun(store, results, inject="hang rank=0 step=1")

@@ -20,8 +20,16 @@ LAB = Where(probe(), lab=True)
 SLOW = ("tbf", "rate", "25mbit", "burst", "8192", "latency", "100ms")
 
 
+AHEAD = """
+import time
+
+now, now_ns = time.time, time.time_ns
+time.time, time.time_ns = lambda: now() + 3600, lambda: now_ns() + 3600 * 10**9
+"""
+
+
 class Sick(Lab):
-    """The last host has another timm, and `cable` shapes its link."""
+    """The last host has another timm, its clock is an hour ahead, and `cable` shapes its link."""
 
     other = None
     cable = False
@@ -45,6 +53,7 @@ def sick(store, tmp_path):
     facts = tmp_path / "other" / "timm-0.0.1.dist-info"
     facts.mkdir(parents=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: timm\nVersion: 0.0.1\n")
+    (facts.parent / "sitecustomize.py").write_text(AHEAD)
     launcher = Sick(Inputs(store))
     launcher.other = facts.parent
     return launcher
@@ -55,7 +64,7 @@ def specs(store, hosts, link):
     return runs(store, *words, "model.name=vit_tiny_patch16_224", "depth=4", "embed_dim=96", where=LAB)
 
 
-def test_the_slow_host_of_three_and_its_other_versions_are_named(store, tmp_path, sick):
+def test_the_slow_host_of_three_its_other_versions_and_its_clock_are_named(store, tmp_path, sick):
     sick.cable = True
     results = tmp_path / "results"
     results.mkdir()
@@ -63,7 +72,11 @@ def test_the_slow_host_of_three_and_its_other_versions_are_named(store, tmp_path
     assert error.exit_code == 3
     assert DoctorReport.model_validate_json((results / "doctor.json").read_bytes()) == found
     failed = {check.name: check for check in found.checks if check.status == "failed"}
-    assert set(failed) == {"versions", "links"}
+    assert set(failed) == {"versions", "links", "clocks"}
+    assert (failed["clocks"].where, failed["clocks"].text) == (
+        "host 2",
+        "1 h 00 min ahead of host 0, more than SLURM and Kerberos take",
+    )
     assert failed["versions"].text.endswith("on hosts 0, 1, 0.0.1 on host 2")
     assert failed["links"].where == "host 2"
     assert all(check.hint for check in failed.values())

@@ -130,18 +130,8 @@ def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelle
 def test_training_that_is_asked_to_stop_writes_a_checkpoint_and_is_an_interruption(store, slurm, tmp_path):
     """What SLURM does `launch.grace_s` before a time limit, done by hand: limits are whole minutes."""
     words = over_tiny(("world_size=2", "engine=ddp", "train.max_steps=20000", "train.checkpoint_epochs=4000"))
-    command = [
-        sys.executable,
-        "-m",
-        "vitscale",
-        "train",
-        "quick",
-        *words,
-        "--launcher",
-        "slurm",
-        "--out",
-        str(tmp_path),
-    ]
+    words += ["--launcher", "slurm", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "vitscale", "train", "quick", *words]
     environ = {**os.environ, "VITSCALE_DATA": str(store), **slurm.environ}
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(tmp_path.glob("runs/*/launch0/eval.jsonl")), 90, "the first evaluation")
@@ -176,7 +166,7 @@ def test_a_job_at_its_time_limit_ends_the_command_with_75(store, slurm, tmp_path
 def test_a_job_that_is_preempted_is_measured_in_another(store, slurm, tmp_path):
     inject = f"hang rank=0 step=1 once={tmp_path}/mark"
     process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
-    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    wait_until((tmp_path / "mark").exists, 90, "a rank that hangs")
     (job,) = submitted(tmp_path / "out")
     urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
     slurm.command("sbatch", *urgent, "--wrap", "sleep 1", cwd=tmp_path)
@@ -189,9 +179,10 @@ def test_a_job_that_is_preempted_is_measured_in_another(store, slurm, tmp_path):
 def test_a_node_that_is_lost_is_named_and_its_run_measured_when_it_is_back(store, slurm, tmp_path):
     inject = f"hang rank=0 step=1 once={tmp_path}/mark"
     process = by_slurm(store, slurm, tmp_path / "out", "world_size=2", inject=inject)
-    wait_until(lambda: in_training(tmp_path / "out", "0000-w2"), 90, "two ranks in training")
+    wait_until((tmp_path / "mark").exists, 90, "a rank that hangs")
     (job,) = submitted(tmp_path / "out")
     slurm.daemons["slurmd.n2"].kill()
+    slurm.daemons["slurmd.n2"].wait()
     wait_until(lambda: launches(tmp_path / "out"), 90, "the end of the launch")  # SlurmdTimeout is 20 s
     slurm.start("slurmd.n2", "slurmd", "-D", "-N", "n2")
     code, err = finish(process)

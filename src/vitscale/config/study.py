@@ -270,8 +270,8 @@ class LaunchSection(Section):
     step_timeout_s: PositiveFloat = 120.0
     """Longest wait for one step to end. Stacks of all ranks are saved, then the round is ended."""
     grace_s: Annotated[float, Field(gt=0, le=65535)] = 60.0
-    """How long ranks that train get to write a checkpoint when they are asked to stop. Of the launcher `slurm` a job asks
-    them so long before its time limit."""
+    """How long ranks that train get to write a checkpoint when they are asked to stop. With the launcher `slurm` a job
+    asks them so long before its time limit."""
     hostfile: Annotated[str, Field(min_length=1), AfterValidator(printable)] | None = None
     """File of the hosts that the launchers `hosts` and `mpi` start ranks on, in DeepSpeed's format: `name slots=4`, one
     a line. `hosts` needs it; off, `mpi` starts them on this machine. Not read by others."""

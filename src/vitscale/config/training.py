@@ -91,7 +91,7 @@ class TrainSection(Recipe):
     """Newest checkpoints that are kept; the best one is kept besides."""
     restarts: NonNegativeInt = 2
     """How often `train` starts again from the newest checkpoint where a rank or a host is lost, or hangs: where one was
-    written since the last start. What a further start would meet again, like memory that runs out, ends it. 0 is off."""
+    written since the last start. What a further start would meet again ends it, like memory that runs out. 0 is off."""
     target_accuracy: Annotated[float, Field(gt=0, le=1)] | None = None
     """Test accuracy whose time is reported. Off: none."""
     trackers: Annotated[tuple[Text, ...], BeforeValidator(_tuple)] = ()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from vitscale.records.writer import make_folder, write_whole
 _POLL_S = 0.1
 _LAST_WORDS_S = 1.0
 
+_ANSWER = re.compile(rb"rank (\d+) has begun (\d+) collectives")
+"""Of `worker/hang.py`."""
 _OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 
@@ -68,17 +71,27 @@ def watched(ranks: Ranks, folder: Path, round_: Round, limits: LaunchSection, wa
                 ranks.signal(signal.SIGQUIT)
                 time.sleep(0.5)
                 where = f"stacks of all ranks: rounds/{round_.name}/stderr.log"
-                return RoundEnd("timeout", f"{_furthest_behind(beats)} {reason}; {where}")
+                return RoundEnd("timeout", f"{_furthest_behind(beats, _begun(folder))} {reason}; {where}")
         seen = [beat[0] for beat in beats if beat]
         if len(seen) == round_.world_size:
             watch(min(seen, key=lambda beat: (beat.entry, beat.step)))
         time.sleep(_POLL_S)
 
 
-def _furthest_behind(beats: Sequence[tuple[Beat, float] | None]) -> str:
-    """The ranks that the others wait for; a rank that hangs inside a step stands beside those that wait for it."""
+def _begun(folder: Path) -> dict[int, int]:
+    """Rank -> collectives that it has begun, of those that said so when they were asked for their stacks."""
+    path = folder / "stderr.log"
+    text = path.read_bytes() if path.is_file() else b""
+    return {int(rank): int(count) for rank, count in _ANSWER.findall(text)}
+
+
+def _furthest_behind(beats: Sequence[tuple[Beat, float] | None], begun: Mapping[int, int]) -> str:
+    """The ranks that the others wait for: of those in the earliest step the ones that began the fewest collectives."""
     places = [(beat[0].entry, beat[0].step) if beat else (-1, 0) for beat in beats]
-    behind = [str(rank) for rank, place in enumerate(places) if place == min(places)]
+    earliest = [rank for rank, place in enumerate(places) if place == min(places)]
+    told = begun if begun.keys() >= {*earliest} else dict.fromkeys(earliest, 0)
+    fewest = min(told[rank] for rank in earliest)
+    behind = [str(rank) for rank in earliest if told[rank] == fewest]
     named = f"rank {behind[0]}" if len(behind) == 1 else f"ranks {', '.join(behind)}"
     unheard = len(behind) < len(beats) and min(places) == (-1, 0)
     return f"{named} left no word in the results folder, which all hosts have to share, and" if unheard else named

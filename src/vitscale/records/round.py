@@ -5,6 +5,7 @@ A round is one process start at one world size that serves one launch of each of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vitscale.errors import ResultsError
 
 ROUND = "round.json"
+LISTENS = "listens.json"
 DETACHED = "VITSCALE_DETACHED"
 """Variable of ranks that go on without the tool. Others end where their standard input closes, held by its process."""
 
@@ -148,6 +150,14 @@ def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
         ), path.stat().st_mtime
     except (OSError, ValueError):
         return None
+
+
+def read_listens(folder: Path) -> list[list[str]] | None:
+    """Where the ranks of each host listen, `eth0:41235`; None of one host, and before they have said so."""
+    with contextlib.suppress(OSError, ValueError):
+        hosts: list[list[str]] = json.loads((folder / LISTENS).read_bytes())["hosts"]
+        return hosts
+    return None
 
 
 def failure_path(folder: Path, rank: int) -> Path:

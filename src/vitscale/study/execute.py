@@ -86,6 +86,7 @@ class _Execution:
         self.cancelled: set[str] = set()
         self.ahead: list[Round] = []
         """Rounds that are handed over and not served yet."""
+        self.told: set[str] = set()
         self.began = time.monotonic()
         self.rounds = next_round(folder)
         self._read()
@@ -214,7 +215,7 @@ class _Execution:
         self._read()
 
     def _start(self, round_: Round) -> RoundEnd:
-        follow = Follow(self.folder, round_, self.labels, self.observer)
+        follow = Follow(self.folder, round_, self.labels, self.observer, self.told)
         try:
             return self.launcher.run(self.folder, round_, follow.beat)
         except LeftRunning:

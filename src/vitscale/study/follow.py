@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic_core import from_json
 
-from vitscale.records.round import Beat, Entry, Round
+from vitscale.records.round import Beat, Entry, Round, read_listens
 from vitscale.records.writer import MANIFEST
 
 
@@ -38,15 +38,28 @@ class Observer(Protocol):
 
 
 class Follow:
-    """Turns heartbeats into what an observer hears."""
+    """Turns heartbeats into what an observer hears.
 
-    def __init__(self, folder: Path, round_: Round, labels: dict[str, str], observer: Observer) -> None:
+    Args:
+        folder: the results folder.
+        round_: the round.
+        labels: run_id -> label.
+        observer: who hears it.
+        told: what was said of earlier rounds and is not said again.
+    """
+
+    def __init__(
+        self, folder: Path, round_: Round, labels: dict[str, str], observer: Observer, told: set[str] | None = None
+    ) -> None:
         self._folder, self._round, self._labels, self._observer = folder, round_, labels, observer
+        self._told = set() if told is None else told
         self._current = -1
         self._steady_since: tuple[int, float] | None = None
+        self._listens: list[list[str]] | None = None
 
     def beat(self, beat: Beat) -> None:
         """The slowest rank is here."""
+        self._tell_listening()
         entries = self._round.entries
         while self._current < min(beat.entry, len(entries) - 1):
             self._finished(self._current)
@@ -58,6 +71,15 @@ class Follow:
             return
         entry = entries[beat.entry]
         self._observer.progress(entry.run_id, beat.step, beat.steps, beat.phase, beat.loss, self._pace(entry, beat))
+
+    def _tell_listening(self) -> None:
+        """Say once where ranks of several hosts listen."""
+        if self._listens is None and self._round.nodes > 1:
+            self._listens = read_listens(self._folder / "rounds" / self._round.name)
+            line = None if self._listens is None else _listening(self._listens)
+            if line is not None and line not in self._told:
+                self._told.add(line)
+                self._observer.message(line)
 
     def finish(self) -> None:
         """The round is over."""
@@ -82,6 +104,13 @@ class Follow:
         folder = self._folder / entry.folder
         if (folder / MANIFEST).exists() and json.loads((folder / MANIFEST).read_bytes())["status"] == "ok":
             self._observer.launch_finished(entry.run_id, entry.launch, "ok", images_per_s(self._folder, entry), None)
+
+
+def _listening(hosts: list[list[str]]) -> str:
+    ports = [port for host in hosts for port in host]
+    on = ", ".join(f"`{name}`" for name in sorted({port.partition(":")[0] for port in ports}))
+    where = f"{len(ports)} ports, on {on}" if ports else "no port"
+    return f"ranks of {len(hosts)} hosts listen on {where}; whoever reaches them is trusted"
 
 
 def images_per_s(folder: Path, entry: Entry) -> float | None:

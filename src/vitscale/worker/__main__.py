@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.errors import SetupError, VitscaleError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import DETACHED, Beat, Heartbeat, Round, failure_path
+from vitscale.worker import hang
 
 if TYPE_CHECKING:
     from vitscale.hardware.probe import Machine
@@ -44,6 +45,7 @@ def main(path: Path) -> None:
     try:
         place = _place(round_)
         rank = place.rank
+        hang.answer(rank)
         if _has_parent(place):
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
         heartbeat = Heartbeat(path.parent, rank)
@@ -118,7 +120,7 @@ def _join(
 def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, machine: Machine, import_s: float) -> int:
     from vitscale.config.runspec import RunSpec
     from vitscale.records.schema import Times
-    from vitscale.worker import engines, examine, gemm, links
+    from vitscale.worker import engines, examine, gemm, links, meeting
     from vitscale.worker.distributed import barrier
     from vitscale.worker.measure import Launch
     from vitscale.worker.parity import Proofs
@@ -132,6 +134,8 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, mach
         return len(round_.entries)
     barrier()
     process_start_s, met = _process_age_s(), time.perf_counter()
+    if round_.nodes > 1:
+        meeting.write_listening(folder, ranks)
     if round_.world_size > 1 and not round_.entries[0].checkpoints:
         links.record(folder, round_, ranks)
     specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitscale.worker.calls import NEVER, Call, add_reducer_waits, compare_arrivals
+from vitscale.worker.hang import BEGUN
 from vitscale.worker.intervals import Interval
 from vitscale.worker.timeline import Stamp, Timeline
 
@@ -131,6 +132,7 @@ class Comms:
         names = self._names
 
         def kernel(keys: Any, *arguments: Any) -> Any:
+            BEGUN.count += 1
             group = group_of(arguments[group_at])
             name = names[group] if group in names else self._name(group)
             if not name or not self._listening:

@@ -9,17 +9,19 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vitscale.config.study import Backend
 from vitscale.errors import HangError, SetupError, VitscaleError, WorkerError
-from vitscale.hardware.interfaces import astray, chosen
+from vitscale.hardware.interfaces import astray, chosen, listening
 from vitscale.hardware.position import Position
 from vitscale.hardware.probe import Machine
 from vitscale.records.examination import Interface, different_versions
-from vitscale.records.round import Round
+from vitscale.records.round import LISTENS, Round
+from vitscale.records.writer import write_json
 from vitscale.worker.devices import versions
-from vitscale.worker.distributed import Ranks, Store, connect, open_store
+from vitscale.worker.distributed import Ranks, Store, connect, gathered, open_store
 
 MEET_S = 60.0
 """Longest time from the coming of the last rank to the end of an all-reduce of one element."""
@@ -112,6 +114,15 @@ def _problem(hosts: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
             "GLOO_SOCKET_IFNAME=<interface>, NCCL_SOCKET_IFNAME=<interface>; `ip -brief address` lists them",
         )
     return None
+
+
+def write_listening(folder: Path, ranks: Ranks) -> None:
+    """Leave in a round's folder where the ranks of each host listen. All ranks call it, once they are together."""
+    told = gathered({"listens": listening()}, ranks)
+    if ranks.rank == 0:
+        by_host = [told[first : first + ranks.ranks_per_node] for first in range(0, len(told), ranks.ranks_per_node)]
+        hosts = [sorted({one for rank in host for one in rank["listens"]}) for host in by_host]
+        write_json(folder / LISTENS, {"hosts": hosts})
 
 
 def arrive(store: Store, world_size: int) -> None:

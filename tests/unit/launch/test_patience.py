@@ -4,7 +4,7 @@ import pytest
 
 from vitscale.config.study import LaunchSection
 from vitscale.launch import attend
-from vitscale.launch.attend import _Patience
+from vitscale.launch.attend import _begun, _furthest_behind, _Patience
 from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat
 
 
@@ -61,3 +61,16 @@ def test_a_heartbeat_is_overwritten_in_place(tmp_path):
         found, _ = read_heartbeat(tmp_path, 3)
         assert found[:4] == beat[:4]
         assert heartbeat_path(tmp_path, 3).stat().st_size == 96
+
+
+def test_of_ranks_in_one_step_the_one_that_began_fewer_collectives_is_named(tmp_path):
+    beats = [(Beat(0, "steady", 3, 9, None), 0.0)] * 3
+    assert _furthest_behind(beats, _begun(tmp_path)) == "ranks 0, 1, 2"
+    (tmp_path / "stderr.log").write_text(
+        "rank 0 has begun 42 collectives\nn1: rank 1 has begun 41 collectives\nrank 2 has begun 42 collectives\n"
+    )
+    begun = _begun(tmp_path)
+    assert _furthest_behind(beats, begun) == "rank 1"
+    ahead = [beats[0], (Beat(0, "steady", 4, 9, None), 0.0), beats[0]]
+    assert _furthest_behind(ahead, begun) == "ranks 0, 2"
+    assert _furthest_behind(beats, {0: 42, 1: 41}) == "ranks 0, 1, 2"  # rank 2 did not answer

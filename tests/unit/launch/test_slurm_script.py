@@ -113,9 +113,7 @@ def test_ranks_of_one_node_share_out_its_cores_and_use_its_loopback(tmp_path):
 def test_training_is_asked_to_stop_before_its_time_limit_and_nothing_is_started_twice(tmp_path):
     text = script(tmp_path, round_of(2, trains=True), LaunchSection(), {})
     assert "#SBATCH --signal=TERM@60\n" in text
-    assert "#SBATCH --signal=TERM@91\n" in script(
-        tmp_path, round_of(2, trains=True), LaunchSection(grace_s=90.5), {}
-    )
+    assert "#SBATCH --signal=TERM@91\n" in script(tmp_path, round_of(2, trains=True), LaunchSection(grace_s=90.5), {})
     assert "#SBATCH --no-requeue\n" in text
 
 

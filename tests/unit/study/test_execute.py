@@ -183,7 +183,7 @@ def test_a_launch_that_fails_twice_is_left_and_the_study_goes_on(go, make, specs
     assert outcome.missing == ()
 
 
-def test_a_round_that_needs_several_jobs_gets_them_and_a_launch_that_needs_more_than_one_none(go, make, specs, tmp_path):
+def test_a_round_gets_the_jobs_that_it_needs_and_a_launch_that_needs_more_than_one_none(go, make, specs, tmp_path):
     limit = RoundEnd("timeout", "job 17 reached its time limit", "time_limit")
     fake, _, outcome = go(Fake(make, tmp_path, lambda round_, number: limit if number else None), launches=1)
     assert outcome.error(4) is None
