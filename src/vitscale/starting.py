@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vitscale.errors import UsageError
 
 if TYPE_CHECKING:
     from vitscale.config.load import Loaded
     from vitscale.config.runspec import RunSpec
+    from vitscale.config.study import HardwareSection
     from vitscale.launch.hostfile import Host
     from vitscale.launch.outcome import Launcher
     from vitscale.study.plan import Plan
@@ -44,6 +45,50 @@ def hosts_of(loaded: Loaded, launcher: LauncherName | None) -> tuple[Host, ...]:
         raise UsageError("the launcher `hosts` needs `launch.hostfile`", "launch.hostfile=hosts.txt")
     read = launcher in (None, LauncherName.mpi, LauncherName.hosts)
     return read_hostfile(Path(path)) if path and read else ()
+
+
+class Simulated(NamedTuple):
+    """A device that is simulated in this machine's place."""
+
+    device: str
+    """Its name in the catalog, or `cpu` for the CPU of a calibration."""
+    per_node: int | None = None
+    """Of that CPU: ranks on the fullest node that was measured."""
+
+
+def simulated_by(hardware: HardwareSection, launcher: LauncherName | None) -> Simulated | None:
+    """The device that is simulated, or None. `plan` has no launcher and simulates where a device or fit is named.
+
+    Raises:
+        UsageError: none is named and the launcher simulates, one is and it does not, or there are no figures of it.
+    """
+    from vitscale.cost.calibrated import device_of, fullest_node, read_calibration
+    from vitscale.hardware import catalog
+
+    name, path = hardware.name, hardware.calibration
+    if launcher not in (None, LauncherName.simulate):
+        if name is not None:
+            problem = f"`hardware.name` = {name!r} is for what is not measured"
+            raise UsageError(problem, "add --launcher simulate, or leave the key out")
+        return None
+    if name is not None and name.lower() != catalog.CPU:
+        return Simulated(catalog.device(name).name)
+    if path is not None:
+        file = read_calibration(Path(path).expanduser())
+        device = catalog.CPU if name else device_of(file)
+        return Simulated(device, fullest_node(file, device) if device == catalog.CPU else None)
+    if name is not None:
+        raise UsageError(f"`hardware.name = {name}`: no data sheet has a CPU's figures", _CALIBRATION)
+    if launcher is LauncherName.simulate:
+        known = ", ".join(catalog.names())
+        raise UsageError(
+            "the launcher `simulate` needs `hardware.name` or `hardware.calibration`",
+            f"one of {known}, or {_CALIBRATION}",
+        )
+    return None
+
+
+_CALIBRATION = "hardware.calibration=RESULTS of runs that `vitscale predict RESULTS` was fitted to"
 
 
 def require_ready(launcher: LauncherName) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.errors import ResultsError, UsageError, VitscaleError
-from vitscale.starting import LauncherName, hosts_of, launcher_of, leading, require_ready, startable
+from vitscale.starting import LauncherName, hosts_of, launcher_of, leading, require_ready, simulated_by, startable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,31 +31,24 @@ if TYPE_CHECKING:
 
 
 def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | None) -> tuple[Loaded, Where]:
-    """The study, and the machine or the simulated device it is for. `plan` simulates where a device is named."""
+    """The study, and the machine or the simulated device it is for."""
     from vitscale.config.load import load
-    from vitscale.hardware import catalog
     from vitscale.hardware.probe import probe
     from vitscale.study.where import Where
 
     loaded = load(study, overrides or ())
-    name = loaded.study.hardware.name
-    if launcher is LauncherName.simulate and name is None:
-        raise UsageError("the launcher `simulate` needs `hardware.name`", f"one of {', '.join(catalog.names())}")
-    if launcher not in (None, LauncherName.simulate) and name is not None:
-        raise UsageError(
-            f"`hardware.name` = {name!r} is for what is not measured", "add --launcher simulate, or leave the key out"
-        )
-    simulated = None if name is None else catalog.device(name).name
+    simulated = simulated_by(loaded.study.hardware, launcher)
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.
         loaded = with_measure(loaded, launches=1, target_interval=None, budget_s=None)
+        return loaded, Where(probe(), simulated.device, calibrated_per_node=simulated.per_node)
     if launcher is LauncherName.slurm:
         from vitscale.launch.slurm import nodes
 
         cluster = nodes(loaded.study.launch, os.environ)
         return loaded, Where(cluster.machine, hosts=cluster.hosts)
     lab, elsewhere = launcher is LauncherName.lab, launcher is LauncherName.env
-    return loaded, Where(probe(), simulated, lab, elsewhere, hosts_of(loaded, launcher))
+    return loaded, Where(probe(), None, lab, elsewhere, hosts_of(loaded, launcher))
 
 
 def to_examine(study: str | None, overrides: list[str] | None, launcher: LauncherName) -> tuple[Loaded, Where, Path]:

@@ -143,13 +143,13 @@ class RunSpec(Frozen):
     """DeepSpeed keys of the user's own, passed through."""
     measure: MeasureSpec
     threads_per_rank: PositiveInt | None = None
-    """CPU threads of a rank, the same at every world size; null on CUDA."""
+    """CPU threads of a rank, the same at every world size; null on CUDA and where a CPU is simulated."""
     oversubscribed: bool = False
     """More ranks than cores: runs, but is not valid as a measurement of scaling."""
     link: str | None = None
     """What the launcher `lab` shaped the link of each host to, as `tc` writes it; null is not shaped."""
     simulated_device: str | None = None
-    """Catalog name of the device that is simulated; null where the run is real."""
+    """Catalog name of the device that is simulated, or `cpu`, the one of `calibration`; null where the run is real."""
     calibration: str | None = None
     """sha256 of the `calibration.json` that a simulation takes its figures from; null is data sheets."""
 

@@ -254,10 +254,12 @@ class HardwareSection(Section):
     """`[hardware]`: the machine to assume where none is measured (`--launcher simulate`, `plan`), and its price."""
 
     name: Text | None = None
-    """Device of the catalog, for example `h100`. Off: this machine."""
+    """Device of the catalog, for example `h100`, or `cpu` for that of a calibration. Off: that of `calibration`, or
+    this machine."""
     calibration: Text | None = None
     """`calibration.json` of `vitscale predict`, or its results folder: `--launcher simulate` takes what was fitted
-    of the same device, model and sizes, optimizer, knobs, engine, stage and precision. Off: data sheets."""
+    of the same device, model and sizes, optimizer, knobs, engine, stage and precision, and so does `plan`. Off: data
+    sheets."""
     price_per_hour: PositiveFloat | None = None
     """Price of one device for one hour, in any currency, for the cost of an epoch. Off: no cost is told."""
 

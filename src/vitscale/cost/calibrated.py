@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,31 @@ def knobs_of(spec: RunSpec) -> dict[str, Any]:
     return {} if spec.knobs is None else spec.knobs.model_dump(mode="json", exclude_none=True, exclude={"fast"})
 
 
+def device_of(file: CalibrationFile) -> str:
+    """The device that a calibration is of, by its short name in the catalog, or `cpu`.
+
+    Raises:
+        UsageError: it is of several or of none, or of one that the catalog does not have.
+    """
+    there = sorted({_catalog_name(one.device) for one in file.series.values() if one.device is not None})
+    if len(there) != 1:
+        told = f"of {', '.join(there)}" if there else "of no device that its source names"
+        raise UsageError(f"the calibration is {told}: which is to be simulated is not told", "name it: hardware.name=…")
+    (name,) = there
+    if name != catalog.CPU and name not in catalog.names():
+        raise UsageError(
+            f"the calibration is of `{name}`, which the catalog does not have: its memory and nodes are not known",
+            "`vitscale predict RESULTS --world-size N` needs no catalog",
+        )
+    return name
+
+
+def fullest_node(file: CalibrationFile, device: str) -> int | None:
+    """The most ranks on a node that were measured of a device; None where none were."""
+    series = [one for one in file.series.values() if one.device is not None and _catalog_name(one.device) == device]
+    return max((math.ceil(size / nodes) for one in series for size, nodes, *_ in one.measured), default=None)
+
+
 def fitted_for(file: CalibrationFile, spec: RunSpec) -> FittedSeries:
     """The series of a run's model with its sizes, optimizer, knobs, engine, stage, precision and device.
 
@@ -154,7 +179,7 @@ def fitted_step(one: FittedSeries, spec: RunSpec, overlap_comm: bool | None) -> 
     """The step of the slowest rank by the medians of the fitted mechanisms."""
     names = {name: np.array([one.parameters[name].median]) for name in MECHANISMS}
     layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
-    plan = schedule(spec.engine, spec.zero_stage, overlap=overlap_comm)
+    plan = schedule(spec.engine, spec.zero_stage, on_cpu=spec.device == "cpu", overlap=overlap_comm)
     found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
     seconds = {
         name: one.micro_step_s.median * float(getattr(found, name)[0])
@@ -169,8 +194,27 @@ def fitted_step(one: FittedSeries, spec: RunSpec, overlap_comm: bool | None) -> 
         wait_s=seconds["wait"],
         step_s=seconds["step"],
         images_per_s=spec.global_batch / seconds["step"],
-        assumptions=("fitted: medians of the calibration, stragglers and shared links in them", *one.assumptions),
+        assumptions=(
+            "fitted: medians of the calibration, stragglers and shared links in them",
+            *one.assumptions,
+            *beyond([(run[0], run[1]) for run in one.measured if run[4] is not None], spec.world_size, spec.nodes),
+        ),
     )
+
+
+def beyond(measured: Sequence[tuple[int, int]], world_size: int, nodes: int) -> tuple[str, ...]:
+    """How far a layout is from those that were measured, `(world_size, nodes)` each, in words."""
+    if not measured:
+        return ()
+    told = []
+    largest, smallest = (end(size for size, _ in measured) for end in (max, min))
+    if world_size > 16 * largest:
+        told.append(f"{world_size / largest:,.0f} times the largest measured world size")
+    if world_size < smallest:
+        told.append(f"below the smallest measured world size, {smallest}")
+    if nodes > 1 and all(count == 1 for _, count in measured):
+        told.append("no run across nodes was measured: the network is a prior's")
+    return tuple(told)
 
 
 def read_calibration(path: Path) -> CalibrationFile:

@@ -10,8 +10,8 @@ from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import fsdp, recompute, sequence, tensor
-from vitscale.cost.calibrated import FittedSeries, fitted_step
-from vitscale.cost.collectives import Collective, LinkPair, step_collectives
+from vitscale.cost.calibrated import CalibrationFile, FittedSeries, fitted_for, fitted_step
+from vitscale.cost.collectives import Collective, LinkPair, Links, step_collectives
 from vitscale.cost.compute import Device
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
 from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
@@ -20,6 +20,7 @@ from vitscale.cost.offload import moved
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.step import StepEstimate, estimate_step
 from vitscale.cost.vit import AUTOCAST, autocast_under_zero3, parameter_tensors, parameters, training_flop
+from vitscale.hardware import catalog
 
 LIKELY = 0.5
 """A run fits from this probability on: where the median of what it needs is there."""
@@ -99,6 +100,25 @@ class RunEstimate:
             "images_per_s": self.step.images_per_s,
             "assumptions": list(self.step.assumptions),
         }
+
+
+def simulated_machinery(spec: RunSpec, calibration: CalibrationFile | None = None) -> Machinery:
+    """What a simulated run runs on: a device of the catalog, or the CPU of a calibration, whose memory is not known.
+
+    Raises:
+        UsageError: the calibration has no series of such runs.
+    """
+    assert spec.simulated_device is not None
+    fitted = None if calibration is None else fitted_for(calibration, spec)
+    if spec.simulated_device == catalog.CPU:
+        return Machinery(None, Links(None, None), None, fitted=fitted)
+    return replace(of_catalog(spec.simulated_device, spec.ranks_per_node), fitted=fitted)
+
+
+def of_catalog(name: str, ranks_per_node: int) -> Machinery:
+    """A device by its catalog name."""
+    device = catalog.device(name)
+    return Machinery(device, device.links(ranks_per_node), device.memory_bytes)
 
 
 def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:

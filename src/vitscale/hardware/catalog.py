@@ -15,6 +15,9 @@ from typing import Any
 
 from vitscale.errors import UsageError
 
+CPU = "cpu"
+"""What a CPU is called where it is simulated: it has no data sheet, but a calibration may be of one."""
+
 
 @dataclass(frozen=True)
 class LinkSpec:
@@ -87,6 +90,15 @@ def device(name: str) -> DeviceSpec:
     close = difflib.get_close_matches(name.lower(), catalog, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(f'`{other}`' for other in close)}?" if close else f"known: {', '.join(catalog)}"
     raise UsageError(f"no device of the catalog is called `{name}`", hint)
+
+
+def title(name: str) -> str:
+    """Return the full name of a device that is simulated.
+
+    Raises:
+        UsageError: the name is neither in the catalog nor `cpu`.
+    """
+    return "CPU of the calibration" if name == CPU else device(name).title
 
 
 def match(nvml_name: str) -> DeviceSpec | None:

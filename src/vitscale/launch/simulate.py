@@ -12,11 +12,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
-from vitscale.cost.calibrated import CalibrationFile, fitted_for, read_calibration
+from vitscale.cost.calibrated import CalibrationFile, read_calibration
 from vitscale.cost.failures import training_time
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.optimizers import moment_elements
-from vitscale.cost.run import Machinery, RunEstimate, estimate_run
+from vitscale.cost.run import RunEstimate, estimate_run, simulated_machinery
 from vitscale.cost.step import StepEstimate
 from vitscale.hardware import catalog
 from vitscale.launch.outcome import RoundEnd, Watch
@@ -52,11 +52,7 @@ class Simulate:
 
 def _simulate(folder: Path, entry: Entry, round_: Round, calibration: CalibrationFile | None) -> None:
     spec = RunSpec.model_validate(entry.spec)
-    assert spec.simulated_device is not None
-    device = catalog.device(spec.simulated_device)
-    links = device.links(spec.ranks_per_node)
-    fitted = None if calibration is None else fitted_for(calibration, spec)
-    estimate = estimate_run(spec, Machinery(device, links, device.memory_bytes, fitted=fitted))
+    estimate = estimate_run(spec, simulated_machinery(spec, calibration))
     make_folder(folder)
     write_json(folder / RUN, spec.model_dump(mode="json"))
     reason = _impossible(estimate)
@@ -137,7 +133,7 @@ def _shape(spec: RunSpec) -> ViTShape:
 def _manifest(
     entry: Entry, round_: Round, spec: RunSpec, estimate: RunEstimate, status: Status, reason: str | None, steps: int
 ) -> Manifest:
-    device = catalog.device(spec.simulated_device or "")
+    assert spec.simulated_device is not None
     per_node = spec.ranks_per_node
     # One entry per rank, alike: what differs between real devices is not known here.
     devices = tuple(
@@ -145,9 +141,9 @@ def _manifest(
             rank=rank,
             node=rank // per_node,
             local_rank=rank % per_node,
-            kind="cuda",
-            name=device.title,
-            memory_bytes=device.memory_bytes,
+            kind=spec.device,
+            name=catalog.title(spec.simulated_device),
+            memory_bytes=estimate.memory_limit_bytes,
             memory_peak_bytes=estimate.memory.total_bytes,
         )
         for rank in range(spec.world_size)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitscale.cost.calibrated import beyond
 from vitscale.cost.scaling import Array, Layout, Schedule, parts, schedule
 from vitscale.errors import UsageError
 from vitscale.predict import memory
@@ -221,15 +222,5 @@ def _data_told(series: Series) -> tuple[str, ...]:
 
 
 def _point_told(series: Series, layout: Layout) -> tuple[str, ...]:
-    own = series.measured
-    if not own:
-        return ()
-    told = []
-    largest, smallest = (end(one.layout.world_size for one in own) for end in (max, min))
-    if layout.world_size > 16 * largest:
-        told.append(f"{layout.world_size / largest:,.0f} times the largest measured world size")
-    if layout.world_size < smallest:
-        told.append(f"below the smallest measured world size, {smallest}")
-    if layout.nodes > 1 and all(one.layout.nodes == 1 for one in own):
-        told.append("no run across nodes was measured: the network is a prior's")
-    return tuple(told)
+    own = [(one.layout.world_size, one.layout.nodes) for one in series.measured]
+    return beyond(own, layout.world_size, layout.nodes)

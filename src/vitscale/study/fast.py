@@ -34,7 +34,7 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
         variant: with the values of the keys that vary.
         point: the combination.
         machine: what it runs on.
-        simulated: catalog name of the device in its place.
+        simulated: the device in its place, see `Where.simulated`.
     """
     if not variant.engine.fast:
         return Choice(variant, point)
@@ -57,7 +57,7 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
 def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> bool:
     """Whether matrices are multiplied faster in bf16 than in fp32, by the CPU's flags or the GPU's data sheet."""
     if point.device == "cpu":
-        return machine.cpu_bf16
+        return simulated is None and machine.cpu_bf16
     device = catalog.device(simulated) if simulated else catalog.match(machine.gpus[0].name)
     return device is not None and device.peak("bf16") is not None
 

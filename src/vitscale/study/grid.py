@@ -138,7 +138,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")
     model = model_spec(study.model, images.facts.classes)
     require_shares(models.shape(model.name, **model.sizes), point.tensor_parallel)
-    threads = _threads(study, where) if point.device == "cpu" else None
+    threads = _threads(study, where) if point.device == "cpu" and where.simulated is None else None
     measure = study.measure
     seconds = measure.seconds if measure.steps or measure.seconds else DEFAULT_SECONDS
     measured = {name: getattr(measure, name) for name in MeasureSpec.model_fields}
@@ -279,7 +279,8 @@ def model_spec(section: ModelSection, classes: int) -> ModelSpec:
 def _notes(study: Study, where: Where) -> Iterator[str]:
     asked = study.axes
     if where.simulated is not None:
-        yield f"for {catalog.device(where.simulated).title} of the catalog, not for this machine"
+        told = "" if where.simulated == catalog.CPU else " of the catalog"
+        yield f"for {catalog.title(where.simulated)}{told}, not for this machine"
     if "auto" in asked.device and where.simulated is None:
         reason = "" if where.machine.gpus else f" ({where.machine.gpus_reason})"
         yield f"device = auto: {where.device('auto')}{reason}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitscale.config.load import Loaded
 from vitscale.config.runspec import RunSpec
 from vitscale.config.study import DataSection
-from vitscale.cost.calibrated import CalibrationFile, fitted_for, read_calibration
+from vitscale.cost.calibrated import CalibrationFile, read_calibration
 from vitscale.cost.collectives import Link, Links
-from vitscale.cost.run import Machinery, RunEstimate, estimate_run
+from vitscale.cost.run import Machinery, RunEstimate, estimate_run, simulated_machinery
 from vitscale.data import catalog as datasets
 from vitscale.data import prepare as preparing
 from vitscale.data import store
@@ -88,7 +88,8 @@ def make(loaded: Loaded, where: Where, images_of: Callable[[DataSection], Images
         DataError: a data set that is not there.
     """
     grid = build(loaded.study, where, images_of)
-    cpu_rate = matrix_flop_per_s() if any(run.device == "cpu" for run in grid.runs) else None
+    timed = where.simulated is None and any(run.device == "cpu" for run in grid.runs)
+    cpu_rate = matrix_flop_per_s() if timed else None
     path = loaded.study.hardware.calibration
     fitted = read_calibration(Path(path).expanduser()) if path and where.simulated else None
     estimates = {run.run_id: estimate_run(run, machinery(run, where, cpu_rate, fitted)) for run in grid.runs}
@@ -130,6 +131,8 @@ def machinery(
     run: RunSpec, where: Where, cpu_matrix_flop_per_s: float | None, calibration: CalibrationFile | None = None
 ) -> Machinery:
     """What is known of the machine a run is planned for."""
+    if where.simulated is not None:
+        return simulated_machinery(run, calibration)
     if run.device == "cpu":
         rate = None
         if cpu_matrix_flop_per_s is not None and run.precision == "fp32" and not run.oversubscribed:
@@ -137,9 +140,6 @@ def machinery(
             rate = CPU_SHARE * cpu_matrix_flop_per_s * min(1.0, share)
         memory = where.machine.memory_bytes // where.sharing(Topology(run.nodes, run.ranks_per_node))
         return Machinery(None, Links(LOOPBACK, _between_hosts(run)), memory, rate)
-    if where.simulated is not None:
-        found = of_catalog(where.simulated, run.ranks_per_node)
-        return found if calibration is None else replace(found, fitted=fitted_for(calibration, run))
     gpu = where.machine.gpus[0]
     device = catalog.match(gpu.name)
     links = device.links(run.ranks_per_node) if device else Links(None, None)
@@ -151,12 +151,6 @@ def _between_hosts(run: RunSpec) -> Link:
     shaped = run.link_bytes_per_s
     bytes_per_s = LOOPBACK.bytes_per_s if shaped is None else min(LOOPBACK.bytes_per_s, PAYLOAD_SHARE * shaped)
     return Link(bytes_per_s, LOOPBACK.latency_s)
-
-
-def of_catalog(name: str, ranks_per_node: int) -> Machinery:
-    """A device by its catalog name."""
-    device = catalog.device(name)
-    return Machinery(device, device.links(ranks_per_node), device.memory_bytes)
 
 
 def _expected_s(loaded: Loaded, grid: Grid, estimates: dict[str, RunEstimate]) -> float | None:

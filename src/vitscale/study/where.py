@@ -21,13 +21,15 @@ class Where:
 
     machine: Machine
     simulated: str | None = None
-    """Catalog name of the device to simulate, or None for this machine."""
+    """Catalog name of the device to simulate, `cpu` for the CPU of a calibration, or None for this machine."""
     lab: bool = False
     """Whether the launcher `lab` lays out several hosts on this machine."""
     elsewhere: bool = False
     """Whether ranks are laid out by a starter outside, by the launcher `env`: over as many hosts as the study says."""
     hosts: tuple[Host, ...] = ()
     """Hosts of the launchers `hosts`, `mpi` and `slurm`, each taken to be like `machine`; none is this machine."""
+    calibrated_per_node: int | None = None
+    """Ranks on the fullest node of the calibration whose CPU is simulated."""
 
     def device(self, asked: str) -> Literal["cpu", "cuda"]:
         """Resolve the `device` axis.
@@ -35,6 +37,10 @@ class Where:
         Raises:
             SetupError: CUDA is asked for and there is none, or none that the launcher can share out.
         """
+        if self.simulated == catalog.CPU:
+            if asked == "cuda":
+                raise SetupError("`device = cuda`, but the calibration is of a CPU", "device=cpu, or hardware.name=…")
+            return "cpu"
         if self.simulated is not None:
             return "cuda"
         if self.lab:
@@ -54,7 +60,8 @@ class Where:
         if self.hosts:
             return self._over_hosts(world_size, nodes, ranks_per_node)
         if self.simulated is not None and nodes is None and ranks_per_node is None:
-            per_node = catalog.device(self.simulated).devices_per_node
+            on_cpu = self.simulated == catalog.CPU
+            per_node = self.calibrated_per_node if on_cpu else catalog.device(self.simulated).devices_per_node
             fits = per_node is None or world_size < per_node
             return layout(world_size, None, None if fits else per_node)
         spread = layout(world_size, nodes, ranks_per_node)

@@ -4,11 +4,10 @@ import pytest
 
 from vitscale.config.load import load
 from vitscale.cost import models, vit
-from vitscale.cost.run import estimate_run
+from vitscale.cost.run import estimate_run, of_catalog
 from vitscale.data.catalog import describe
 from vitscale.hardware.probe import probe
 from vitscale.study.grid import Images, Where, build
-from vitscale.study.plan import of_catalog
 
 MODEL = "vit_base_patch16_224"
 TENSORS = vit.parameter_tensors(models.shape(MODEL, num_classes=10))
