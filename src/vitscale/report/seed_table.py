@@ -21,7 +21,8 @@ def seed_table(result: StudyResult) -> Table:
             grouped.setdefault(_without_seed(result, run), []).append(run)
     rows = []
     for name, runs in grouped.items():
-        states = [one.memory.optimizer.measured_bytes for one in runs if one.memory.measured]
+        held = [one.memory.optimizer.measured_bytes for one in runs]
+        states = [one for one in held if one is not None]
         steps = [one.step_s.median for one in runs if one.step_s]
         accuracies = [one.test_accuracy for one in runs if one.test_accuracy is not None]
         cells = (_range(states, size), _range(steps, seconds), _range(accuracies, percent))
