@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 from hosts import lab
-from ranks import ahead, finish, launches, steps, wait_until, worker_processes
+from ranks import finish, launches, ranks_ahead, steps
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
@@ -20,9 +20,7 @@ def measured(store, tmp_path):
 
     def measure(link, *words):
         process = lab(store, tmp_path, f"launch.link={link}", *words)
-        ranks = wait_until(lambda: len(found := worker_processes(tmp_path)) == 2 and found, 60, "both ranks")
-        ahead(rank.pid for rank in ranks)
-        code, err = finish(process, 140)
+        code, err = finish(ranks_ahead(process, tmp_path, 2), 140)
         assert code == 0, err
         found = []
         for (run_id, launch), manifest in launches(tmp_path).items():

@@ -129,6 +129,18 @@ def worker_processes(results):
     return found
 
 
+def ranks_ahead(process, results, count):
+    """Let the ranks of a study go before whatever else this machine does, once they are there; `process` is its own."""
+
+    def there():
+        found = worker_processes(results)
+        return process.poll() is not None or (len(found) == count and [rank.pid for rank in found])
+
+    found = wait_until(there, 60, f"{count} ranks")
+    ahead(found if isinstance(found, list) else ())
+    return process
+
+
 def launches(results, part=""):
     """(run_id, number) -> manifest of the launches whose run_id holds `part`."""
     paths = sorted((results / "runs").glob(f"*{part}*/launch*/manifest.json"))

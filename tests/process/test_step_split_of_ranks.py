@@ -4,6 +4,7 @@ import gzip
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import pytest
 from ranks import on_ranks, runs, serve, steps
@@ -20,9 +21,10 @@ MODEL = (
     "model.name=vit_tiny_patch16_224", "depth=2", "img_size=16", "patch_size=8", "world_size=2", "global_batch=16",
     "precision=fp32",
 )  # fmt: skip
+# With more buckets, what the slow rank sends beside its work is communication that the other stands still for.
+ONE_BUCKET = ("engine=ddp", "engine.bucket_mb=25")
 ENGINES = {
-    # One bucket: with more, what the slow rank sends beside its work is communication that the other stands still for.
-    "ddp": ("engine=ddp", "engine.bucket_mb=25"),
+    "ddp": ONE_BUCKET,
     **{f"zero{stage}": (f"zero_stage={stage}",) for stage in range(4)},
     "fsdp": ("engine=fsdp",),
 }
@@ -64,7 +66,7 @@ def launched(store, tmp_path_factory):
         (specs[name],) = runs(store, *MODEL, *words, "warmup_steps=1", "steps=5")
     (specs["closer"],) = runs(store, *MODEL, "engine=ddp", "steps=48", "measure.profile=true")
     environ = {"VITSCALE_INJECT": ";".join(sleeps)}
-    end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ)
+    end, folders = serve(store, tmp_path_factory.mktemp("split"), [*specs.values()], environ, first=True)
     assert end.status == "ok", end.reason
     return {name: (spec, folder) for (name, spec), folder in zip(specs.items(), folders, strict=True)}
 
@@ -165,14 +167,17 @@ def test_a_short_window_is_not_lengthened_by_a_closer_look(launched):
     assert all(device["silence"] is None for device in manifest["devices"])
 
 
-SHIFTED_SLEEP_S = 0.08
+SHIFTED_SLEEP_S = 0.15
 SHAPES = {
-    "ddp in half precision": ("engine=ddp", "engine.ddp_hook=fp16", "grad_accum=2"),
+    "ddp in half precision": (*ONE_BUCKET, "engine.ddp_hook=fp16", "grad_accum=2"),
+    "zero0": ("zero_stage=0",),
     "zero1": ("zero_stage=1",),
+    "zero2": ("zero_stage=2", "grad_accum=2"),
     "zero3": ("zero_stage=3", "grad_accum=2"),
     "fsdp": ("engine=fsdp",),
-    "sequence": ("engine=ddp", "sequence_parallel=2"),
-    "tensor": ("engine=ddp", "tensor_parallel=2", "num_heads=4"),
+    "sequence": (*ONE_BUCKET, "sequence_parallel=2"),
+    "tensor": (*ONE_BUCKET, "tensor_parallel=2", "num_heads=4"),
+    **({"accelerate": ("engine=accelerate",)} if find_spec("accelerate") else {}),
 }
 
 
@@ -198,15 +203,20 @@ def test_timing_changes_no_bit_of_the_losses(shifted, name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_hosts_whose_clocks_differ_tell_waiting_from_communication_all_the_same(shifted, name):
-    first, slow = (rank["times"][1:] for rank in shifted[name][1])
+    first, slow = (rank["times"] for rank in shifted[name][1])
 
-    def more_s(*fields):
-        return sum(two[field] - one[field] for one, two in zip(first, slow, strict=True) for field in fields)
+    def more_s(at, *fields):
+        return sum(slow[at][field] - first[at][field] for field in fields)
 
-    late_s = more_s("data", "forward", "backward", "optimizer")
-    assert late_s >= 0.5 * SHIFTED_SLEEP_S * len(slow)
-    assert -more_s("wait") >= 0.8 * late_s  # of several buckets the first are sent before the rank is late
-    assert sum(step["late"] for step in slow) >= 0.9 * sum(step["wait"] for step in first)
+    def late_s(at):
+        """By how much the slow rank came later; what is late after the last collective is so in the step after."""
+        return more_s(at, "data", "forward", "backward") + more_s(at - 1, "optimizer")
+
+    steps = range(1, len(slow))
+    told = [at for at in steps if late_s(at) >= 0.5 * SHIFTED_SLEEP_S]
+    assert len(told) >= 0.5 * len(steps)
+    assert median(-more_s(at, "wait") / late_s(at) for at in told) >= 0.9
+    assert sum(slow[at]["late"] for at in steps) >= 0.9 * sum(first[at]["wait"] for at in steps)
 
 
 @pytest.mark.parametrize("name", SHAPES)
