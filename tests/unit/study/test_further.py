@@ -6,7 +6,7 @@ import pytest
 
 from vitscale.config.load import load
 from vitscale.cost.scaling import Layout
-from vitscale.errors import UsageError
+from vitscale.errors import SetupError, UsageError
 from vitscale.hardware.probe import Gpu, Machine
 from vitscale.study import plan as planning
 from vitscale.study import results
@@ -148,6 +148,15 @@ def test_runs_of_gpus_are_not_for_a_machine_without(measured, ask):
     found = ask(at, runs[0].series, Layout(4, 1, 16, 1), CPU)
     assert found.reason == "the study has no such run here"
     assert "world_size=1,2,4" in found.command
+
+
+def test_where_the_launcher_reaches_nothing_the_command_is_for_elsewhere(measured, tmp_path):
+    at, runs = measured(*ONE, "world_size=1,2", machine=GPUS)
+    (at.folder / "jobs.jsonl").write_text("")
+    cluster = SetupError("there is no SLURM here")
+    found = further(held(at.folder), cluster, planning.described(tmp_path), runs[0].series, Layout(4, 1, 16, 1), {})
+    assert found.reason == "there is no SLURM here"
+    assert found.command.endswith(f"--out {at.folder} --launcher slurm")
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
