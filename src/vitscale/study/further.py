@@ -149,8 +149,11 @@ def further(
         return Further(None, reason=f"{asked[missing[0]]} is another machine: a study and a results folder of its own")
     like = max(own, key=lambda run: run.world_size)
     ways = _ways(at, own, like, layout, asked)
-    if isinstance(where, VitscaleError):
-        return Further(at.command(next(ways)), reason=where.message)
+    if isinstance(where, VitscaleError) or at.launcher is None:
+        reason = (
+            where.message if isinstance(where, VitscaleError) else "what started these runs is not recorded: add it"
+        )
+        return Further(at.command(next(ways)), reason=reason)
     found: list[Further] = []
     for changes in ways:
         found.append(_tried(at, where, images_of, changes, like, layout, asked))
@@ -159,8 +162,7 @@ def further(
     possible = [one for one in found if one.reason is None]
     if not possible:
         return next((one for one in found if one.reason != _NOT_THERE), found[0])
-    best = min(possible, key=lambda one: (one.remark is not None, 0 if one.remark else one.others))
-    return best if at.launcher else best._replace(reason="the launcher of these runs is not recorded: add it")
+    return min(possible, key=lambda one: (one.remark is not None, 0 if one.remark else one.others))
 
 
 def _tried(
