@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vitscale.predict.ask import Answers, Starts
     from vitscale.predict.recommend_ask import Answer
     from vitscale.predict.series import Asked, Series
+    from vitscale.study.where import Where
 
 
 def predict(
@@ -57,10 +58,14 @@ def _starts(path: Path) -> Starts:
         return lambda *of: Start(row=row(table, *of))
     try:
         at = held(path)
-        _, where = workflow.resolve(at.study, at.words(), LauncherName(at.launcher or "local"))
     except VitscaleError as error:
         refused = Start(reason=error.message)
         return lambda *_: refused
+    where: Where | VitscaleError
+    try:
+        where = workflow.resolve(at.study, at.words(), LauncherName(at.launcher or "local"))[1]
+    except VitscaleError as error:
+        where = error
     images_of = described(store_root())
 
     def start(series: Series, asked: Asked, layout: Layout) -> Start:

@@ -6,7 +6,7 @@
    variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
 3. The half-width now is the prediction's; its logarithm's shrinks with the standard deviation.
 4. What is left never falls below the noise of one launch, which no further run takes away.
-5. Runs that cannot be started from here are only told where none that can is worth it.
+5. Runs that cannot be started from here come after those that can.
 """
 
 from __future__ import annotations
@@ -95,10 +95,7 @@ def suggest(
     candidates = _candidates(calibration, asked, ranks_per_node, world_size)
     starts = {one: start(one) if start else Start() for one in candidates}
     (said,) = predict_layouts(calibration, [target], asked)
-    found = _chosen(
-        calibration, target, said.half_width, asked, {at: one for at, one in starts.items() if not one.reason}
-    )
-    found = found or _chosen(calibration, target, said.half_width, asked, starts)
+    found = _chosen(calibration, target, said.half_width, asked, starts)
     return Advice(world_size, said.half_width, found)
 
 
@@ -121,7 +118,8 @@ def _chosen(
         worth = [index for index in left if half_width(total[0, 0] + noise - gains[index]) < (1 - _WORTH) * width]
         if not worth:
             break
-        best = max(worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
+        here = [index for index in worth if starts[left[index]].reason is None]
+        best = max(here or worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
         total = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
         width = half_width(total[0, 0] + noise)
         at = left.pop(best)

@@ -48,6 +48,11 @@ class Further(NamedTuple):
     reason: str | None = None
     """Why it cannot be measured here."""
 
+    @property
+    def stays(self) -> bool:
+        """Whether it measures this run and no other."""
+        return self.reason is None and self.remark is None and self.others == 0
+
 
 @dataclass(frozen=True)
 class Held:
@@ -121,7 +126,7 @@ def _launcher(folder: Path, runs: Mapping[str, RunSpec], document: Mapping[str, 
 
 def further(
     at: Held,
-    where: Where,
+    where: Where | VitscaleError,
     images_of: Callable[[DataSection], Images],
     series: str,
     layout: Layout,
@@ -131,7 +136,7 @@ def further(
 
     Args:
         at: the results folder.
-        where: what its launcher reaches from here.
+        where: what its launcher reaches from here, or why it is not known.
         images_of: facts of a data set.
         series: as the report names it.
         layout: of the run; one that is measured is repeated.
@@ -143,14 +148,21 @@ def further(
     if missing := [key for key in ("device", "link") if key in asked]:
         return Further(None, reason=f"{asked[missing[0]]} is another machine: a study and a results folder of its own")
     like = max(own, key=lambda run: run.world_size)
-    found = [
-        _tried(at, where, images_of, changes, like, layout, asked) for changes in _ways(at, own, like, layout, asked)
-    ]
+    ways = _ways(at, own, like, layout, asked)
+    if isinstance(where, VitscaleError) or at.launcher is None:
+        reason = (
+            where.message if isinstance(where, VitscaleError) else "what started these runs is not recorded: add it"
+        )
+        return Further(at.command(next(ways)), reason=reason)
+    found: list[Further] = []
+    for changes in ways:
+        found.append(_tried(at, where, images_of, changes, like, layout, asked))
+        if found[-1].stays:
+            break
     possible = [one for one in found if one.reason is None]
     if not possible:
         return next((one for one in found if one.reason != _NOT_THERE), found[0])
-    best = min(possible, key=lambda one: (one.remark is not None, 0 if one.remark else one.others))
-    return best if at.launcher else best._replace(reason="the launcher of these runs is not recorded: add it")
+    return min(possible, key=lambda one: (one.remark is not None, 0 if one.remark else one.others))
 
 
 def _tried(

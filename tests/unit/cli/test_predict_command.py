@@ -1,6 +1,7 @@
 """`vitscale predict` and `vitscale validate` as typed: tables, results folders, files written, refusals."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -212,10 +213,11 @@ def test_a_suggestion_is_pasted_and_measures_what_is_missing_only(vitscale, simu
     def advice():
         ran = vitscale("predict", simulated, "--world-size", "64", "--suggest")
         assert ran.code == 0, ran.err
-        return ran.out
+        width = re.search(r"half-width of the 95 % interval at 64 ranks: ([0-9.]+)%", ran.out)
+        return ran.out, float(width[1])
 
     before = {path: path.read_bytes() for path in simulated.glob("runs/*/launch0/manifest.json")}
-    told = advice()
+    told, width = advice()
     line = next(line for line in told.splitlines() if line.startswith("     vitscale run quick "))
     size = next(line for line in told.splitlines() if line.startswith("run  world_size="))
     assert "--launcher simulate" in line
@@ -224,6 +226,7 @@ def test_a_suggestion_is_pasted_and_measures_what_is_missing_only(vitscale, simu
     after = {path: path.read_bytes() for path in simulated.glob("runs/*/launch0/manifest.json")}
     assert {path: after[path] for path in before} == before
     added = {path.parts[-3].split("-w")[-1].split("-")[0] for path in after.keys() - before.keys()}
+    assert advice()[1] < width / 2
     assert added == {size.split()[1].removeprefix("world_size=")}
 
 

@@ -12,7 +12,7 @@ from vitscale.errors import UsageError
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.priors import PARAMETERS, priors
 from vitscale.predict.series import Asked, LinkRates, Observation, Series
-from vitscale.predict.suggest import suggest
+from vitscale.predict.suggest import Start, suggest
 
 TRUE = {
     "fixed_share": 0.1, "update": 0.02, "intra_node": 0.05, "inter_node": 0.15, "hop": 1e-4, "contention": 0.05,
@@ -207,3 +207,17 @@ def test_a_link_that_was_timed_is_a_narrow_prior():
     said = predict(calibrate(shaped), [2], ranks_per_node=1).points[0].step_s
     assert said.median == pytest.approx(0.5 + 4 * 5.72e6 / 12.5e6, rel=0.1)
     assert said.half_width < 0.4
+
+
+def test_runs_that_cannot_be_started_here_come_last():
+    calibration = calibrate(made((1, 2)))
+    free = suggest(calibration, 64, Asked()).suggestions
+    reason = "not on this machine"
+    first = free[0].layout
+    told = suggest(calibration, 64, Asked(), start=lambda at: Start(reason=reason if at == first else None)).suggestions
+    assert told[0].layout != first
+    assert [one.start.reason for one in told] == sorted(
+        (one.start.reason for one in told), key=lambda why: why == reason
+    )
+    nowhere = suggest(calibration, 64, Asked(), start=lambda at: Start(reason=reason)).suggestions
+    assert [one.layout for one in nowhere] == [one.layout for one in free]

@@ -8,7 +8,10 @@ import pytest
 from vitscale.cost.scaling import Layout
 from vitscale.hardware import catalog
 from vitscale.predict.model import calibrate, predict
+from vitscale.predict.read import read
 from vitscale.predict.series import Asked, Observation, Series
+from vitscale.records.samples import HostSample, Sample
+from vitscale.records.writer import write_json
 
 
 def series(power=True, device="NVIDIA H100 80GB HBM3", **facts):
@@ -108,3 +111,23 @@ def test_without_price_or_batch_there_is_a_reason():
     assert point.spending.energy_per_step_j is not None
     assert point.spending.energy_per_image_j is point.spending.cost_per_million_images is None
     assert "micro-batch is not told" in found.reasons["energy_per_image_j"]
+
+
+def test_power_and_price_are_read_from_a_results_folder(make, tmp_path):
+    """RAPL of one host, 40 W with one rank and 60 W with two."""
+    for size, watts in ((1, 40.0), (2, 60.0)):
+        windows = ["setup", *["steady"] * 4]
+        samples = [
+            Sample(time_s=time, window=window, node=0, host=HostSample(energy_j=watts * time))
+            for time, window in enumerate(windows)
+        ]
+        make.write_launch(tmp_path, make.make_spec(size), samples=samples)
+    write_json(tmp_path / "resolved.json", {"schema_version": 1, "name": "s", "hardware": {"price_per_hour": 2.0}})
+    (found,) = read(tmp_path)
+    assert [one.power_w for one in found.observations] == pytest.approx([40, 60])
+    assert [one.images_per_epoch for one in found.observations] == [1437, 1437]
+    assert found.price_per_hour == pytest.approx(2.0)
+    told, point = at(found, size=4)
+    assert point.spending.energy_per_step_j.median == pytest.approx(50 * 2 * point.step_s.median, rel=0.02)
+    assert point.spending.energy_per_step_j.high95 > 1.4 * point.spending.energy_per_step_j.median
+    assert not told.reasons

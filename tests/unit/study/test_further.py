@@ -6,8 +6,10 @@ import pytest
 
 from vitscale.config.load import load
 from vitscale.cost.scaling import Layout
-from vitscale.errors import UsageError
+from vitscale.errors import SetupError, UsageError
 from vitscale.hardware.probe import Gpu, Machine
+from vitscale.records.round import Round
+from vitscale.records.writer import make_folder, write_json
 from vitscale.study import plan as planning
 from vitscale.study import results
 from vitscale.study.further import further, held
@@ -23,16 +25,15 @@ def measured(tmp_path, make, monkeypatch):
     monkeypatch.setattr("vitscale.study.plan.matrix_flop_per_s", lambda: 1e11)
     monkeypatch.setattr("vitscale.study.grid.require_installed", lambda engine: None)
 
-    def write(*overrides, machine=CPU, only=None, launches=2):
+    def write(*overrides, machine=CPU, where=None, launches=2):
         loaded = load("quick", overrides)
-        plan = planning.make(loaded, Where(machine), planning.described(tmp_path / "data"))
+        plan = planning.make(loaded, where or Where(machine), planning.described(tmp_path / "data"))
         folder = tmp_path / "out"
         with results.opened(folder, plan):
-            runs = [run for run in plan.grid.runs if only is None or run.world_size in only]
-            for run in runs:
+            for run in plan.grid.runs:
                 for launch in range(launches):
                     make.write_launch(folder, run, launch)
-        return held(folder), runs
+        return held(folder), plan.grid.runs
 
     return write
 
@@ -52,6 +53,9 @@ def typed(command):
     return words[2], words[3:end], words[end + 1]
 
 
+ROUND = Round(
+    name="0000-w2", world_size=2, nodes=2, ranks_per_node=1, device="cpu", cores=(), one_machine=True, entries=()
+)
 ONE = ("protocol=strong", "engine=ddp", "measure.launches=2")
 
 
@@ -148,6 +152,29 @@ def test_runs_of_gpus_are_not_for_a_machine_without(measured, ask):
     found = ask(at, runs[0].series, Layout(4, 1, 16, 1), CPU)
     assert found.reason == "the study has no such run here"
     assert "world_size=1,2,4" in found.command
+
+
+def test_where_the_launcher_reaches_nothing_the_command_is_for_elsewhere(measured, tmp_path):
+    at, runs = measured(*ONE, "world_size=1,2", machine=GPUS)
+    (at.folder / "jobs.jsonl").write_text("")
+    cluster = SetupError("there is no SLURM here")
+    found = further(held(at.folder), cluster, planning.described(tmp_path), runs[0].series, Layout(4, 1, 16, 1), {})
+    assert found.reason == "there is no SLURM here"
+    assert found.command.endswith(f"--out {at.folder} --launcher slurm")
+
+
+def test_the_launcher_is_read_from_the_records(measured, ask, tmp_path):
+    at, runs = measured(*ONE, "world_size=2", "nodes=2", where=Where(CPU, lab=True))
+    series, layout = runs[0].series, Layout(4, 2, 16, 1)
+    found = ask(at, series, layout)
+    assert found.reason == "what started these runs is not recorded: add it"
+    assert "--launcher" not in found.command
+    make_folder(at.folder / "rounds" / "0000-w2")
+    write_json(at.folder / "rounds" / "0000-w2" / "round.json", ROUND.model_dump(mode="json"))
+    found = further(held(at.folder), Where(CPU, lab=True), planning.described(tmp_path / "data"), series, layout, {})
+    assert found.command.endswith("--launcher lab")
+    assert "nodes=2" in typed(found.command.removesuffix(" --launcher lab"))[1]
+    assert found.reason is None
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
