@@ -1,4 +1,5 @@
-"""What `vitscale report` takes over a run of 4,096 ranks on 512 hosts and 1,000 steps, beside one of 8 ranks.
+"""What `vitscale report` takes over a run of 4,096 ranks on 512 hosts and 1,000 steps, beside one of 8 ranks, and what
+`vitscale run` takes to simulate as many, report included.
 
 Every field of every line is there, as measured ones have them, and each host has a sample of its devices a second. The
 times are random numbers, and the manifests say `simulated`.
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.figure import VITSCALE, Figure, below, run, say
+from benchmarks.figure import VITSCALE, Figure, Finished, below, run, say
 from benchmarks.report_speed import make_study
 from vitscale import units
 from vitscale.config.runspec import RunSpec
@@ -22,6 +23,7 @@ from vitscale.records.schema import Device, Layout, Manifest
 from vitscale.records.writer import RUN, make_folder, node_steps_name, write_json, write_manifest
 
 PER_NODE, WARMUP_STEPS, STEP_S = 8, 10, 0.05
+SIMULATION_TARGET_S = 10.0
 TARGET_S, TARGET_BYTES, TARGET_PAGE_BYTES = 60.0, 2 << 30, 4 << 20
 SHARES = {
     "data_s": 0.01,
@@ -47,6 +49,7 @@ def measure(short: bool) -> list[Figure]:
         size_bytes = sum(path.stat().st_size for path in (folder / "results").rglob("*.jsonl"))
         seen = [run([VITSCALE, "report", "results"], folder) for _ in range(2)]
         page = (folder / "results" / "report" / "index.html").stat().st_size
+        simulated = [_simulated(folder, nodes, folder / f"simulated{turn}") for turn in range(1 if short else 3)]
     what = f"{nodes * PER_NODE:,} ranks x {steps:,} steps"
     command, peak = "vitscale report RESULTS", max(one.peak_bytes for one in seen)
     note = f"{units.size(size_bytes)} of lines in {2 * (nodes + 1)} files"
@@ -54,8 +57,31 @@ def measure(short: bool) -> list[Figure]:
     return [
         below(f"report over {what}", [one.wall_s for one in seen], TARGET_S, units.seconds, command, note),
         Figure("its peak resident set", units.size(peak), "largest of 2", limit, peak < TARGET_BYTES, command),
+        below(
+            f"simulation of {nodes * PER_NODE:,} ranks",
+            [one.wall_s for one in simulated],
+            SIMULATION_TARGET_S,
+            units.seconds,
+            "vitscale run --launcher simulate hardware.calibration=…",
+        ),
         Figure("its page", units.size(page), "n = 1", page_limit, page < TARGET_PAGE_BYTES, command),
     ]
+
+
+def _simulated(folder: Path, nodes: int, out: Path) -> Finished:
+    """By a calibration of two small measured runs, with its report."""
+    fitted = folder / "fitted"
+    if not fitted.exists():
+        make = make_study()
+        make.write_study(fitted)
+        for size in (1, 2):
+            spec = make.make_spec(size, "weak", micro_batch=32, global_batch=32 * size)
+            for launch in range(3):
+                make.write_launch(fitted, spec, launch, STEP_S * (1 + launch / 1000))
+        run([VITSCALE, "predict", "fitted"], folder)
+    world = [f"world_size={nodes * PER_NODE}", f"nodes={nodes}", "protocol=weak", "data.name=synthetic"]
+    words = ["--launcher", "simulate", f"hardware.calibration={fitted}", *world, "--out", str(out)]
+    return run([VITSCALE, "run", "quick", *words], folder)
 
 
 def write_study(root: Path, nodes: int, steps: int) -> None:

@@ -25,6 +25,12 @@ DEVICE_MTBF_S = 50_000 * 3600.0
 """Mean time between failures of one device with its share of the node: 419 unexpected interruptions of 16,384 H100 in
 54 days (cited: Llama 3, arXiv 2407.21783, section 3.3.4), one in 50,700 device-hours."""
 
+ASSUMED = (
+    f"failures: a device with its share of the node stops every {DEVICE_MTBF_S / 3600:,.0f} hours, starting again "
+    f"takes {RESTART_S:.0f} s, a node saves {CHECKPOINT_BYTES_PER_S / 1e9:g} GB/s"
+)
+"""The figures above in words."""
+
 
 def mean_between_failures_s(devices: int, device_mtbf_s: float = DEVICE_MTBF_S) -> float:
     """Return the mean time between failures of all devices together."""

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vitscale.config.runspec import RunSpec
+from vitscale.cost import failures
 from vitscale.cost.calibrated import CalibrationFile, read_calibration
-from vitscale.cost.failures import training_time
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.run import RunEstimate, estimate_run, simulated_machinery
@@ -123,7 +123,8 @@ def _training(spec: RunSpec, estimate: RunEstimate) -> dict[str, dict[str, float
     if steps is None or estimate.step.step_s is None:
         return {}
     kept_bytes = 4 * (estimate.parameters + moment_elements(_shape(spec), spec.optimizer.name))
-    return {"training": asdict(training_time(steps * estimate.step.step_s, spec.world_size, kept_bytes, spec.nodes))}
+    found = failures.training_time(steps * estimate.step.step_s, spec.world_size, kept_bytes, spec.nodes)
+    return {"training": asdict(found)}
 
 
 def _shape(spec: RunSpec) -> ViTShape:
@@ -134,7 +135,7 @@ def _manifest(
     entry: Entry, round_: Round, spec: RunSpec, estimate: RunEstimate, status: Status, reason: str | None, steps: int
 ) -> Manifest:
     assert spec.simulated_device is not None
-    per_node = spec.ranks_per_node
+    per_node, training = spec.ranks_per_node, _training(spec, estimate)
     # One entry per rank, alike: what differs between real devices is not known here.
     devices = tuple(
         Device(
@@ -161,9 +162,9 @@ def _manifest(
         steps=steps,
         parameters=estimate.parameters,
         notes={
-            "assumptions": list(estimate.step.assumptions),
+            "assumptions": [*estimate.step.assumptions, *([failures.ASSUMED] if training else [])],
             "loss": "nothing was trained",
             "memory": "nothing was held",
-            **_training(spec, estimate),
+            **training,
         },
     )

@@ -1,4 +1,4 @@
-"""From one's own CPU runs to more ranks than there are: `predict` fits them, the launcher `simulate` goes on from it."""
+"""From one's own CPU runs to more ranks than there are: `predict` fits, the launcher `simulate` goes on from it."""
 
 import json
 from statistics import fmean
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def measured(vitscale, make, tmp_path):
-    """A results folder of measured CPU runs of 1 and 2 ranks on one host, the second 8 % slower, with its calibration."""
+    """A results folder of CPU runs of 1 and 2 ranks on one host, the second 8 % slower, with its calibration."""
     root = make.write_study(tmp_path / "measured")
     for size, step_s in ((1, 0.1), (2, 0.108)):
         spec = make.make_spec(size, "weak", micro_batch=32, global_batch=32 * size)
@@ -59,6 +59,22 @@ def test_a_simulated_cpu_is_no_gpu_and_its_memory_is_not_known(vitscale, measure
     assert any("32 times the largest measured" in line for line in manifest["notes"]["assumptions"])
     spec = json.loads(next(out.glob("runs/*/launch0/run.json")).read_text())
     assert (spec["threads_per_rank"], spec["oversubscribed"]) == (None, False)
+
+
+def test_a_training_has_its_checkpoints_and_failures(vitscale, measured, tmp_path):
+    asked = (
+        *ASKED,
+        f"hardware.calibration={measured}",
+        "world_size=2,64",
+        "train.epochs=50",
+        "optimizer.lr_policy=none",
+    )
+    assert vitscale(*asked, "--out", tmp_path / "out").code == 0
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/launch0/manifest.json")]
+    told = {one["layout"]["world_size"]: one["notes"]["training"] for one in manifests}
+    assert told[64]["mtbf_s"] == pytest.approx(told[2]["mtbf_s"] / 32)
+    assert all(one["wall_s"] > one["steps_s"] > 0 for one in told.values())
+    assert all("failures: a device" in one["notes"]["assumptions"][-1] for one in manifests)
 
 
 def test_the_plan_is_for_it_too(vitscale, measured):

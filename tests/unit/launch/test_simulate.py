@@ -6,9 +6,11 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.config.load import load
+from vitscale.config.study import HardwareSection
 from vitscale.errors import UsageError
 from vitscale.hardware.probe import probe
 from vitscale.launch.simulate import Simulate
+from vitscale.starting import LauncherName, simulated_by
 from vitscale.study import plan as planning
 from vitscale.study import results
 from vitscale.study.execute import execute
@@ -178,6 +180,27 @@ def test_the_same_sizes_and_knobs_are(simulate, tmp_path, asked, changes):
     path = fitted(tmp_path, **changes)
     folder, _ = simulate(*FITTED_FOR, *asked.split(), f"hardware.calibration={path}", calibration=path)
     assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.08 * 1.1)
+
+
+def test_a_calibration_names_its_device_itself(tmp_path):
+    hardware = HardwareSection(calibration=str(fitted(tmp_path)))
+    assert simulated_by(hardware, LauncherName.simulate) == ("h100", None)
+    assert simulated_by(hardware, LauncherName.local) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "problem"),
+    [
+        (("NVIDIA H100 80GB HBM3", "cpu"), "of cpu, h100: which is to be simulated"),
+        ((None,), "of no device that its source names"),
+        (("Example GPU",), "of `example gpu`, which the catalog does not have"),
+    ],
+)
+def test_a_calibration_of_no_one_device_that_is_known_is_refused(tmp_path, devices, problem):
+    path = fitted(tmp_path, *({"device": one} for one in devices[1:]), device=devices[0])
+    with pytest.raises(UsageError, match=problem) as caught:
+        simulated_by(HardwareSection(calibration=str(path)), LauncherName.simulate)
+    assert caught.value.hint
 
 
 def test_of_two_fits_of_one_configuration_the_protocol_decides(simulate, tmp_path):
