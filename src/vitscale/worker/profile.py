@@ -84,19 +84,33 @@ def write(folder: Path, ranks: Ranks, seen: profile, events: int) -> str | None:
     """Write this rank's trace into `folder`. All ranks at once. Perfetto (ui.perfetto.dev) opens it as it is.
 
     Returns:
-        Why there is no trace, on all ranks alike, or None.
+        Why there is no trace, on no rank, or None.
     """
     size = largest(_EVENT_BYTES * events, ranks.device)
+    about = f"about {size / 2**30:.1f} GiB of events in {STEPS} steps"
     if size > MOST_BYTES:
-        return (
-            f"about {size / 2**30:.1f} GiB of events in {STEPS} steps; up to {MOST_BYTES / 2**30:.0f} GiB are written"
-        )
+        return f"{about}; up to {MOST_BYTES / 2**30:.0f} GiB are written"
+    # All ranks of a host write at once, and the plain trace is there until it is compressed.
+    lacking = largest(size * ranks.ranks_per_node - shutil.disk_usage(tempfile.gettempdir()).free, ranks.device)
+    if lacking > 0:
+        return f"{about} of each rank, and the disk for temporary files lacks {lacking / 2**30:.1f} GiB for them"
+    target, problem = folder / trace_name(ranks.rank), ""
+    try:
+        _compressed(seen, target)
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if largest(bool(problem), ranks.device):
+        target.unlink(missing_ok=True)
+        return f"a rank could not write it: {problem}" if problem else "another rank could not write it"
+    return None
+
+
+def _compressed(seen: profile, target: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:  # a trace names the path it was first written to
         plain = Path(temporary) / "trace.json"
         seen.export_chrome_trace(str(plain))
-        with plain.open("rb") as source, gzip.open(folder / trace_name(ranks.rank), "wb", compresslevel=6) as target:
-            shutil.copyfileobj(source, target)
-    return None
+        with plain.open("rb") as source, gzip.open(target, "wb", compresslevel=6) as compressed:
+            shutil.copyfileobj(source, compressed)
 
 
 class _Named:

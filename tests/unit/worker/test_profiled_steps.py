@@ -1,6 +1,9 @@
 """The parts of a profiled step are named, for torch's profiler and for NVTX."""
 
+import errno
 import gzip
+import os
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -91,6 +94,32 @@ def test_a_trace_above_a_gibibyte_is_refused_on_all_ranks_before_any_of_it_is_wr
     reason = profile.write(tmp_path, ranks, Unread(), events=1000)
     assert reason == "about 1.5 GiB of events in 3 steps; up to 1 GiB are written"
     assert 0 < told[0] < 2**20
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("free", "lacks"), [(2_999_999, True), (3_000_000, False)])
+def test_a_disk_too_small_for_all_ranks_of_a_host_is_told_before_it_is_full(monkeypatch, tmp_path, free, lacks):
+    """Three ranks of 1 MB each."""
+    disk = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(profile.shutil, "disk_usage", lambda path: disk)
+    monkeypatch.setattr(profile, "largest", lambda value, device: value)
+    monkeypatch.setattr(profile, "_compressed", lambda seen, target: target.write_text("a trace"))
+    reason = profile.write(tmp_path, Ranks(0, 0, 3, 3, torch.device("cpu")), Unread(), events=2000)
+    assert bool(reason) == lacks == (list(tmp_path.iterdir()) == [])
+    assert not lacks or "of each rank, and the disk for temporary files lacks" in reason
+
+
+@pytest.mark.parametrize(("own", "why"), [(True, "a rank could not write it: No space left"), (False, "another rank")])
+def test_where_a_rank_cannot_write_no_rank_has_a_trace_and_the_launch_goes_on(monkeypatch, tmp_path, own, why):
+    def write(seen, target):
+        target.write_text("half of a trace")
+        if own:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(profile, "_compressed", write)
+    monkeypatch.setattr(profile, "largest", lambda value, device: True if value in (True, False) else value)
+    reason = profile.write(tmp_path, Ranks(0, 0, 2, 2, torch.device("cpu")), Unread(), events=10)
+    assert reason.startswith(why)
     assert list(tmp_path.iterdir()) == []
 
 
