@@ -31,7 +31,7 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     target, price = learning.target_of(study.results.resolved), price_per_s(study.results.resolved)
     derived = memory.derived(study.results.plan)
     results = tuple(
-        _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
+        _result(study, run, baselines.get(run.series), target, price, derived.get(run.run_id, {})) for run in study.runs
     )
     named_ids = {name: run.run_id for name, run in baselines.items()}
     return with_dealt(with_waterfalls(results, named_ids), study), named_ids
@@ -110,7 +110,12 @@ def _steps(one: LaunchFigures) -> float:
 
 
 def _result(
-    run: Run, base: Run | None, target: float | None, price: float | None, derived: Mapping[str, int]
+    study: StudyData,
+    run: Run,
+    base: Run | None,
+    target: float | None,
+    price: float | None,
+    derived: Mapping[str, int],
 ) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
@@ -154,6 +159,7 @@ def _result(
         overlapped_share=overlapped(run.figures),
         silent_share=exposed.silent_share(run),
         profiled_share=exposed.profiled_share(run),
+        idle_link_share=exposed.idle_link_share(study, run),
         overhead_share=overhead.overhead_share(run),
         mfu=mfu,
         mfu_reason=mfu_reason,
