@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -54,6 +56,7 @@ def analyse(folder: Path) -> StudyResult:
         resolved=results.resolved,
         labels=study.labels,
         sent_bytes={run_id: round(sum(sent.values())) for run_id, sent in planned(results.plan).items()},
+        derived_step_s=_derived_step_s(results.plan),
         ranks={run.run_id: ranks for run in study.runs if (ranks := rank_steps(run))},
         links={run.run_id: links for run in study.runs if (links := idle_links(study, run)) is not None},
         collectives={run.run_id: lines for run in study.runs if (lines := carried(run))},
@@ -90,6 +93,11 @@ def _launch_result(run: Run, one: LaunchFigures, outlier: bool) -> LaunchResult:
         steps=one.figures.steps if one.figures else None if one.record.aggregate else 0,
         outlier=outlier,
     )
+
+
+def _derived_step_s(plan: Mapping[str, Any]) -> dict[str, float]:
+    told = {str(run["run_id"]): (run.get("estimate") or {}).get("step_s") for run in plan.get("runs", ())}
+    return {run_id: step_s for run_id, step_s in told.items() if isinstance(step_s, float) and step_s > 0}
 
 
 def _losses(study: StudyData) -> tuple[LossCurve, ...]:

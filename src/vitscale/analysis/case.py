@@ -79,7 +79,8 @@ class LinkUse(NamedTuple):
     busbw_bytes_per_s: float | None
     """Mean over the collectives, by their time."""
     idle_bytes_per_s: float | None
-    """The same of the idle link, for the same operations at such sizes; None where it was not timed."""
+    """The same of the idle link, for the same operations at such sizes; None where it was not timed, or among
+    other ranks."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +184,24 @@ class Case:
             wire_s=wire_s,
             latency_share=sum(self._latency_s(line) for line in timed) / wire_s,
             busbw_bytes_per_s=sum(rate * time for rate, time in rates if rate and time) / wire_s or None,
-            idle_bytes_per_s=sum(rate * time for rate, time in idle if rate and time) / wire_s or None,
+            idle_bytes_per_s=_mean_rate(idle),
         )
 
     def _latency_s(self, line: CollectiveRecord) -> float:
         wire_s = line.wire_s_per_step or 0.0
-        if self.idle is not None:
+        if self.idle is not None and self.idle.world_size == line.group_size:
             return min(wire_s, line.calls_per_step * self.idle.latency_s)
         if line.bytes_per_step / line.calls_per_step < SMALL_MESSAGE_BYTES:
             return wire_s
         best = self.best.busbw_bytes_per_s
         return wire_s * max(0.0, 1 - line.busbw_bytes_per_s / best) if best and line.busbw_bytes_per_s else 0.0
+
+
+def _mean_rate(rates: Sequence[tuple[float | None, float | None]]) -> float | None:
+    """Of rates with their times, by these; None where one is not told."""
+    known = [(rate, time) for rate, time in rates if rate is not None and time is not None]
+    total_s = sum(time for _, time in known)
+    return sum(rate * time for rate, time in known) / total_s if len(known) == len(rates) and total_s else None
 
 
 def calls(per_step: float) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding
 from vitscale.records.collectives import CollectiveRecord
-from vitscale.records.links import LinkBenchmark
+from vitscale.records.links import LinkBenchmark, Timing
 from vitscale.units import percent, size
 
 DIFFERENCE = 0.01
@@ -28,11 +28,35 @@ def idle_links(study: StudyData, run: Run) -> LinkBenchmark | None:
 
 
 def idle_busbw(links: LinkBenchmark | None, line: CollectiveRecord) -> float | None:
-    """Bus bandwidth of the same operation on the idle link, at the size nearest to one call's; None if not timed."""
-    timed = [one for one in links.timings if one.operation == line.operation] if links else []
-    each = line.bytes_per_step / line.calls_per_step
-    nearest = min(timed, key=lambda one: abs(math.log(one.bytes / each)), default=None)
+    """Bus bandwidth of the same operation on the idle link, at the size nearest to one call's; None if not timed.
+
+    All ranks were timed together: what a part of them reaches, maybe within one host, that does not tell.
+    """
+    nearest = _nearest(links, line)
     return None if nearest is None else nearest.bus_bytes_per_s
+
+
+def idle_link_s(links: LinkBenchmark | None, lines: Sequence[CollectiveRecord]) -> float | None:
+    """What the same calls would take on the idle link, one after another, per step; None where any was not timed.
+
+    A call takes its bytes over the rate at the nearest size, and no less than the link's latency.
+    """
+    total = 0.0
+    for line in lines:
+        nearest = _nearest(links, line)
+        if links is None or nearest is None:
+            return None
+        each_s = line.bytes_per_step / line.calls_per_step / nearest.algorithm_bytes_per_s
+        total += line.calls_per_step * max(links.latency_s, each_s)
+    return total or None
+
+
+def _nearest(links: LinkBenchmark | None, line: CollectiveRecord) -> Timing | None:
+    if links is None or links.world_size != line.group_size:
+        return None
+    each = line.bytes_per_step / line.calls_per_step
+    timed = [one for one in links.timings if one.operation == line.operation]
+    return min(timed, key=lambda one: abs(math.log(one.bytes / each)), default=None)
 
 
 def by_operation(lines: tuple[CollectiveRecord, ...]) -> dict[str, float]:
@@ -61,7 +85,7 @@ def find(study: StudyData) -> Iterator[Finding]:
     forms = planned(study.results.plan)
     for run in study.runs:
         lines, form = carried(run), forms.get(run.run_id)
-        if not lines or form is None:
+        if form is None or not run.counted or run.source != "measured":
             continue
         apart = list(_apart(by_operation(lines), form))
         if apart:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 from vitscale.analysis import text
+from vitscale.analysis.collectives import carried, idle_link_s, idle_links
 from vitscale.analysis.interval import Interval
 from vitscale.analysis.load import LaunchFigures, Run, StudyData
 from vitscale.analysis.result import Finding
@@ -48,6 +49,15 @@ def silent_share(run: Run) -> Interval | None:
 def profiled_share(run: Run) -> Interval | None:
     """Share of the step that the profiler saw communication in and no computation; None where it saw no launch."""
     return _over_launches(run, PROFILER)
+
+
+def idle_link_share(study: StudyData, run: Run) -> float | None:
+    """In place of steps without collectives, where there are none: what the same calls would take on the idle link,
+    one after another, over the step. No waiting is in it, and nothing hides it; None where the link was not timed."""
+    if not run.step_s or any(_mean(one, SILENCE) is not None for one in run.counted):
+        return None
+    took_s = idle_link_s(idle_links(study, run), carried(run))
+    return None if took_s is None else took_s / median(run.step_s)
 
 
 def seconds_by(run: Run, method: Method) -> list[float]:

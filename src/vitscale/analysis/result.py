@@ -151,6 +151,9 @@ class RunResult(Frozen):
     """Share of the step that goes where collectives are taken out: `comm_exposed` and `wait` by a second method."""
     profiled_share: Interval | None = None
     """Share of the step in which the profiler saw a collective under way and nothing computed: by a third method."""
+    idle_link_share: float | None = None
+    """What the same collectives would take on the idle link, one after another, over the step: where no steps without
+    them were taken. No waiting is in it, and nothing hides it."""
     overhead_share: float | None = None
     """Share of the step that measuring itself took: of each launch the dearest rank's, median over the launches. Null
     where it was not timed."""
@@ -329,6 +332,8 @@ class StudyResult:
     """run_id and series -> short readable label, unique within the study."""
     sent_bytes: dict[str, int] = field(default_factory=dict)
     """run_id -> bytes a rank sends per optimizer step, by the closed form in `plan.json`."""
+    derived_step_s: dict[str, float] = field(default_factory=dict)
+    """run_id -> time of a step by the closed form in `plan.json`, where the device is known."""
     collectives: dict[str, tuple[CollectiveRecord, ...]] = field(default_factory=dict)
     """run_id -> what its collectives carried, where it was recorded."""
     layers: dict[str, tuple[LayerRecord, ...]] = field(default_factory=dict)

@@ -33,7 +33,7 @@ def run_results(study: StudyData) -> tuple[tuple[RunResult, ...], dict[str, str]
     derived = memory.derived(study.results.plan)
     begun = start_ups(one.manifest for one in study.results.launches if one.manifest is not None)
     results = tuple(
-        _result(run, baselines.get(run.series), target, price, derived.get(run.run_id, {})).model_copy(
+        _result(study, run, baselines.get(run.series), target, price, derived.get(run.run_id, {})).model_copy(
             update={"start_up": begun.get(run.run_id)}
         )
         for run in study.runs
@@ -115,7 +115,12 @@ def _steps(one: LaunchFigures) -> float:
 
 
 def _result(
-    run: Run, base: Run | None, target: float | None, price: float | None, derived: Mapping[str, int]
+    study: StudyData,
+    run: Run,
+    base: Run | None,
+    target: float | None,
+    price: float | None,
+    derived: Mapping[str, int],
 ) -> RunResult:
     facts = run.facts
     problems = run_problems(run)
@@ -159,6 +164,7 @@ def _result(
         overlapped_share=overlapped(run.figures),
         silent_share=exposed.silent_share(run),
         profiled_share=exposed.profiled_share(run),
+        idle_link_share=exposed.idle_link_share(study, run),
         overhead_share=overhead.overhead_share(run),
         mfu=mfu,
         mfu_reason=mfu_reason,

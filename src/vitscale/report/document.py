@@ -214,13 +214,15 @@ _PARTS: dict[str, _Words] = {
     "accumulation_map": _Words(
         "Accumulation and ZeRO stage",
         "Bytes and time of an optimizer step, and memory of a rank, measured and by the closed form. Stages 2 and 3 "
-        "communicate in every micro-step, 0 and 1 once a step: there accumulation saves traffic, above it does not.",
+        "communicate in every micro-step, 0 and 1 once a step: there accumulation saves traffic, above it does not. "
+        "Time saved and memory paid are against the same stage with the fewest micro-steps, for the same images.",
         verdict_tables.map_table,
     ),
     "collectives": _Words(
         "Collectives",
         "Per optimizer step, of each run's first launch that counts: sizes and bandwidths as nccl-tests defines them. "
-        "The idle link is the bus bandwidth of the same operation, at the nearest size timed, before the first step.",
+        "A micro-step's are a step's over grad_accum. The idle link is the bus bandwidth of the same operation, at the "
+        "nearest size timed, among all ranks, before the first step.",
         verdict_tables.collective_table,
         alone=True,
     ),

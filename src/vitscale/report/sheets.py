@@ -30,7 +30,7 @@ _INTERVALS = (
 _FIELDS = (
     "run_id", "series", "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage",
     "micro_batch", "grad_accum", "global_batch", "precision", "device", "source", "launches", "memory_peak_bytes",
-    "overlapped_share", "mfu_reason",
+    "overlapped_share", "idle_link_share", "mfu_reason",
     "test_accuracy", "epochs_to_accuracy", "images_to_accuracy", "algorithmic_efficiency", "valid",
 )  # fmt: skip
 

@@ -79,7 +79,7 @@ def split_table(result: StudyResult) -> Table:
     rows = []
     for run in runs:
         parts = [percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS]
-        told = [interval_text(getattr(run, field), percent) for field in others]
+        told = [_way(getattr(run, field)) for field in others]
         rows.append((label(result, run.run_id), *parts, *(percent(run.overlapped_share) for _ in hidden), *told))
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
     caption = "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart"
@@ -89,8 +89,13 @@ def split_table(result: StudyResult) -> Table:
 _OTHER_WAYS = {
     "silent_share": "Goes without collectives [95 %]",
     "profiled_share": "Not hidden, by the profiler [95 %]",
+    "idle_link_share": "The same bytes on the idle link",
 }
 """Exposed communication and wait by other methods."""
+
+
+def _way(share: Interval | float | None) -> str:
+    return percent(share) if isinstance(share, float) else interval_text(share, percent)
 
 
 def loss_table(result: StudyResult) -> Table:

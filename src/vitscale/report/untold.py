@@ -60,6 +60,10 @@ def methods(result: StudyResult) -> str:
     for way in ("arrivals", "steps without collectives", "the profiler"):
         alone = [label(result, run.run_id) for run in runs if ways[run.run_id] == [way]]
         parts += [f"by {way} alone in {text.names(alone)}"] if alone else []
+    link = [label(result, run.run_id) for run in runs if run.idle_link_share is not None]
+    parts += (
+        [f"the same bytes timed on the idle link in place of steps without them in {text.names(link)}"] if link else []
+    )
     nothing = [label(result, run.run_id) for run in runs if not ways[run.run_id]]
     parts += [f"not told in {text.names(nothing)}"] if nothing else []
     return f"{'; '.join(parts)}."

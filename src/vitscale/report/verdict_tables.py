@@ -55,15 +55,19 @@ def cause_table(result: StudyResult) -> Table:
 def collective_table(result: StudyResult) -> Table:
     """Every kind of collective of every run that recorded any, beside the same on the idle link."""
     rows = []
+    micro_steps = {run.run_id: run.grad_accum or 1 for run in result.analysis.runs}
     for run_id, lines in result.collectives.items():
         for one in lines:
+            of_one = (one.calls_per_step / micro_steps[run_id], one.bytes_per_step / micro_steps[run_id])
             idle = idle_busbw(result.links.get(run_id), one)
             share = one.busbw_bytes_per_s / idle if one.busbw_bytes_per_s and idle else None
-            cells = (f"{one.calls_per_step:.3g}", size(one.bytes_per_step), seconds(one.wire_s_per_step))
+            cells = (f"{one.calls_per_step:.3g}", size(one.bytes_per_step), f"{of_one[0]:.3g}", size(of_one[1]))
+            took = seconds(one.wire_s_per_step)
             rates = (decimal(one.algbw_bytes_per_s, "B/s"), decimal(one.busbw_bytes_per_s, "B/s"))
             held = (decimal(idle, "B/s"), percent(share, 0))
-            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, *rates, *held))
-    header = ("Run", "Operation", "Ranks", "Calls", "Bytes", "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
+            rows.append((label(result, run_id), one.operation, str(one.group_size), *cells, took, *rates, *held))
+    counts = ("Calls", "Bytes", "Calls of a micro-step", "Its bytes")
+    header = ("Run", "Operation", "Ranks", *counts, "On the wire", "Algorithm", "Bus", "Idle link", "Of it")
     return Table("Collectives of an optimizer step, and their bandwidths", header, tuple(rows), words=2)
 
 

@@ -42,6 +42,7 @@ def differs(result):
 def test_methods_that_agree_say_nothing_and_both_are_shown(make, tmp_path):
     result = study(make, tmp_path, (0.080, 0.082, 0.078))
     assert differs(result) == []
+    assert result.analysis.runs[0].idle_link_share is None
     assert result.analysis.runs[0].silent_share.median == pytest.approx(0.2)
     assert split_table(result).header[-1] == "Goes without collectives [95 %]"
     assert split_table(result).rows[0][-1].startswith("20.0 % [15.0, 25.0 %]")

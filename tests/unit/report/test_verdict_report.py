@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from vitscale.analysis.analyse import analyse
-from vitscale.analysis.result import RankStep
+from vitscale.analysis.result import Bytes, MemoryResult, RankStep
 from vitscale.analysis.verdict import of_largest
 from vitscale.report import terminal
 from vitscale.report.document import document
@@ -102,7 +102,7 @@ def accumulated(make, tmp_path_factory):
 
 def test_the_map_has_every_corner_of_the_largest_world_size(accumulated):
     data = map_data(accumulated)
-    assert data.panels == ("time of a step", "memory of a rank: peak")
+    assert data.panels == ("time of a step", "time saved by accumulation: measured", "memory of a rank: peak")
     assert data.notes == ("weak, 2 ranks.",)
     cells = {(row["stage"], row["grad_accum"]): row for row in data.rows if row["panel"] == "time of a step"}
     assert {key: row["figure"] for key, row in cells.items()} == {
@@ -114,6 +114,32 @@ def test_the_map_has_every_corner_of_the_largest_world_size(accumulated):
     assert cells["ZeRO 2", 4]["level"] == 1
     assert cells["ZeRO 2", 1]["level"] == pytest.approx(0.25)
     assert len(map_table(accumulated).rows) == 4
+
+
+def figures(data, panel):
+    return {(row["stage"], row["grad_accum"]): row["figure"] for row in data.rows if row["panel"] == panel}
+
+
+def test_what_accumulation_saves_is_told_against_the_fewest_micro_steps(accumulated):
+    """The same images take 100 ms at stage 0, 300 and 900 ms at stage 2; by the form 0.2 and 0.1 s at both."""
+    runs = accumulated.analysis.runs
+    told = replace(accumulated, derived_step_s={run.run_id: 0.2 if run.grad_accum == 1 else 0.1 for run in runs})
+    measured = {("ZeRO 0", 1): "0.0 %", ("ZeRO 0", 4): "0.0 %", ("ZeRO 2", 1): "0.0 %", ("ZeRO 2", 4): "-200.0 %"}
+    assert figures(map_data(told), "time saved by accumulation: measured") == measured
+    derived = figures(map_data(told), "time saved by accumulation: closed form")
+    assert derived["ZeRO 2", 4] == derived["ZeRO 0", 4] == "50.0 %"
+
+
+def test_what_accumulation_costs_in_memory_is_told_by_class_and_form(accumulated):
+    def held(run):
+        sizes = Bytes(measured_bytes=run.grad_accum << 20, derived_bytes=(5 - run.grad_accum) << 20)
+        return run.model_copy(update={"memory": MemoryResult(**dict.fromkeys(MemoryResult.model_fields, sizes))})
+
+    runs = tuple(held(run) for run in accumulated.analysis.runs)
+    data = map_data(replace(accumulated, analysis=accumulated.analysis.model_copy(update={"runs": runs})))
+    assert figures(data, "memory paid for accumulation: by class")["ZeRO 2", 4] == "15.0 MiB"
+    assert figures(data, "memory paid for accumulation: closed form")["ZeRO 0", 4] == "-15.0 MiB"
+    assert figures(data, "memory paid for accumulation: closed form")["ZeRO 0", 1] == "0 B"
 
 
 def test_what_is_sent_is_shown_measured_and_by_the_closed_form(accumulated):

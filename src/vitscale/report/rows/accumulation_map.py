@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vitscale.analysis.collectives import by_operation
@@ -12,6 +12,10 @@ from vitscale.report.rows import ChartData
 from vitscale.report.rows.metrics import FORMS, Metric, value_of
 
 _FOLLOWS = ("zero_stage", "grad_accum", "micro_batch", "global_batch")
+
+
+Figure = Callable[[StudyResult, RunResult], float | None]
+"""What a corner has of one kind; None is not known."""
 
 
 def _sent(result: StudyResult, run: RunResult) -> float | None:
@@ -35,13 +39,53 @@ def _held_derived(_: StudyResult, run: RunResult) -> float | None:
     return None if None in sizes else float(sum(sizes))
 
 
+def _step(_: StudyResult, run: RunResult) -> float | None:
+    return run.step_s.median if run.step_s else None
+
+
+def _step_derived(result: StudyResult, run: RunResult) -> float | None:
+    return result.derived_step_s.get(run.run_id)
+
+
+def _saved(step_s: Figure) -> Figure:
+    """Time that the same images take less than in the fewest micro-steps of the same stage, over that time."""
+
+    def saved(result: StudyResult, run: RunResult) -> float | None:
+        once = _fewest_micro_steps(result, run)
+        now_s, once_s = step_s(result, run), step_s(result, once)
+        if now_s is None or once_s is None or run.global_batch is None or once.global_batch is None:
+            return None
+        return 1 - now_s / run.global_batch / (once_s / once.global_batch)
+
+    return saved
+
+
+def _paid(held: Figure) -> Figure:
+    """Memory of a rank beyond that with the fewest micro-steps of the same stage."""
+
+    def paid(result: StudyResult, run: RunResult) -> float | None:
+        now, once = held(result, run), held(result, _fewest_micro_steps(result, run))
+        return None if now is None or once is None else now - once
+
+    return paid
+
+
+def _fewest_micro_steps(result: StudyResult, run: RunResult) -> RunResult:
+    alike = [one for one in mapped(result) if one.zero_stage == run.zero_stage]
+    return min(alike, key=lambda one: one.grad_accum or 0)
+
+
 METRICS = (
     Metric("time of a step", "time", "step_s"),
+    Metric("time saved by accumulation: measured", "share", _saved(_step)),
+    Metric("time saved by accumulation: closed form", "share", _saved(_step_derived)),
     Metric("sent per step: measured", "memory", _sent),
     Metric("sent per step: closed form", "memory", _sent_derived),
     Metric("memory of a rank: peak", "memory", "memory_peak_bytes"),
     Metric("memory of a rank: by class", "memory", _held),
     Metric("memory of a rank: closed form", "memory", _held_derived),
+    Metric("memory paid for accumulation: by class", "memory", _paid(_held)),
+    Metric("memory paid for accumulation: closed form", "memory", _paid(_held_derived)),
 )
 """What is sent is the size of the collectives, as in the plan; the peak holds Python and its libraries too on a CPU."""
 
