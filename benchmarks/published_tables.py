@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +14,7 @@ from vitscale.cost import models
 from vitscale.cost.scaling import Layout
 from vitscale.cost.vit import AUTOCAST
 from vitscale.importers.table import REQUIRED
+from vitscale.predict.priors import find_device
 from vitscale.predict.read import of_table
 from vitscale.predict.series import Observation, Series
 
@@ -29,6 +31,9 @@ _IDENTITY = (
     "hidden_size", "heads", "layers", "framework", "benchmark", "system", "submitter", "interconnect", "tp", "pp",
     "variant", "model_or_variant", "optimizer", "engine", "zero_stage", "table_id",
 )  # fmt: skip
+_DEVICE = ("device", "GPU", "gpu", "hardware", "accelerator")
+_COUNTED = re.compile(r"\d+ ?x ?((?:NVIDIA )?[A-Z]{1,3} ?\d+[A-Z]*(?: (?:SXM\d?|PCIe))?(?: \d+ ?GB?)?)")
+"""Boards in a title, as `(8x A100 80GB)`."""
 _PER_NODE = 8
 """GPUs of a node where a table does not tell: the usual server."""
 
@@ -40,20 +45,28 @@ class _Run:
     step_s: float
     engine: str | None
     zero_stage: int | None
+    device: str | None
 
 
-def read_folder(folder: Path) -> dict[str, list[Series]]:
-    """Series of two world sizes or more by table; files of other things are left out."""
-    found = {}
+def read_folder(folder: Path, left_out: list[str] | None = None) -> dict[str, list[Series]]:
+    """Series of two world sizes or more by table; what else lies there is appended to `left_out`, in words."""
+    found: dict[str, list[Series]] = {}
+    out = [] if left_out is None else left_out
     for path in sorted(folder.glob("**/*.csv")):
         rows = _rows(path)
         if not rows:
+            out.append(f"{path.name}: no rows")
             continue
         own = all(name in rows[0] for name in (*REQUIRED, "step_s"))
         series = of_table(path) if own else _series(rows)
         several = [one for one in series if len({seen.layout.world_size for seen in one.measured}) > 1]
         if several:
             found[path.stem] = several
+        else:
+            names = ", ".join(rows[0])
+            out.append(f"{path.name}: no series of two world sizes ({len(series)} of one); columns are {names}")
+        if several and len(several) < len(series):
+            out.append(f"{path.name}: {len(series) - len(several)} of {len(series)} series have one world size")
     return found
 
 
@@ -127,7 +140,7 @@ def _one(runs: list[_Run], suffix: str) -> Series:
     first = runs[0]
     name = " ".join(part[-24:] for part in first.key if part) + suffix
     seen = [Observation(run.layout, run.step_s) for run in sorted(runs, key=lambda run: run.layout.world_size)]
-    return Series(name, tuple(seen), engine=first.engine, zero_stage=first.zero_stage)
+    return Series(name, tuple(seen), device=first.device, engine=first.engine, zero_stage=first.zero_stage)
 
 
 def _run(row: Mapping[str, str]) -> _Run | None:
@@ -148,7 +161,13 @@ def _run(row: Mapping[str, str]) -> _Run | None:
     sharding = row.get("Sharding Strategy") or ("FSDP" if "FSDP" in (row.get("parallelism") or "") else "")
     stage = _number(row, ("zero_stage",))
     engine = "fsdp" if sharding else row.get("engine") or None
-    return _Run(key, layout, step_s, engine, None if stage is None else round(stage))
+    return _Run(key, layout, step_s, engine, None if stage is None else round(stage), _device(row))
+
+
+def _device(row: Mapping[str, str]) -> str | None:
+    told = next((row[name] for name in _DEVICE if row.get(name)), None)
+    boards = _COUNTED.findall(row.get("heading") or row.get("section") or "")
+    return next((name for name in (told, *boards) if find_device(name)), told)
 
 
 def _step_s(row: Mapping[str, str], layout: Layout) -> float | None:

@@ -6,6 +6,7 @@ A name that is not there has no figures: no device stands in for another.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -104,6 +105,34 @@ def title(name: str) -> str:
 def match(nvml_name: str) -> DeviceSpec | None:
     """Return the device that NVML (or torch) reports under exactly this name, or None."""
     return next((spec for spec in _catalog().values() if nvml_name in spec.nvml_names), None)
+
+
+def spelled(name: str) -> tuple[DeviceSpec, ...]:
+    """Return the devices that a name may mean, however it is written, the one with the least memory first.
+
+    `RTX 3090`, `A100-SXM4-80GB`, `h100_80gb`, `NVIDIA T4`, `DGX A100 40GB`: the board, with its memory and form where
+    they are told. Anything else in the name (`A10G`, `RTX 3090 Ti`, `H100 NVL`) is another device: none.
+    """
+    words = _SPELLING.fullmatch(" ".join(_WORD.findall(name.lower())))
+    if words is None:
+        return ()
+    told_bytes = int(words["memory"]) * 10**9 if words["memory"] else None
+    found = [
+        spec
+        for key, spec in _catalog().items()
+        if key.split("-")[0] == words["board"].replace(" ", "")
+        and (spec.memory_bytes == told_bytes or told_bytes is None)
+        and (words["form"] != "pcie" or spec.devices_per_node is None)
+        and (words["form"] == "pcie" or not key.endswith("-pcie"))
+    ]
+    return tuple(sorted(found, key=lambda spec: spec.memory_bytes))
+
+
+_WORD = re.compile(r"[a-z0-9]+")
+_SPELLING = re.compile(
+    r"(?:(?:nvidia|amd|tesla|geforce|instinct|dgx|hgx) )*(?P<board>rtx ?\d{4}|mi\d{3}x|[abhltv]\d{1,3}s?)"
+    r"(?: (?P<form>pcie|sxm\d?))?(?: (?P<memory>\d{2,3}) ?gb?)?(?: hbm\d?e?)?"
+)
 
 
 @cache

@@ -7,10 +7,12 @@ show; `docs/concepts/prediction.md` says from which, and what leaving a table ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from vitscale.cost import compute, recompute
 from vitscale.cost.scaling import MECHANISMS, Array, Layout, Mechanisms
@@ -44,9 +46,14 @@ BOARD_NOISE = (0.05, 0.6)
 """Noise of boards that no maker's server holds (PCIe cards, workstations): they share fans and power with what is
 beside them, and slow down when hot. Three runs of one configuration on 8 T4: 0.6 to 16 % apart."""
 
+UNKNOWN_BOARD_SHARE = 0.3
+"""Chance that a device of which nothing is known is such a board: then noise is a mixture of both."""
+
 _GUESSED_BATCH = 3.0
 """How much more a step drifts where the work of a rank is a guess."""
 _LINK_EFFICIENCY = 0.7  # of a data sheet's bandwidth at large messages: nccl-tests tables, median of 19
+_BOARD_NETWORK = (1.25e9, 1.2)
+"""Bytes per second of a node of boards that no maker's server holds, and log sd: from office Ethernet to 100 Gbit/s."""
 _KNOWN_LOG_SD = 0.7
 _TIMED_LOG_SD = 0.15
 """Of a link that was timed, or is shaped to its rate: an engine's calls differ from a benchmark's."""
@@ -69,14 +76,30 @@ class Priors:
     """None: nothing is known; the data alone tell."""
     micro_step_log_sd: float
     assumptions: tuple[str, ...]
+    board_share: float = 0.0
+    """Chance that noise is that of boards, beside a server's."""
 
     def parameters(self, z: Array) -> Array:
         """Standard normal coordinates (draws, parameters) as parameters."""
         values = self.median * np.exp(self.log_sd * z)
         values[..., 0] = values[..., 0] / (1 + values[..., 0])
+        if self.board_share:
+            values[..., _NOISE] = _mixed_noise(z[..., _NOISE], self.board_share)
         for name, most in (("exposed_floor", 1.0), *((name, _MOST_NOISE) for name in NOISE)):
             values[..., PARAMETERS.index(name)] = np.minimum(most, values[..., PARAMETERS.index(name)])
         return values
+
+
+_NOISE = PARAMETERS.index("noise")
+
+
+def _mixed_noise(z: Array, board_share: float) -> Array:
+    """Quantiles of a mixture of a server's noise and that of boards, at standard normal coordinates."""
+    logs = np.linspace(math.log(1e-5), math.log(2.0), 2000)
+    ends = ((1 - board_share, GENERIC["noise"]), (board_share, BOARD_NOISE))
+    below = sum(share * ndtr((logs - math.log(median)) / sd) for share, (median, sd) in ends)
+    found: Array = np.exp(np.interp(ndtr(z), below, logs))
+    return found
 
 
 def mechanisms(parameters: Array) -> Mechanisms:
@@ -87,8 +110,9 @@ def mechanisms(parameters: Array) -> Mechanisms:
 def priors(series: Series, reference_micro_batch: float) -> Priors:
     """The priors of a series, for a reference micro-step of that many images."""
     table = dict(GENERIC)
-    told: list[str] = []
     device = find_device(series.device)
+    told = _ambiguous(series.device, device)
+    known = device is not None or series.device == "cpu"
     if device is not None and device.devices_per_node is None:
         table["noise"] = BOARD_NOISE
     if not series.batch_told:
@@ -102,14 +126,25 @@ def priors(series: Series, reference_micro_batch: float) -> Priors:
     names = [table[name] for name in PARAMETERS]
     median = np.array([one[0] for one in names])
     micro_log_sd = _SEEN_RATE_LOG_SD if series.measured else _RATE_LOG_SD
-    return Priors(median, np.array([one[1] for one in names]), micro_s, micro_log_sd, tuple(told))
+    log_sd, board_share = np.array([one[1] for one in names]), 0.0 if known else UNKNOWN_BOARD_SHARE
+    return Priors(median, log_sd, micro_s, micro_log_sd, tuple(told), board_share)
 
 
 def find_device(name: str | None) -> DeviceSpec | None:
-    """A device by its short name or the name NVML reports, or None."""
+    """A device by its short name, the name NVML reports, or as people write it; None where it is not in the catalog.
+
+    Of several that a name may mean (`A100`), the one with the least memory.
+    """
     if not name:
         return None
-    return catalog.match(name) or (catalog.device(name) if name.lower() in catalog.names() else None)
+    exact = catalog.match(name) or (catalog.device(name) if name.lower() in catalog.names() else None)
+    return exact or next(iter(catalog.spelled(name)), None)
+
+
+def _ambiguous(name: str | None, device: DeviceSpec | None) -> list[str]:
+    if device is None or len(catalog.spelled(name or "")) < 2 or device.name == (name or "").lower():
+        return []
+    return [] if name in device.nvml_names else [f"`{name}` is taken as {device.title}, the one with the least memory"]
 
 
 def _micro_step_s(series: Series, device: DeviceSpec | None, micro_batch: float, told: list[str]) -> float | None:
@@ -185,11 +220,17 @@ def _sent_bytes(series: Series) -> float | None:
 
 def _known(series: Series, device: DeviceSpec, micro_s: float, told: list[str]) -> dict[str, tuple[float, float]]:
     """Priors by bytes over data-sheet bandwidths, for the mechanisms where both are known."""
-    count = parameter_count(series) or 0
-    sent_bytes = _sent_bytes(series) or 0.0
+    count, sent_bytes = parameter_count(series), _sent_bytes(series)
+    if count is None or sent_bytes is None:
+        return {}
     ranks = max((round(one.layout.world_size / one.layout.nodes) for one in series.observations), default=1)
     links = device.links(ranks)
     known = {"update": (28 * count / device.memory_bytes_per_s / micro_s, 0.7)}
+    if links.inter_node is None and device.devices_per_node is None:
+        rate, log_sd = _BOARD_NETWORK
+        known["inter_node"] = (sent_bytes / rate / micro_s, log_sd)
+        if any(one.layout.nodes > 1 for one in series.observations):
+            told.append(f"network: none is known for {device.name}; 10 Gbit/s, or a third or three times as fast")
     for name, link in (("intra_node", links.intra_node), ("inter_node", links.inter_node)):
         if link is not None:
             known[name] = (sent_bytes / (link.bytes_per_s * _LINK_EFFICIENCY) / micro_s, _KNOWN_LOG_SD)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from vitscale.errors import UsageError
 from vitscale.predict.model import Quantiles, calibrate, predict_layouts
 from vitscale.predict.series import Observation, Series
+
+_FEWEST_SERIES = 3
+"""Fewer say nothing of how series differ."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ class Summary:
     """Median of perfect linear scaling."""
     same_error: float
     """Median of the step time of the largest known."""
-    gain: tuple[float, float, float]
+    gain: tuple[float, float | None, float | None]
     """Mean absolute log error of the better baseline minus the prediction's, with its 95 % interval (bootstrap over
-    series): above 0 the prediction is better."""
+    series; None of fewer than 3): above 0 the prediction is better."""
     cover80: float
     cover95: float
     half_width: float
@@ -75,7 +79,7 @@ class Summary:
 
     def __str__(self) -> str:
         """As one line."""
-        low, high = self.gain[1:]
+        low, high = (math.nan if one is None else one for one in self.gain[1:])
         return (
             f"{self.points:4d} points, error {self.median_error:6.1%} median {self.largest_error:6.1%} max; linear "
             f"{self.linear_error:6.1%}, same step {self.same_error:6.1%}; better by {self.gain[0]:+.3f} [{low:+.3f}, "
@@ -101,6 +105,56 @@ def score(series: Series, fitted: int, table: str = "") -> list[Scored]:
             )
         )  # fmt: skip
     return found
+
+
+def from_sheets(series: Series) -> list[tuple[Quantiles, float]]:
+    """What is said of a series of which nothing is shown, with what was measured, seconds.
+
+    None where its device, model or precision has no figures.
+    """
+    bare = tuple(Observation(one.layout, None) for one in series.observations)
+    try:
+        calibration = calibrate(replace(series, observations=bare))
+    except UsageError:
+        return []
+    said = predict_layouts(calibration, [one.layout for one in series.measured])
+    pairs = zip(said, series.measured, strict=True)
+    return [(one, seen.step_s) for one, seen in pairs if seen.step_s is not None]
+
+
+@dataclass(frozen=True)
+class SheetSummary:
+    """Of points said from data sheets only. Errors are fractions, absolute."""
+
+    points: int
+    median_error: float
+    largest_error: float
+    cover80: float
+    cover95: float
+    half_width: float
+    """Median half-width of the 95 % interval over the median."""
+
+    def __str__(self) -> str:
+        """As one line."""
+        return (
+            f"{self.points:4d} points, error {self.median_error:6.1%} median {self.largest_error:6.1%} max; "
+            f"cover 95: {self.cover95:4.0%}, 80: {self.cover80:4.0%}; half-width {self.half_width:5.1%}"
+        )
+
+
+def sheet_summary(points: Sequence[tuple[Quantiles, float]]) -> SheetSummary | None:
+    """Summarise; None where nothing could be said."""
+    if not points:
+        return None
+    errors = [abs(said.median / seen - 1) for said, seen in points]
+    return SheetSummary(
+        len(points),
+        median(errors),
+        max(errors),
+        fmean(said.low80 <= seen <= said.high80 for said, seen in points),
+        fmean(said.low95 <= seen <= said.high95 for said, seen in points),
+        median(said.half_width for said, _ in points),
+    )
 
 
 def _work(one: Observation) -> float:
@@ -138,8 +192,10 @@ def summary(points: Sequence[Scored]) -> Summary:
     )
 
 
-def _gain(points: Sequence[Scored], gains: NDArray[np.float64]) -> tuple[float, float, float]:
+def _gain(points: Sequence[Scored], gains: NDArray[np.float64]) -> tuple[float, float | None, float | None]:
     names = sorted({(one.table, one.series) for one in points})
+    if len(names) < _FEWEST_SERIES:
+        return float(gains.mean()), None, None
     groups = [gains[[(one.table, one.series) == name for one in points]] for name in names]
     rng = np.random.default_rng(0)
     sums, counts = np.array([group.sum() for group in groups]), np.array([len(group) for group in groups])

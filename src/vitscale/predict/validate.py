@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitscale.errors import UsageError
 from vitscale.predict.read import of_table, read
-from vitscale.predict.score import Scored, Summary, noise_floor, score, summary
+from vitscale.predict.score import (
+    Scored,
+    SheetSummary,
+    Summary,
+    from_sheets,
+    noise_floor,
+    score,
+    sheet_summary,
+    summary,
+)
 from vitscale.predict.series import Series
 
 FITTED = (2, 3, 4)
 """Smallest world sizes that are shown of a published series, each in turn."""
+ALONE = 1
+"""From one world size how a step changes with it is the priors' alone: shown too, and summed up apart."""
+
+
+K = TypeVar("K", str, tuple[str, int])
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,12 @@ class Validation:
     points: tuple[Scored, ...]
     """Worst first."""
     by_table: dict[str, Summary]
+    """Of a table without those that were shown one world size, unless there are no others; `whole` likewise."""
     whole: Summary
+    by_shown: dict[tuple[str, int], Summary]
+    """By table and number of world sizes that were shown."""
+    from_sheets: SheetSummary | None
+    """The same series with nothing shown; None where no device and model has figures."""
     noise_floor: float | None
     """Median difference between two runs of one configuration, as a fraction; None where nothing was run twice."""
     short: tuple[str, ...]
@@ -67,21 +86,35 @@ def validate(paths: Sequence[Path] = ()) -> Validation:
             short += [] if found else [one.name]
     if not points:
         raise UsageError(
-            "no series has two measured world sizes or more beyond what a fit needs",
-            "a table needs 3 world sizes in a series, a study 2",
+            "no series has two measured world sizes or more", "one is shown, and the larger ones are hidden"
         )
     points.sort(key=lambda one: -abs(one.error))
-    tables = {name: [one for one in points if one.table == name] for name in dict.fromkeys(one.table for one in points)}
-    floor = noise_floor([one for series, _ in sources.values() for one in series])
+    studies = {name for name, (_, own) in sources.items() if own}
+    several = [one for one in points if one.fitted != ALONE or one.table in studies] or points
+    by_table = _grouped(several, lambda one: one.table)
+    every = [one for series, _ in sources.values() for one in series]
     return Validation(
-        tuple(points), {name: summary(own) for name, own in tables.items()}, summary(points), floor, tuple(short)
+        tuple(points),
+        {name: summary(own) for name, own in by_table.items()},
+        summary(several),
+        {key: summary(own) for key, own in sorted(_grouped(points, lambda one: (one.table, one.fitted)).items())},
+        sheet_summary([pair for one in every for pair in from_sheets(one)]),
+        noise_floor(every),
+        tuple(short),
     )
 
 
+def _grouped(points: Sequence[Scored], key: Callable[[Scored], K]) -> dict[K, list[Scored]]:
+    found: dict[K, list[Scored]] = {}
+    for one in points:
+        found.setdefault(key(one), []).append(one)
+    return found
+
+
 def _hidden(series: Series, name: str, own: bool) -> list[Scored]:
-    """Of the user's own study the largest world size is left out, of a table all beyond the first two, three, four."""
+    """Of the user's own study the largest world size is left out, of a table all beyond the first one to four."""
     sizes = len({one.layout.world_size for one in series.measured})
-    counts = (sizes - 1,) if own else FITTED
+    counts = (sizes - 1,) if own else (ALONE, *FITTED)
     return [point for count in counts if count for point in score(series, count, name)]
 
 
@@ -91,6 +124,10 @@ def document(found: Validation) -> dict[str, Any]:
         "schema_version": 1,
         "summary": found.whole.document(),
         "tables": {name: one.document() for name, one in found.by_table.items()},
+        "by_shown": [
+            {"table": name, "shown": shown, **one.document()} for (name, shown), one in found.by_shown.items()
+        ],
+        "from_sheets": None if found.from_sheets is None else asdict(found.from_sheets),
         "noise_floor": found.noise_floor,
         "points": [one.document() for one in found.points],
         "series_too_short": list(found.short),

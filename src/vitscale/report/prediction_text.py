@@ -12,7 +12,7 @@ from rich.text import Text
 from vitscale import units
 from vitscale.predict.ask import Answers
 from vitscale.predict.model import Point, Prediction, Quantiles
-from vitscale.predict.score import Scored
+from vitscale.predict.score import Scored, Summary
 from vitscale.predict.suggest import Advice, Start
 from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
@@ -149,16 +149,16 @@ def print_validation(found: Validation, out: Console) -> None:
         "base's",
     ):  # fmt: skip
         table.add_column(name, justify="left" if name == "table" else "right", no_wrap=True)
-    for name, one in {**found.by_table, "all": found.whole}.items():
-        gain, low, high = one.gain
-        table.add_row(
-            clean(name), f"{one.points:,}", f"{one.median_error:.1%}", f"{one.largest_error:.1%}",
-            f"{one.linear_error:.1%}", f"{one.same_error:.1%}", f"{gain:.1%} ({low:.1%}, {high:.1%})",
-            f"{one.cover95:.0%}", f"{one.cover80:.0%}", f"{one.half_width:.1%}", f"{one.score:.3f}",
-            f"{one.baseline_score:.3f}",
-        )  # fmt: skip
+    for name, one in found.by_table.items():
+        _errors(table, name, one)
+        for (of, shown), own in found.by_shown.items():
+            if of == name:
+                _errors(table, f"  {shown} shown", own)
+    _errors(table, "all", found.whole)
     out.print(table)
     out.print(clean(_LEGEND))
+    told = found.from_sheets or "n/a, no device and timm ViT of which the catalog has figures"
+    out.print(clean(f"from data sheets only, nothing shown: {told}"))
     floor = "n/a, nothing was run twice"
     if found.noise_floor is not None:
         floor = f"{found.noise_floor:.1%} apart, the median of two runs of one configuration"
@@ -168,6 +168,17 @@ def print_validation(found: Validation, out: Console) -> None:
     out.print(clean("worst first:"))
     for point in found.points[:_MOST_MISSES]:
         out.print(clean(_miss(point)))
+
+
+def _errors(table: Table, name: str, one: Summary) -> None:
+    gain, low, high = one.gain
+    within = "n/a" if low is None or high is None else f"{low:.1%}, {high:.1%}"
+    table.add_row(
+        clean(name), f"{one.points:,}", f"{one.median_error:.1%}", f"{one.largest_error:.1%}",
+        f"{one.linear_error:.1%}", f"{one.same_error:.1%}", f"{gain:.1%} ({within})",
+        f"{one.cover95:.0%}", f"{one.cover80:.0%}", f"{one.half_width:.1%}", f"{one.score:.3f}",
+        f"{one.baseline_score:.3f}",
+    )  # fmt: skip
 
 
 def _miss(one: Scored) -> str:

@@ -245,7 +245,9 @@ def test_validate_prints_errors_of_a_table(vitscale, table):
     for words in ("in 95 %", "noise floor: 10.0%", "worst first:"):
         assert words in ran.out
     told = json.loads(vitscale("validate", table, "--json").out)
-    assert len(told["points"]) == told["summary"]["points"] == 2
+    assert told["summary"]["points"] == 2
+    assert [(one["shown"], one["points"]) for one in told["by_shown"]] == [(1, 4), (2, 2)]
+    assert told["from_sheets"]["points"] == 6
 
 
 def test_tables_of_one_name_are_both_validated(vitscale, table):

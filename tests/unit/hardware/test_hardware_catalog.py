@@ -69,3 +69,33 @@ def test_few_ranks_of_a_node_reach_the_network_through_their_own_cards():
     assert one.inter_node.bytes_per_s == full.inter_node.bytes_per_s / 8
     assert one.intra_node == full.intra_node
     assert catalog.device("t4").links(1).inter_node is None
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RTX 3090", "rtx3090"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA T4", "t4"),
+        ("T4 16GB", "t4"),
+        ("A100", "a100-40gb"),
+        ("DGX A100", "a100-40gb"),
+        ("A100-SXM4-80GB", "a100-80gb"),
+        ("a100_80gb", "a100-80gb"),
+        ("h100_80gb", "h100"),
+        ("H100 PCIe", "h100-pcie"),
+        ("v100-32gb", "v100"),
+        ("V100 16G", "v100-16gb"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_a_board_is_found_however_it_is_written(name, meant):
+    assert catalog.spelled(name)[0].name == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["A10G", "L40", "RTX 3090 Ti", "RTX A6000", "H100 NVL", "H100 96GB HBM2e", "A100-PCIE-40GB", "GH200", "", "cpu"],
+)
+def test_another_board_is_not_taken_for_one_of_the_catalog(name):
+    assert catalog.spelled(name) == ()

@@ -9,7 +9,7 @@ from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.predict.checks import checked
 from vitscale.predict.model import calibrate, predict
-from vitscale.predict.priors import NOISE, PARAMETERS, priors
+from vitscale.predict.priors import BOARD_NOISE, GENERIC, NOISE, PARAMETERS, UNKNOWN_BOARD_SHARE, priors
 from vitscale.predict.series import LinkRates, Observation, Series
 
 
@@ -73,3 +73,43 @@ def test_a_timed_link_takes_its_bytes_over_its_rate_whatever_the_data_sheet_says
     index = PARAMETERS.index("inter_node")
     seen = priors(given, 128).median[index] * 0.09
     assert seen == pytest.approx(bare.median[index] * bare.micro_step_s)
+
+
+def test_a_device_is_known_however_it_is_written_and_what_was_taken_is_said():
+    exact, written, vague = (priors(series((1, 0.32), device=name), 128) for name in ("h100", "H100-80GB", "A100"))
+    assert written.micro_step_s == exact.micro_step_s
+    assert written.board_share == 0
+    assert any("`A100` is taken as NVIDIA A100 SXM4 40 GB" in line for line in vague.assumptions)
+    assert not any("is taken as" in line for line in (*exact.assumptions, *written.assumptions))
+
+
+@pytest.mark.parametrize("device", [None, "GH200"])
+def test_noise_of_an_unknown_device_is_between_a_servers_and_that_of_boards(device):
+    def upper(name):
+        drawn = priors(series((1, 0.32), device=name), 128).parameters(np.full((1, len(PARAMETERS)), 1.5))[0]
+        return drawn[PARAMETERS.index("noise")]
+
+    assert upper("h100") < upper(device) < upper("t4")
+    assert priors(series((1, 0.32), device="cpu"), 128).board_share == 0
+
+
+def test_noise_of_an_unknown_device_follows_the_mixture():
+    prior = priors(series((1, 0.32), device=None), 128)
+    z = np.random.default_rng(0).standard_normal((20_000, len(PARAMETERS)))
+    noisy = (prior.parameters(z)[:, PARAMETERS.index("noise")] > BOARD_NOISE[0]).mean()
+    assert noisy == pytest.approx(UNKNOWN_BOARD_SHARE / 2, abs=0.02)
+
+
+def test_a_model_that_is_no_timm_vit_takes_no_bytes_from_the_data_sheet():
+    found = priors(series((1, 0.32), model="bert-large", device="a100-80gb"), 128)
+    names = ("update", "intra_node", "inter_node")
+    assert all(found.median[PARAMETERS.index(name)] == GENERIC[name][0] for name in names)
+
+
+def test_boards_without_a_server_meet_over_a_network_that_may_be_slow():
+    bare = priors(series((1, 0.23), (2, 0.57), micro=16, nodes=2, device="rtx3070", precision="fp32"), 16)
+    index = PARAMETERS.index("inter_node")
+    # 86.6 M weights of 4 bytes twice at 10 Gbit/s.
+    assert bare.median[index] * 0.23 == pytest.approx(8 * 86.6e6 / 1.25e9, rel=0.01)
+    assert bare.log_sd[index] == 1.2
+    assert any("10 Gbit/s" in line for line in bare.assumptions)

