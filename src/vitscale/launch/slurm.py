@@ -55,19 +55,13 @@ class Slurm:
             yield f"rounds/{first.name}/{SCRIPT}", self._script(results, first)
 
     def submit(self, results: Path, rounds: Sequence[Round]) -> str | None:
-        """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes.
-
-        Where it takes no array, the first round of it is a job, and the others follow.
-        """
+        """Hand over rounds, as many as SLURM takes: what it refuses is tried again, and told, when its turn comes."""
         known = jobs.unfinished(results)
         taken: dict[str, str] = {}
         with _leaving(results), contextlib.suppress(SetupError):
-            for alike in self._alike([round_ for round_ in rounds if round_.name not in known]):
-                if len(alike) > 1:
-                    with contextlib.suppress(SetupError):
-                        taken |= self._submit(results, alike)
-                        continue
-                taken |= self._submit(results, alike[:1])
+            for alike in self._alike(rounds):
+                if not any(round_.name in known for round_ in alike):
+                    taken |= self._submit_alike(results, alike)
         told = ", ".join(f"{name} is job {job}" for name, job in taken.items())
         return f"SLURM: {told}" if told else None
 
@@ -140,6 +134,13 @@ class Slurm:
 
     def _script(self, results: Path, round_: Round) -> str:
         return script(results, round_, self._inputs.limits, self._inputs.variables())
+
+    def _submit_alike(self, results: Path, alike: Sequence[Round]) -> dict[str, str]:
+        """Hand over rounds as an array; where SLURM takes none only the first, so that the others follow it."""
+        if len(alike) > 1:
+            with contextlib.suppress(SetupError):
+                return self._submit(results, alike)
+        return self._submit(results, alike[:1])
 
     def _submit(self, results: Path, alike: Sequence[Round]) -> dict[str, str]:
         """Hand over one round, or several as an array; each one's job."""
