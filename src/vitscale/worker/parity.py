@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def _engine_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int
 def _plain_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
     """The same steps on this rank alone, which takes every rank's micro-batches one after another."""
     shares = range(spec.grad_accum * spec.data_parallel)
-    whole = {"sequence_parallel": None, "tensor_parallel": None, "knobs": None, "deepspeed": {}}
+    whole: dict[str, Any] = {"sequence_parallel": None, "tensor_parallel": None, "knobs": None, "deepspeed": {}}
     alone = spec.model_copy(update={"engine": "single", "grad_accum": len(shares), **whole})
     losses, weights = _steps(alone, shares, ranks.device, build, beat)
     return losses.tolist(), weights
