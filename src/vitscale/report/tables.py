@@ -79,7 +79,8 @@ def split_table(result: StudyResult) -> Table:
     rows = []
     for run in runs:
         parts = [percent(getattr(run.shares, part)).removesuffix(" %") for part in PARTS]
-        told = [_way(getattr(run, field)) for field in others]
+        ways = [getattr(run, field) for field in others]
+        told = [percent(way) if isinstance(way, float) else interval_text(way, percent) for way in ways]
         rows.append((label(result, run.run_id), *parts, *(percent(run.overlapped_share) for _ in hidden), *told))
     header = ("Run", *(f"{words[0].upper()}{words[1:]}" for words in PARTS.values()))
     caption = "Share of each part in the step, mean over the ranks, percent; n/a is not timed apart"
@@ -92,10 +93,6 @@ _OTHER_WAYS = {
     "idle_link_share": "The same bytes on the idle link",
 }
 """Exposed communication and wait by other methods."""
-
-
-def _way(share: Interval | float | None) -> str:
-    return percent(share) if isinstance(share, float) else interval_text(share, percent)
 
 
 def loss_table(result: StudyResult) -> Table:
@@ -205,16 +202,8 @@ def device_table(result: StudyResult) -> Table:
         cells = (number(use.power_w), percent(use.utilisation_share), number(use.temperature_peak_c))
         load = (", ".join(clocks) or NOT_AVAILABLE, number(use.cpu_cores), number(use.rank_cores))
         rows.append((label(result, one.run_id), str(one.launch), *cells, *load))
-    header = (
-        "Run",
-        "Launch",
-        "Power, W",
-        "GPU utilisation",
-        "Peak, °C",
-        "SM clocks, MHz",
-        "Cores at work",
-        "For the ranks",
-    )
+    gpus = ("Power, W", "GPU utilisation", "Peak, °C", "SM clocks, MHz")
+    header = ("Run", "Launch", *gpus, "Cores at work", "For the ranks")
     return Table("Devices in the steady window, all of a launch together", header, tuple(rows))
 
 
