@@ -74,6 +74,15 @@ def measure(short: bool, table: Path | None = None) -> list[Figure]:  # noqa: AR
         ),
         Figure("furthest miss", f"{furthest} steps", "", "<= 1 step", furthest <= 1, _COMMAND),
         Figure("brackets that the 95 % range meets", f"{within} of {len(two_sided)}", "", "", None, _COMMAND),
+        Figure(
+            "brackets hit by a slack of other models",
+            f"{held_out(two_sided)} of {len(two_sided)}",
+            "",
+            "",
+            None,
+            _COMMAND,
+            "fitted without models of the same family and size",
+        ),
         Figure("the first batch fitted: said to fit", f"{fitting} of {len(open_ended)}", "", "", None, _COMMAND),
     ]
 
@@ -128,9 +137,23 @@ def steps_off(row: Bracket) -> int:
     return BATCHES.index(row.fits) - BATCHES.index(found)
 
 
-def slacks(rows: Iterable[Bracket]) -> list[tuple[float, float]]:
+def held_out(rows: Sequence[Bracket]) -> int:
+    """How many two-sided rows a slack hits that was fitted to rows of other models: by family and size."""
+    hits = 0
+    for family in {_family(row) for row in rows}:
+        median, _ = fit(slacks(row for row in rows if _family(row) != family))
+        own = slacks(row for row in rows if _family(row) == family)
+        hits += sum(low < math.log(median) <= high for low, high in own)
+    return hits
+
+
+def _family(row: Bracket) -> str:
+    return "_".join(row.model.split("_")[:2])
+
+
+def slacks(rows: Iterable[Bracket], context_bytes: int = CONTEXT_BYTES) -> list[tuple[float, float]]:
     """Of each two-sided row the logarithms between which its slack lies."""
-    room_bytes = LIMIT_BYTES - CONTEXT_BYTES
+    room_bytes = LIMIT_BYTES - context_bytes
     return [
         (math.log(room_bytes / need(row, row.too_large).allocated_bytes),
          math.log(room_bytes / need(row, row.fits).allocated_bytes))

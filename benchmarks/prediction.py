@@ -88,6 +88,8 @@ def _errors(name: str, found: Summary, middle: float, most: float) -> list[Figur
         Figure(f"prediction, {name}: better than both baselines by", f"{gain:.1%}", spread, "> 0", better, _COMMAND),
         Figure(f"prediction, {name}: interval score", f"{found.score:.3f}", f"baseline {found.baseline_score:.3f}",
                "below the baseline's", found.score < found.baseline_score, _COMMAND),
+        Figure(f"prediction, {name}: half-width", f"{found.half_width:.1%}", told, "12 %",
+               found.half_width <= 0.12, _COMMAND),
     ]  # fmt: skip
 
 
@@ -97,8 +99,6 @@ def _intervals(found: Summary) -> list[Figure]:
                0.9 <= found.cover95 <= 0.99, _COMMAND),
         Figure("prediction: 80 % coverage", f"{found.cover80:.1%}", f"{found.points} points", "72-88 %",
                0.72 <= found.cover80 <= 0.88, _COMMAND),
-        Figure("prediction: half-width", f"{found.half_width:.1%}", "median", "12 %",
-               found.half_width <= 0.12, _COMMAND),
     ]  # fmt: skip
 
 
