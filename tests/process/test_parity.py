@@ -7,7 +7,6 @@ references show that the bound has teeth.
 
 import math
 from functools import cache
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -32,8 +31,8 @@ LAMB = {"name": "lamb", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
 MUON = {"name": "muon", "lr": 3e-4, "weight_decay": 0.05, "clip": 0.0}
 ADAFACTOR = {"name": "adafactor", "lr": 3e-3, "weight_decay": 0.05, "clip": 0.0}
 STAGES = "zero_stage=0,1,2,3"
-ENGINES = "engine=deepspeed,ddp,fsdp" + (",accelerate" if find_spec("accelerate") else "")
-ENGINES += ",accelerate_deepspeed" if find_spec("accelerate") and find_spec("transformers") else ""
+ENGINES = "engine=deepspeed,ddp,fsdp,accelerate"
+ACCELERATED = "engine=accelerate_deepspeed"
 WHOLE = ENGINES.replace("fsdp,", "").replace(",fsdp", "")
 GATHER = "deepspeed.zero_optimization.stage3_param_persistence_threshold=0"
 CASES = {
@@ -43,14 +42,17 @@ CASES = {
     "sgd, two micro-steps": (SGD, "zero_stage=0,2", "grad_accum=2"),
     "adamw, no parameter persists": (ADAMW, "zero_stage=3", GATHER),
     "fsdp, weights kept after forward": (SGD, "engine=fsdp", "reshard_after_forward=false"),
+    "accelerate over DeepSpeed": (SGD, "zero_stage=0,3", ACCELERATED),
+    "accelerate over DeepSpeed, two micro-steps": (ADAMW, "zero_stage=1", ACCELERATED, "grad_accum=2"),
     "lion": (LION, STAGES, ENGINES),
     "lamb": (LAMB, WHOLE),
     "muon": (MUON, WHOLE),
     "adafactor": (ADAFACTOR, WHOLE),
     "bf16": (ADAMW, STAGES, ENGINES, "precision=bf16"),
+    "bf16, accelerate over DeepSpeed": (ADAMW, "zero_stage=2", ACCELERATED, "precision=bf16"),
     "bf16_autocast": (ADAMW, STAGES, ENGINES, "precision=bf16_autocast"),
 }
-SIXTEEN_BITS = ["bf16", "bf16_autocast"]
+SIXTEEN_BITS = ["bf16", "bf16, accelerate over DeepSpeed", "bf16_autocast"]
 FP32 = [case for case in CASES if case not in SIXTEEN_BITS]
 
 

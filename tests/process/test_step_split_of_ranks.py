@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -35,10 +34,9 @@ STEADY = {
     "zero3": ("zero_stage=3",),
     "fsdp": ("engine=fsdp",),
     "tensor": ("engine=ddp", "tensor_parallel=2", "num_heads=4"),
-    **({"accelerate": ("engine=accelerate",)} if find_spec("accelerate") else {}),
+    "accelerate": ("engine=accelerate",),
+    "accelerate zero3": ("engine=accelerate_deepspeed", "zero_stage=3"),
 }
-if find_spec("accelerate") and find_spec("transformers"):
-    STEADY |= {f"accelerate zero{stage}": ("engine=accelerate_deepspeed", f"zero_stage={stage}") for stage in (0, 2, 3)}
 STEADY = {f"{name} in micro-steps": (*words, "grad_accum=2") for name, words in STEADY.items()}
 PLACES = (None, "forward", "backward", "data")
 SLEEP_S = 0.15
