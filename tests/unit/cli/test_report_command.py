@@ -1,5 +1,6 @@
 """`vitscale report` on a folder of several results folders."""
 
+import gc
 import shutil
 
 
@@ -27,3 +28,11 @@ def test_a_study_of_a_folder_has_its_results_in_a_folder(vitscale, tmp_path):
     words = ("hardware.name=h100", "--launcher", "simulate")
     assert vitscale("run", "paper/fig08_09_cpu", *words).code == 0
     assert (tmp_path / "work" / "results" / "paper" / "fig08_09_cpu" / "report" / "index.html").is_file()
+
+
+def test_cycles_are_collected_again_after_a_report(vitscale, simulated):
+    assert vitscale("report", simulated).code == 0
+    assert gc.isenabled()
+    (simulated / "plan.json").write_text("{")
+    assert vitscale("report", simulated).code != 0
+    assert gc.isenabled()
