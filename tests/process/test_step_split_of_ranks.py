@@ -175,7 +175,7 @@ SHAPES = {
     "fsdp": ("engine=fsdp",),
     "sequence": (*ONE_BUCKET, "sequence_parallel=2"),
     "tensor": (*ONE_BUCKET, "tensor_parallel=2", "num_heads=4"),
-    **({"accelerate": ("engine=accelerate",)} if find_spec("accelerate") else {}),
+    "accelerate": ("engine=accelerate",),
 }
 
 

@@ -114,6 +114,12 @@ def _steps(one: LaunchFigures) -> float:
     return math.inf if one.figures.steps is None else one.figures.steps
 
 
+_OF_FACTS = (
+    "protocol", "model", "dataset", "optimizer", "world_size", "nodes", "engine", "zero_stage", "micro_batch",
+    "grad_accum", "global_batch", "precision",
+)  # fmt: skip
+
+
 def _result(
     study: StudyData,
     run: Run,
@@ -139,18 +145,7 @@ def _result(
     return RunResult(
         run_id=run.run_id,
         series=run.series,
-        protocol=facts.protocol,
-        model=facts.model,
-        dataset=facts.dataset,
-        optimizer=facts.optimizer,
-        world_size=facts.world_size,
-        nodes=facts.nodes,
-        engine=facts.engine,
-        zero_stage=facts.zero_stage,
-        micro_batch=facts.micro_batch,
-        grad_accum=facts.grad_accum,
-        global_batch=facts.global_batch,
-        precision=facts.precision,
+        **{name: getattr(facts, name) for name in _OF_FACTS},
         device=", ".join(run.device_names) or None,
         axes=run.axes,
         source=run.source,
