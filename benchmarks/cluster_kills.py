@@ -277,7 +277,7 @@ def measure(short: bool) -> list[Figure]:
     campaigns: list[Campaign] = []
     away: list[str] = []
     with tempfile.TemporaryDirectory() as name:
-        for number, launcher in enumerate(LAUNCHERS):
+        for number, launcher in enumerate(reversed(LAUNCHERS)):  # `local`, which is always there, takes what is left
             share = (total - sum(one.wanted for one in campaigns)) // (len(LAUNCHERS) - number)
             blows = [blow for blow in BLOWS if blow.launcher == launcher]
             try:
@@ -287,6 +287,8 @@ def measure(short: bool) -> list[Figure]:
             except SetupError as error:
                 away.append(f"{launcher}: {error.message}")
     struck = [one for campaign in campaigns for one in campaign.struck]
+    if not struck:
+        raise Failed(f"nothing could be struck: {'; '.join(away)}")
     _print_table(struck)
     return _figures(struck, campaigns, f"not struck: {'; '.join(away)}" if away else "")
 

@@ -22,7 +22,7 @@ SECRETS = {
 WATCH = """
 import os, sys
 
-_seen = os.open(os.environ["SEEN"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+_seen = os.open(os.environ["VITSCALE_SEEN"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 def _watch(event, args):
     if event in ("socket.connect", "socket.sendto"):
@@ -46,7 +46,7 @@ class Place:
         self.repository.mkdir(parents=True)
         for words in (["init", "-q"], ["remote", "add", "origin", f"https://me:{CANARY}-remote@example.org/x.git"]):
             subprocess.run(["git", *words], cwd=self.repository, check=True)
-        self.environ = {**os.environ, **SECRETS, "HOME": str(self.home), "SEEN": str(self.seen_file)}
+        self.environ = {**os.environ, **SECRETS, "HOME": str(self.home), "VITSCALE_SEEN": str(self.seen_file)}
         self.environ |= {"PYTHONPATH": str(folder / "watch"), "VITSCALE_DATA": str(self.home / "data")}
 
     def python(self, *words):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vitscale.config import offload
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import models
 from vitscale.cost.models import ViTShape
@@ -76,8 +77,13 @@ def file_of(path: Path) -> Path:
 
 
 def knobs_of(spec: RunSpec) -> dict[str, Any]:
-    """Knobs of a run that are on, but `fast`, which is what it chose."""
-    return {} if spec.knobs is None else spec.knobs.model_dump(mode="json", exclude_none=True, exclude={"fast"})
+    """Knobs of a run that are on, but `fast`, which is what it chose; and what else makes its step another one: ranks
+    that share images, and where parts of its state are kept."""
+    on = {} if spec.knobs is None else spec.knobs.model_dump(mode="json", exclude_none=True, exclude={"fast"})
+    shared = {"sequence_parallel": spec.sequence_parallel, "tensor_parallel": spec.tensor_parallel}
+    on |= {name: ranks for name, ranks in shared.items() if ranks is not None}
+    away = offload.asked(spec.deepspeed)
+    return on | ({"offload": list(away)} if any(away) else {})
 
 
 def device_of(file: CalibrationFile) -> str:

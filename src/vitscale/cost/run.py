@@ -163,6 +163,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             links=machinery.links,
             ranks_per_node=spec.ranks_per_node,
             optimizer=spec.optimizer.name,
+            fused_attention=spec.knobs is None or spec.knobs.sdpa != "math",
             flop_per_s=machinery.flop_per_s,
             overlap_comm=_zero_keys(spec.deepspeed).get("overlap_comm"),
             reshard_after_forward=spec.fsdp is None or spec.fsdp.reshard_after_forward,

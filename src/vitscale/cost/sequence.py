@@ -30,7 +30,9 @@ def training_flop(shape: ViTShape, ranks: int) -> int:
     return vit.training_flop(shape) - 3 * shape.depth * elsewhere
 
 
-def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: int) -> int:
+def activation_bytes(
+    shape: ViTShape, micro_batch: int, precision: str, ranks: int, *, fused_attention: bool = True
+) -> int:
     """Return the bytes that autograd keeps between forward and backward, for one micro-batch on one rank.
 
     Per image, with fused attention; without sequence parallelism it is `vit.activation_bytes`:
@@ -45,7 +47,7 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: i
     A process test compares it with what autograd saves.
     """
     if ranks == 1:
-        return vit.activation_bytes(shape, micro_batch, precision)
+        return vit.activation_bytes(shape, micro_batch, precision, fused_attention=fused_attention)
     own, width, tokens = _own_tokens(shape, ranks), shape.width, shape.tokens
     rows = 5 + 3 * int(shape.qk_norm) + int(shape.attn_norm) + 2 * int(shape.layer_scale)
     hiddens = (2 if shape.mlp == "mlp" else 4) + int(shape.mlp_norm)

@@ -78,6 +78,7 @@ def estimate_step(
     reshard_after_forward: bool = True,
     collectives: Sequence[Collective] | None = None,
     activation_checkpointing: bool = False,
+    fused_attention: bool = True,
     data_s: float = 0.0,
     jitter_ratio: float = 0.0,
 ) -> StepEstimate:
@@ -93,6 +94,7 @@ def estimate_step(
         reshard_after_forward: FSDP's setting.
         collectives: of the engine, where the defaults of engines do not hold.
         activation_checkpointing: whether blocks are computed twice.
+        fused_attention: whether the matrix of attention is never written.
         data_s, jitter_ratio: wait for images; standard deviation of a rank's compute time over its mean.
     """
     shape = tensor.part(shape, tensor_parallel)
@@ -103,7 +105,9 @@ def estimate_step(
     if flop_per_s is not None:
         micro_step_s: float | None = micro_batch * flop / flop_per_s
     else:
-        kept_bytes = sequence.activation_bytes(shape, micro_batch, precision, sequence_parallel)
+        kept_bytes = sequence.activation_bytes(
+            shape, micro_batch, precision, sequence_parallel, fused_attention=fused_attention
+        )
         micro_step_s = _assumed_micro_step_s(device, precision, micro_batch * flop, kept_bytes, assumptions)
     compute_s = None if micro_step_s is None else grad_accum * (1 + again) * micro_step_s
     bandwidth = device.memory_bytes_per_s if device else None

@@ -126,7 +126,9 @@ class Slurm:
     def _look_up(self, results: Path) -> None:
         """Write down the jobs that SLURM took and whose numbers nobody heard: a process was killed, or it was slow."""
         for word, names in jobs.unanswered(results).items():
-            found = dict(zip(names, self._scheduler.found(word), strict=False))
+            # An element's number is the place of its round: those that ended long ago are not in the queue any more.
+            elements = {int(job.partition("_")[2] or 0): job for job in self._scheduler.found(word)}
+            found = {name: elements[number] for number, name in enumerate(names) if number in elements}
             jobs.note_submitted(results, found)
             for name in names:
                 if name not in found:

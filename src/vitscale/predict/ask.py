@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from vitscale.errors import UsageError
 from vitscale.hardware import catalog
 from vitscale.predict.document import prediction_document, remove, write
 from vitscale.predict.model import Calibration, Prediction, calibrate, predict
+from vitscale.predict.priors import find_device
 from vitscale.predict.read import Refused, read_each
 from vitscale.predict.recommend_ask import amount
 from vitscale.predict.series import Asked, Series
@@ -57,6 +58,8 @@ class Answers:
     told: tuple[Told, ...]
     """One at least."""
     refused: tuple[Refused, ...]
+    unread: tuple[str, ...] = ()
+    """Names of those of them that no question can be asked of; the others cannot answer this one."""
 
 
 def answers(
@@ -99,10 +102,12 @@ def answers(
                 left.append(Refused(each.name, error.message, error.hint))
     if not told:
         raise _none(left)
-    return Answers(tuple(told), tuple(left))
+    return Answers(tuple(told), tuple(left), tuple(one.name for one in refused if one.name in picked))
 
 
 def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int | None, starts: Starts | None) -> Told:
+    if asked.device is not None and find_device(series.device) == catalog.device(asked.device):
+        asked = replace(asked, device=None)  # its own, by another name
     calibration = calibrate(series)
     wanted = sizes or beyond(series)
     prediction = predict(calibration, wanted, asked, ranks_per_node=ranks_per_node)
@@ -125,12 +130,14 @@ def _none(refused: Sequence[Refused]) -> UsageError:
 def keep(folder: Path, found: Answers, *, beside: bool) -> None:
     """Write what was fitted and predicted into a results folder, `beside` what was fitted to its other series.
 
-    What an earlier call predicted of a series that is refused now is taken away.
+    What an earlier call predicted of a series that cannot be read now is taken away; one that only cannot answer what
+    was asked now keeps what it has.
     """
     told = found.told
-    write(folder, [one.calibration for one in told], [one.prediction for one in told], beside=beside)
-    for one in found.refused:
-        remove(folder, one.name)
+    kept = beside or len(found.refused) > len(found.unread)
+    write(folder, [one.calibration for one in told], [one.prediction for one in told], beside=kept)
+    for name in found.unread:
+        remove(folder, name)
 
 
 def _sizes(text: str | None) -> list[int]:

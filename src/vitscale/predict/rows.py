@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from vitscale.cost.scaling import Layout
@@ -18,6 +19,17 @@ def table_of(path: Path) -> Path | None:
     if not path.is_dir():
         return path
     return path / TABLE if (path / TABLE).is_file() else None
+
+
+def _images(last: Mapping[str, object], series: Series, asked: Asked, layout: Layout) -> object:
+    """Images of an epoch: in weak scaling as many for each rank as the last row has; blank where that is not told."""
+    told = str(last.get("images_per_epoch") or "").strip()
+    if (asked.protocol or series.protocol) != "weak" or not told:
+        return told
+    ranks = str(last.get("world_size") or "").strip()
+    if series.protocol != "weak" or not ranks:
+        return ""
+    return round(float(told) / float(ranks) * layout.world_size)
 
 
 def row(table: Path, series: Series, asked: Asked, layout: Layout) -> str:
@@ -37,9 +49,10 @@ def row(table: Path, series: Series, asked: Asked, layout: Layout) -> str:
         "world_size": layout.world_size,
         "nodes": layout.nodes,
         "ranks_per_node": "",
-        "micro_batch": f"{layout.micro_batch:g}" if series.batch_told else "",
+        "micro_batch": f"{layout.micro_batch:.0f}" if series.batch_told and layout.micro_batch % 1 == 0 else "",
         "grad_accum": layout.grad_accum if series.batch_told else "",
-        "global_batch": "",
+        "global_batch": f"{layout.global_batch:.0f}" if series.batch_told and "global_batch" in header else "",
+        "images_per_epoch": _images(last, series, asked, layout),
     }
     told = {key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device", "protocol")}
     cells = {**last, **placed, **{key: value for key, value in told.items() if value is not None}}

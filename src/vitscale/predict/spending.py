@@ -130,5 +130,7 @@ def _epoch(series: Series, asked: Asked, world_size: int) -> float | None:
     told = [(one.images_per_epoch, one.layout.world_size) for one in series.observations if one.images_per_epoch]
     if not told or weak != (series.protocol == "weak"):
         return None
+    if not weak and len({images for images, _ in told}) > 1:
+        return None
     images, ranks = max(told)
     return images / ranks * world_size if weak else images

@@ -179,7 +179,13 @@ class _Execution:
         """The next process start, with a launch of each run."""
         given = {entry.run_id: entry.launch for round_ in self.ahead for entry in round_.entries}
         entries = [
-            next_entry(self.folder, run, parity=self._unproven(run), after=given.get(run.run_id, -1)) for run in group
+            next_entry(
+                self.folder,
+                run,
+                parity=self._unproven(run) and run.run_id not in given,
+                after=given.get(run.run_id, -1),
+            )
+            for run in group
         ]
         self.rounds += 1
         return make_round(self.rounds - 1, group[0], entries, self.machine)
@@ -201,18 +207,27 @@ class _Execution:
                 break
             again = unfinished[1:]
             victim = unfinished[0]
-            if status not in FINAL:
-                # A launch that had the whole of a job needs more than one: the next would end it too.
-                whole_job = end.kind == "time_limit" and victim is round_.entries[0]
-                self.limited |= {victim.run_id} if whole_job else set()
-                self.failures[victim.run_id] += ATTEMPTS if whole_job else 1
-                if self.failures[victim.run_id] < ATTEMPTS:
-                    again.append(victim)
+            if status not in FINAL and self._again(victim, end, whole_job=victim is round_.entries[0]):
+                again.append(victim)
             left = [by_id[entry.run_id] for entry in again if entry.run_id in by_id]
             if not left:
                 break
             round_ = self._round(left)
         self._read()
+
+    def _again(self, victim: Entry, end: RoundEnd, *, whole_job: bool) -> bool:
+        """Count how a launch ended; whether it is tried once more.
+
+        One that a job's time limit ended is no failure where others had a part of that job; where it had the whole, the
+        next job would end it too.
+        """
+        limit = end.kind == "time_limit"
+        if limit and whole_job:
+            self.limited.add(victim.run_id)
+            self.failures[victim.run_id] += ATTEMPTS
+        elif not limit:
+            self.failures[victim.run_id] += 1
+        return self.failures[victim.run_id] < ATTEMPTS
 
     def _start(self, round_: Round) -> RoundEnd:
         follow = Follow(self.folder, round_, self.labels, self.observer, self.told)

@@ -120,7 +120,7 @@ def _launcher(folder: Path, runs: Mapping[str, RunSpec], document: Mapping[str, 
     if any(Round.read(path).one_machine for path in sorted(folder.glob("rounds/*/round.json"))):
         return "lab"
     if (document.get("launch") or {}).get("hostfile"):
-        return "hosts"
+        return None  # `hosts` and `mpi` both read it
     return None if any(run.nodes > 1 for run in runs.values()) else "local"
 
 

@@ -152,7 +152,11 @@ def _newer(folder: Path, run: RunSpec, round_: Round, end: RoundEnd) -> Start | 
     """A checkpoint since the round began, where a further start need not end as this one did."""
     if not end.again or end.kind is not None or end.status not in _PASSING:
         return None
-    plan, start = round_.entries[0].checkpoints, start_of(folder, run)
+    plan = round_.entries[0].checkpoints
+    try:
+        start = start_of(folder, run)
+    except CheckpointError:
+        return None  # how it ended is told; the same command then names the checkpoint
     began = folder / plan.resume if plan and plan.resume else None
     return None if start.resume in (None, began) else start
 
@@ -175,7 +179,9 @@ def _settled(folder: Path, round_: Round, end: RoundEnd) -> RoundEnd:
     if (folder / entry.folder / MANIFEST).exists():
         launch = next(one for one in read_launches(folder) if str(one.path.relative_to(folder)) == entry.folder)
         assert launch.manifest is not None
-        return end._replace(status=launch.manifest.status, reason=launch.manifest.reason, again=False)
+        # Of ranks that saved and ended, as they were asked to, the launcher says whether a scheduler asked.
+        again = end.again and end.status == launch.manifest.status == "killed"
+        return end._replace(status=launch.manifest.status, reason=launch.manifest.reason, again=again)
     end = end if end.status != "ok" else RoundEnd("failed", "left no record")
     if (folder / entry.folder).exists():
         end = end._replace(status=close_launch(folder, entry, round_.name, end).status)

@@ -103,3 +103,21 @@ def test_computing_is_cut_by_the_causes_that_are_known(make, root):
     assert rows["computing"]["figure"] == "0.0 %"
     assert rows["computing"]["start"] == pytest.approx(rows["small micro-batch"]["end"])
     assert rows["measured"]["end"] == pytest.approx(0.5)
+
+
+def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):
+    """In strong scaling a smaller micro-batch and a shared host together; the weak twin tells the second apart."""
+    one = {**ALONE, "data_s": 0, "forward_s": 0.3, "backward_s": 0.6}
+    two = {**one, "optimizer_s": 0.05, "comm_exposed_s": 0.03, "wait_s": 0.02}
+    for launch in range(3):
+        for size, protocol, step_s, parts in (
+            (1, "strong", 0.1, one), (2, "strong", 0.09, two), (1, "weak", 0.065, one), (2, "weak", 0.09, two)
+        ):  # fmt: skip
+            make.write_launch(root, make.make_spec(size, protocol), launch, step_s * (1 + launch / 1000), parts=parts)
+    result = analyse(root)
+    rows = [row for row in waterfall_data(result).rows if row["panel"].startswith("strong")]
+    assert {"small micro-batch", "shared machine"} <= {row["bar"] for row in rows}
+    for before, row in pairwise(rows[1:-1]):
+        assert row["start"] == pytest.approx(before["end"])
+    run = next(one for one in result.analysis.runs if (one.protocol, one.world_size) == ("strong", 2))
+    assert rows[-2]["end"] == pytest.approx(run.efficiency.median)

@@ -180,6 +180,18 @@ def test_what_was_said_of_a_series_that_is_refused_now_is_taken_away(vitscale, t
     assert set(read_calibration(folder).series) == {"a"}
 
 
+def test_a_series_that_cannot_answer_this_question_keeps_what_was_predicted_of_it(vitscale, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(GOLDEN, folder)
+    assert vitscale("predict", folder, "--world-size", "8").code == 0
+    series, told = set(read_calibration(folder).series), {path.name for path in (folder / "predictions").iterdir()}
+    ran = vitscale("predict", folder, "--world-size", "128")
+    assert ran.code == 0, ran.err
+    assert "leaves 128 ranks without an image each" in ran.out
+    assert set(read_calibration(folder).series) == series
+    assert {path.name for path in (folder / "predictions").iterdir()} == told
+
+
 def test_energy_and_cost_are_told_or_why_not(vitscale, table):
     words = ("predict", table, "--world-size", "8", "--series", "a")
     plain = vitscale(*words).out
@@ -207,6 +219,21 @@ def test_a_suggestion_for_a_table_is_its_row(vitscale, table):
     changed = json.loads(vitscale(*words, "precision=fp32", "--series", "b", "--json").out)["advice"]["suggestions"][0]
     assert ",fp32," in changed["start"]["row"]
     assert "b--precision-fp32," in changed["start"]["row"]
+
+
+def test_a_row_of_a_strong_series_keeps_its_global_batch_and_of_a_weak_one_the_images_of_a_rank(vitscale, tmp_path):
+    header = "series,device,world_size,nodes,micro_batch,grad_accum,global_batch,images_per_epoch,protocol,step_s"
+    strong = [f"s,T4,{n},1,{64 // n},1,64,1000,,{0.8 / n + 0.01 * n}" for n in (1, 2, 4)]
+    weak = [f"w,T4,{n},1,64,1,{64 * n},{1000 * n},weak,{0.8 + 0.01 * n}" for n in (1, 2, 4)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join([header, *strong, *weak]) + "\n")
+    for series, batch, images in (("s", lambda n: 64, lambda n: 1000), ("w", lambda n: 64 * n, lambda n: 1000 * n)):
+        told = json.loads(vitscale("predict", path, "--world-size", "64", "--series", series, "--json", "--suggest").out)
+        for one in told["advice"]["suggestions"]:
+            size = one["layout"]["world_size"]
+            head, row = one["start"]["row"].splitlines()
+            cells = dict(zip(head.split(","), row.split(","), strict=True))
+            assert (cells["global_batch"], cells["images_per_epoch"]) == (str(batch(size)), str(images(size)))
 
 
 def test_a_suggestion_is_pasted_and_measures_what_is_missing_only(vitscale, simulated):

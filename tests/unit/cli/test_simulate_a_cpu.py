@@ -101,3 +101,10 @@ def test_what_a_cpu_cannot_be_simulated_by_is_refused(vitscale, measured, tmp_pa
     assert error in ran.error
     assert hint in ran.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_ranks_that_share_images_have_no_time_of_those_that_do_not(vitscale, measured, tmp_path):
+    asked = (*ASKED, f"hardware.calibration={measured}", "world_size=4", "sequence_parallel=2", "num_heads=4")
+    ran = vitscale(*asked, "--out", tmp_path / "out")
+    assert ran.code != 0
+    assert "sequence_parallel" in ran.err

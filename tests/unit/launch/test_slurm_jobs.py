@@ -150,6 +150,15 @@ def test_of_rounds_that_were_given_together_each_gets_the_job_of_its_place(launc
     assert jobs.unfinished(tmp_path) == {"0000-w2": "17_0", "0002-w2": "17_1"}
 
 
+def test_an_element_is_its_rounds_also_where_earlier_ones_have_left_the_queue(launcher, tmp_path):
+    word = jobs.note_submitting(tmp_path, ["0000-w2", "0002-w2", "0004-w2"])
+    one = launcher("RUNNING")
+    one._scheduler.taken = {word: ["17_2"]}
+    one._look_up(tmp_path)
+    assert jobs.unfinished(tmp_path) == {"0004-w2": "17_2"}
+    assert jobs.unanswered(tmp_path) == {}
+
+
 def examination(number=0):
     return round_of(number).model_copy(update={"examine": True})
 

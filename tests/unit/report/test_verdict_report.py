@@ -130,6 +130,21 @@ def test_what_accumulation_saves_is_told_against_the_fewest_micro_steps(accumula
     assert derived["ZeRO 2", 4] == derived["ZeRO 0", 4] == "50.0 %"
 
 
+def test_a_smaller_micro_batch_is_not_taken_for_more_accumulation(make, tmp_path):
+    """Images take 1 ms each at a micro-batch of 32, 2 ms at one of 8, however they are accumulated."""
+    root = make.write_study(tmp_path)
+    for stage in (0, 2):
+        for micro in (8, 32):
+            for accum in (1, 4):
+                batch = 2 * micro * accum
+                spec = make.make_spec(
+                    2, "weak", zero_stage=stage, micro_batch=micro, grad_accum=accum, global_batch=batch
+                )
+                make.write_launch(root, spec, 0, batch * (0.001 if micro == 32 else 0.002))
+    saved = [row["figure"] for row in map_data(analyse(root)).rows if "measured" in row["panel"]]
+    assert sorted(saved) == ["-100.0 %"] * 2 + ["0.0 %"] * 6
+
+
 def test_what_accumulation_costs_in_memory_is_told_by_class_and_form(accumulated):
     def held(run):
         sizes = Bytes(measured_bytes=run.grad_accum << 20, derived_bytes=(5 - run.grad_accum) << 20)

@@ -199,6 +199,14 @@ def test_a_round_gets_the_jobs_that_it_needs_and_a_launch_that_needs_more_than_o
     assert "time limit" in outcome.error(4).message
 
 
+def test_launches_that_share_a_job_are_cut_by_its_limit_as_often_as_it_takes(go, make, tmp_path):
+    limit = RoundEnd("timeout", "job 17 reached its time limit", "time_limit")
+    runs = [make.make_spec(1, global_batch=batch, micro_batch=batch) for batch in (8, 16, 32, 64)]
+    fake, _, outcome = go(Fake(make, tmp_path, lambda round_, number: limit if number else None), runs=runs, launches=3)
+    assert outcome == ((), ())
+    assert max(len(round_.entries) for round_ in fake.rounds) == 4
+
+
 def test_what_failed_otherwise_is_no_interruption():
     assert execution.Outcome(("a", "b"), ("a",)).error(4).exit_code == 5
 

@@ -3,12 +3,21 @@
 import pytest
 
 from vitscale.config.load import load
-from vitscale.errors import DivergedError, HangError, Interrupted, MemoryExceeded, SetupError, WorkerError
+from vitscale.errors import (
+    CheckpointError,
+    DivergedError,
+    HangError,
+    Interrupted,
+    MemoryExceeded,
+    SetupError,
+    WorkerError,
+)
 from vitscale.hardware.probe import Machine
 from vitscale.launch.outcome import RoundEnd
 from vitscale.records import checkpoint
 from vitscale.records.checkpoint import CHECKPOINT, COMPLETE, Checkpoint
-from vitscale.study.train import train
+from vitscale.study import train as training
+from vitscale.study.train import Start, train
 
 MACHINE = Machine(4, (0, 1, 2, 3), 8 * 2**30, "Example CPU", (), "none here", None)
 KILLED = RoundEnd("failed", "rank 1 was ended by SIGKILL")
@@ -26,7 +35,10 @@ class Told:
 
 
 class Fake:
-    """Ends its rounds one after another as it was told; `("ok", step)` or `(end, step of the checkpoint it leaves)`."""
+    """Ends its rounds one after another as it was told; `(status, step)` or `(end, step of the checkpoint it leaves)`.
+
+    After a status the ranks have written their record; `status: why` is what the launcher says beside it.
+    """
 
     def __init__(self, make, run, ends):
         self.make, self.run_, self.ends, self.rounds = make, run, list(ends), []
@@ -40,8 +52,9 @@ class Fake:
         if isinstance(end, RoundEnd):
             self.make.write_launch(results, self.run_, launch, 0.1, status=None)
             return end
-        self.make.write_launch(results, self.run_, launch, 0.1, status=end)
-        return RoundEnd("ok")
+        status, _, why = end.partition(": ")
+        self.make.write_launch(results, self.run_, launch, 0.1, status=status)
+        return RoundEnd(status, why) if why else RoundEnd("ok")
 
 
 def leave_checkpoint(results, run, step):
@@ -86,6 +99,22 @@ def test_each_restart_goes_on_from_the_newest_checkpoint_and_is_told(go):
 def test_a_preempted_job_is_started_again(go):
     go((RoundEnd("killed", "job 17 was preempted"), 4), ("ok", 8))
     assert len(go.resumed) == 2
+
+
+def test_a_preempted_job_whose_ranks_had_time_to_save_is_started_again_too(go):
+    go(("killed: job 17 was preempted", 4), ("ok", 8))
+    assert go.resumed == [None, "checkpoints/step00000004"]
+
+
+def test_a_damaged_checkpoint_does_not_hide_how_training_ended(go, tmp_path, monkeypatch):
+    def refuse(folder, run):
+        if (folder / "checkpoints").exists():
+            raise CheckpointError("`step00000004` is damaged")
+        return Start(None, "from the beginning")
+
+    monkeypatch.setattr(training, "start_of", refuse)
+    with pytest.raises(WorkerError, match="rank 1 was ended by SIGKILL"):
+        go((KILLED, 4))
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,11 @@ def _paid(held: Figure) -> Figure:
 
 
 def _fewest_micro_steps(result: StudyResult, run: RunResult) -> RunResult:
-    alike = [one for one in mapped(result) if one.zero_stage == run.zero_stage]
+    """Of the same stage and global batch; where it is the only one, of the same micro-batch."""
+    of_stage = [one for one in mapped(result) if one.zero_stage == run.zero_stage]
+    alike = [one for one in of_stage if one.global_batch == run.global_batch]
+    if len(alike) == 1:
+        alike = [one for one in of_stage if one.micro_batch == run.micro_batch]
     return min(alike, key=lambda one: one.grad_accum or 0)
 
 

@@ -102,8 +102,10 @@ def _bars(
     for name in shown:
         told_s = getattr(bars, name)
         if name == "compute_s" and told_s is not None:
-            rows += [_bar(panel, word, cut.get(kind, 0.0), rows[-1]["end"], bars) for kind, word in words.items()]
+            for kind, word in words.items():
+                rows.append(_bar(panel, word, cut.get(kind, 0.0), rows[-1]["end"], bars))
             told_s -= sum(cut.values())
+            told_s = told_s if abs(told_s) > 1e-9 * bars.step_s else 0.0
         rows.append(_bar(panel, BARS[name], told_s, rows[-1]["end"], bars))
     rate = rows[-1]["end"] * bars.ideal_images_per_s
     return [*rows, _end(panel, MEASURED, bars.ideal_step_s / bars.step_s, rate)]
