@@ -228,7 +228,9 @@ def test_a_row_of_a_strong_series_keeps_its_global_batch_and_of_a_weak_one_the_i
     path = tmp_path / "t.csv"
     path.write_text("\n".join([header, *strong, *weak]) + "\n")
     for series, batch, images in (("s", lambda n: 64, lambda n: 1000), ("w", lambda n: 64 * n, lambda n: 1000 * n)):
-        told = json.loads(vitscale("predict", path, "--world-size", "64", "--series", series, "--json", "--suggest").out)
+        told = json.loads(
+            vitscale("predict", path, "--world-size", "64", "--series", series, "--json", "--suggest").out
+        )
         for one in told["advice"]["suggestions"]:
             size = one["layout"]["world_size"]
             head, row = one["start"]["row"].splitlines()
