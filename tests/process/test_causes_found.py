@@ -84,7 +84,9 @@ def test_what_its_removal_would_gain_is_what_is_gained_without_it(found, seed):
     step_s, clean_s = (found[one][2]["step_s"]["median"] for one in (seed, 4))
     ((_, _, seconds),) = SLEEPS[seed]
     assert step_s - clean_s == pytest.approx(seconds, rel=0.2)
-    assert top["gain"]["median"] == pytest.approx(step_s / clean_s, rel=0.25)
+    # The clean run has the machine's other work in it: its gain lies between those over its slow and its quick steps.
+    clean = sorted(max(line["step_s"] for line in lines) for lines in zip(*found[4][1], strict=True))
+    assert 0.75 * step_s / clean[-3] <= top["gain"]["median"] <= 1.25 * step_s / clean[0]
 
 
 @pytest.mark.parametrize(("seed", "kinds"), [(0, ["straggler", "input"]), (1, ["input", "straggler"])])
