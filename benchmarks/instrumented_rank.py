@@ -71,6 +71,7 @@ class Blocks:
         self.launch, self.accum, self.folder = launch, spec.grad_accum, folder / "launch"
         launch.heartbeat = Heartbeat(folder, launch.ranks.rank)
         launch.skips = Skips(engine)
+        launch.dealt = spec
         launch.writer = StepWriter(self.folder, launch.ranks.rank)
 
     def on(self, steps: range, engine: Engine, batches: Batches) -> float:

@@ -27,7 +27,7 @@ TWO_HOSTS = {"lab": ("nodes=2",), "hosts": ("nodes=2",), "slurm": ("nodes=2",)}
 
 
 def measure(short: bool) -> list[Figure]:
-    """Five pairs per launcher."""
+    """Three pairs per launcher."""
     figures = []
     for launcher in LAUNCHERS[1:]:
         title, limit = f"a start by {launcher} over one by local", f"< {units.seconds(TARGET_S)}"
@@ -35,7 +35,7 @@ def measure(short: bool) -> list[Figure]:
             folder = Path(name)
             try:
                 with place(launcher, folder) as there:
-                    more = [_more(there, folder, pair) for pair in range(1 if short else 5)]
+                    more = [_more(there, folder, pair) for pair in range(1 if short else 3)]
             except SetupError as error:
                 figures.append(Figure(title, "n/a", "", limit, None, shown(COMMAND), error.message))
                 continue
