@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vitscale.config.knobs import EngineSection
+from vitscale.config.runspec import ModelSpec
 from vitscale.cost import models
 from vitscale.cost.collectives import Collective, Link, Links
+from vitscale.cost.run import Machinery, estimate_run
 from vitscale.cost.step import estimate_step, expected_maximum, exposed_seconds, optimizer_seconds
 from vitscale.cost.vit import training_flop
 from vitscale.hardware.catalog import device
@@ -38,6 +41,16 @@ def test_step_is_the_sum_of_its_parts(zero_stage):
     assert found.step_s == pytest.approx(sum(parts))
     assert found.images_per_s == pytest.approx(64 * 8 / found.step_s)
     assert found.exposed_comm_s <= found.communication_s
+
+
+def test_attention_whose_matrix_is_written_takes_longer_in_the_plan_too(make):
+    assert estimate(fused_attention=False).compute_s > 1.05 * estimate().compute_s
+    card = device("h100")
+    on = Machinery(card, card.links(1), card.memory_bytes)
+    model = ModelSpec(name="vit_base_patch16_224", img_size=224, patch_size=16, num_classes=10)
+    spec = make.make_spec(device="cuda", simulated_device="h100", model=model, precision="bf16")
+    written = spec.model_copy(update={"knobs": EngineSection(sdpa="math")})
+    assert estimate_run(written, on).step.compute_s > 1.05 * estimate_run(spec, on).step.compute_s
 
 
 def test_one_rank_neither_sends_nor_waits():

@@ -7,6 +7,7 @@ import pytest
 
 from vitscale.cost.scaling import Layout
 from vitscale.hardware import catalog
+from vitscale.predict.ask import answers
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.read import read
 from vitscale.predict.series import Asked, Observation, Series
@@ -131,3 +132,18 @@ def test_power_and_price_are_read_from_a_results_folder(make, tmp_path):
     assert point.spending.energy_per_step_j.median == pytest.approx(50 * 2 * point.step_s.median, rel=0.02)
     assert point.spending.energy_per_step_j.high95 > 1.4 * point.spending.energy_per_step_j.median
     assert not told.reasons
+
+
+def test_an_epoch_of_another_length_in_each_run_has_no_cost():
+    seen = tuple(replace(one, images_per_epoch=1000 * one.layout.world_size) for one in series().observations)
+    _, point = at(replace(series(price_per_hour=2.0), observations=seen))
+    assert point.spending.cost_per_million_images is not None
+    assert point.spending.cost_per_epoch is None
+
+
+def test_the_same_board_by_its_other_name_is_no_other_device(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = [f"s,NVIDIA A100-SXM4-80GB,{size},1,32,1,{0.1 * (1 + 0.02 * size)}" for size in (1, 2, 4)]
+    path.write_text("\n".join(["series,device,world_size,nodes,micro_batch,grad_accum,step_s", *rows]) + "\n")
+    (own,), (named,) = (answers(path, words, "8", None, None, one=True).told for words in ([], ["device=a100-80gb"]))
+    assert named.prediction.points == own.prediction.points

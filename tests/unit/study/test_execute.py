@@ -444,6 +444,13 @@ def test_a_queue_that_takes_all_is_given_every_launch_and_none_has_the_number_of
     assert {*served} - again == {str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("runs/*/*/run.json")}
 
 
+def test_of_launches_that_are_handed_over_together_the_first_is_held_against_plain_torch(go, make, tmp_path):
+    one = make.make_spec(1)
+    both = [one, one.model_copy(update={"engine": "ddp", "zero_stage": None})]
+    rounds = go(FakeQueue(make, tmp_path, takes_all=True), runs=both, launches=3)[0].rounds
+    assert [[entry.parity for entry in round_.entries] for round_ in rounds] == [[True, True], *[[False, False]] * 2]
+
+
 def test_launches_that_an_earlier_one_makes_needless_are_withdrawn(go, make, tmp_path, specs):
     def faults(round_, number):
         return RoundEnd("oom", "no memory", "oom") if round_.world_size == 2 else None
