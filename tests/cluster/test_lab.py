@@ -38,6 +38,7 @@ def hanging(store, tmp_path):
 
 
 # 0.5 MB and 1.9 MB: what takes so long that the link's delay does not count, and not the whole time set aside.
+@pytest.mark.alone
 @pytest.mark.parametrize(("link", "bytes_per_s", "width"), [("100mbit", 12.5e6, 48), ("1gbit", 125e6, 96)])
 def test_a_study_on_two_hosts_runs_over_links_of_the_rate_asked_for(store, tmp_path, link, bytes_per_s, width):
     process = lab(store, tmp_path, "steps=2", f"launch.link={link}", f"embed_dim={width}")
@@ -82,6 +83,7 @@ def test_ctrl_c_leaves_no_namespace_and_no_rank(hanging):
     assert worker_processes(results) == []
 
 
+@pytest.mark.alone  # any lab takes it away
 def test_what_a_killed_lab_leaves_the_next_takes_away(hanging):
     process, results = hanging
     process.kill()

@@ -14,7 +14,7 @@ from vitscale.study.doctor import examine
 from vitscale.study.grid import Where
 from vitscale.study.rounds import make_round, next_entry
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(200), pytest.mark.usefixtures("kernel")]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(200), pytest.mark.usefixtures("kernel")]
 
 LAB = Where(probe(), lab=True)
 SLOW = ("tbf", "rate", "25mbit", "burst", "8192", "latency", "100ms")

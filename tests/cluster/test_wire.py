@@ -9,7 +9,7 @@ from ranks import finish, launches, ranks_ahead, steps
 
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(150), pytest.mark.usefixtures("kernel")]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(150), pytest.mark.usefixtures("kernel")]
 
 RATES_BYTES_PER_S = {"100mbit": PAYLOAD_SHARE * 12.5e6, "1gbit": PAYLOAD_SHARE * 125e6}
 

@@ -169,7 +169,7 @@ def on_ranks(worker, out, world_size, *words):
     """What each rank of `python WORKER OUT WORD…` left in `<rank>.json`; the ranks meet at a file."""
     environ = {**os.environ, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
     environ |= {"VITSCALE_STORE": str(out / "store"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(worker), str(out), *words]
+    command = [sys.executable, str(Path(__file__).with_name("rank.py")), str(worker), str(out), *words]
     with (out / "stderr").open("w") as stderr:
         started = [
             subprocess.Popen(

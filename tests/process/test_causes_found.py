@@ -7,7 +7,7 @@ from ranks import finish, ranks_ahead, runs, start, steps
 
 pytest.importorskip("torch")
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]
 
 WORDS = (
     "model.name=vit_tiny_patch16_224", "depth=2", "img_size=16", "patch_size=8", "engine=ddp", "steps=24",

@@ -10,6 +10,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(280)]
 
 OVER_S = 30
 STEPS = "steps=4"
+STILL_S = 6
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def study(store, tmp_path_factory):
         f"hang rank=1 step=2 launch=z2-fp32 once={folder}/hang",
     )
     words = ("world_size=2", "global_batch=8", "zero_stage=0,1,2", "precision=fp32,bf16", STEPS)
-    process = start(store, results, *words, "launch.step_timeout_s=3", inject="; ".join(faults))
+    process = start(store, results, *words, f"launch.step_timeout_s={STILL_S}", inject="; ".join(faults))
     code, err = finish(process, timeout_s=240)
     return results, code, err
 
@@ -74,7 +75,7 @@ def test_a_hang_ends_with_the_stacks_of_all_ranks(study):
     assert status == "timeout"
     assert second == ("ok", None)
     # The other rank waits for it in the same step: both stand still, and that one has begun a collective more.
-    assert reason.startswith("rank 1 finished no step for 3 s (launch.step_timeout_s)")
+    assert reason.startswith(f"rank 1 finished no step for {STILL_S} s (launch.step_timeout_s)")
     log = results / reason.split("stacks of all ranks: ")[1]
     stacks = log.read_text()
     assert stacks.count("Current thread") == 2

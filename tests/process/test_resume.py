@@ -56,7 +56,7 @@ def killed(store, tmp_path_factory):
 
 
 def test_ranks_end_by_themselves_when_their_parent_is_killed(killed):
-    assert killed.ranks_ended_s < 2
+    assert killed.ranks_ended_s < 5
 
 
 def test_the_same_command_measures_what_is_missing(killed):
@@ -95,7 +95,7 @@ def test_a_signal_ends_everything_and_says_how_to_go_on(store, tmp_path, signum)
     process.send_signal(signum)
     sent = time.monotonic()
     code, err = finish(process, timeout_s=30)
-    assert time.monotonic() - sent < 10
+    assert time.monotonic() - sent < 20
     assert code == 75, err
     assert "hint: the same command goes on with what is missing" in err
     assert "Traceback" not in err

@@ -13,7 +13,7 @@ from vitscale.cost.run import Machinery, estimate_run
 
 pytest.importorskip("torch")
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]
 
 WORKER = Path(__file__).with_name("timed_ranks.py")
 MODEL = (

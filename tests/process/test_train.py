@@ -194,7 +194,7 @@ def test_a_signal_makes_all_ranks_save_at_the_same_step(train, tmp_path, victim,
     """Fault 23."""
     out = tmp_path / "out"
     process = train("world_size=2", "train.max_steps=2000", "train.checkpoint_epochs=400")
-    wait_until(lambda: list(out.glob("runs/*/launch0/eval.jsonl")), 60, "the first evaluation")
+    wait_until(lambda: list(out.glob("runs/*/launch0/eval.jsonl")), 100, "the first evaluation")
     if victim == "parent":
         process.send_signal(number)
     else:
@@ -220,13 +220,13 @@ def test_a_second_signal_ends_everything_at_once_and_tears_nothing(train, tmp_pa
     out = tmp_path / "out"
     words = ("world_size=2", "train.max_steps=2000", "train.checkpoint_epochs=1")
     process = train(*words)
-    wait_until(lambda: checkpoint.complete(out / "checkpoints"), 60, "the first checkpoint")
+    wait_until(lambda: checkpoint.complete(out / "checkpoints"), 100, "the first checkpoint")
     process.send_signal(signal.SIGTERM)
     time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     sent = time.monotonic()
     code, err = finish(process)
-    assert time.monotonic() - sent < 10
+    assert time.monotonic() - sent < 20
     assert code == 75, err
     assert "Traceback" not in err
     assert worker_processes(out) == []
