@@ -17,6 +17,7 @@ from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit,
 from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
 from vitscale.predict.priors import PARAMETERS, find_device, mechanisms, priors
+from vitscale.predict.result import MEMORY, knee, parameter, pays
 from vitscale.predict.result import Loss as Loss
 from vitscale.predict.result import Memory as Memory
 from vitscale.predict.result import Parameter as Parameter
@@ -24,7 +25,6 @@ from vitscale.predict.result import Point as Point
 from vitscale.predict.result import Prediction as Prediction
 from vitscale.predict.result import Quantiles as Quantiles
 from vitscale.predict.result import Spending as Spending
-from vitscale.predict.result import MEMORY, knee, parameter, pays
 from vitscale.predict.result import quantiles as quantiles
 from vitscale.predict.series import UNTOLD_BATCH, Asked, Observation, Series
 from vitscale.predict.spending import rates, spending

@@ -241,7 +241,7 @@ _PARTS: dict[str, _Words] = {
     ),
     "trainings": _Words(
         "Training with failures",
-        "Simulated: all epochs, saved as often as Daly's form has it, with the mean time between failures of so many devices.",
+        "Simulated: all epochs, saved as often as Daly's form has it, under the failures of so many devices.",
         training_table.training_table,
         alone=True,
     ),

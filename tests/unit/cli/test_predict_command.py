@@ -47,7 +47,17 @@ def test_a_table_is_predicted_as_json(vitscale, table):
 def test_a_table_is_predicted_for_a_person(vitscale, table):
     ran = vitscale("predict", table, "--world-size", "8,64", "--suggest")
     assert ran.code == 0, ran.err
-    for words in ("limited by", "memory/rank, 95 %", "> 99 %", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
+    for words in (
+        "limited by",
+        "memory/rank, 95 %",
+        "> 99 %",
+        "knee: ",
+        "pays for itself",
+        "assumed  ",
+        "half-width",
+        "\na\n",
+        "\nb\n",
+    ):
         assert words in ran.out
     assert not list(table.parent.glob("predictions"))
 

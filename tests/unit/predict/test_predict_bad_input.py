@@ -155,7 +155,11 @@ def test_blank_times_are_specs_only(table):
 
 @pytest.mark.parametrize(
     ("device", "sizes", "precision", "than"),
-    [("", (1, 2), "fp32", "peak of t4"), ("h100", (2, 4, 8), "bf16", "peak of h100"), ("RTX 9090", (2, 4), "bf16", "peak")],
+    [
+        ("", (1, 2), "fp32", "peak of t4"),
+        ("h100", (2, 4, 8), "bf16", "peak of h100"),
+        ("RTX 9090", (2, 4), "bf16", "peak"),
+    ],
 )
 def test_a_whole_table_in_milliseconds_is_remarked(table, device, sizes, precision, than):
     (slow,) = table(*(row(size, 160 + size, device=device, precision=precision, micro="64") for size in sizes))
@@ -177,7 +181,9 @@ def test_a_cpu_may_be_slow_and_a_minute_for_a_micro_batch_of_anything_else_is_re
 
 
 def test_mixed_protocols_that_nobody_told_are_remarked(table):
-    (mixed,) = table(row(1, 1.0, micro="128"), row(2, 1.0, micro="128"), row(4, 0.3, micro="32"), row(8, 0.2, micro="16"))
+    (mixed,) = table(
+        row(1, 1.0, micro="128"), row(2, 1.0, micro="128"), row(4, 0.3, micro="32"), row(8, 0.2, micro="16")
+    )
     assert mixed.protocol is None
     assert any("128 at 1, 128 at 2, 32 at 4, 16 at 8 ranks" in line for line in mixed.remarks)
     (strong,) = table(row(1, 1.0, micro="64"), row(2, 0.6, micro="32"))

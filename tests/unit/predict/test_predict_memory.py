@@ -52,7 +52,7 @@ def test_checkpointed_activations_are_not_kept():
 
 
 def test_attention_that_is_not_fused_keeps_its_scores():
-    assert tensors(replace(SERIES, knobs={"sdpa": "math"})) > 1.2 * tensors(SERIES)
+    assert tensors(replace(SERIES, knobs={"sdpa": "math"})) > 1.1 * tensors(SERIES)
 
 
 def test_a_candidate_of_a_checkpointed_study_needs_less():

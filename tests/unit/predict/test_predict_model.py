@@ -184,7 +184,7 @@ def test_far_and_below_are_predicted_and_said_and_beyond_all_sense_is_refused():
     assert "1 to 16,384" in caught.value.hint
 
 
-.mark.parametrize(
+@pytest.mark.parametrize(
     ("micro", "images", "told"),
     [(64, None, None), (64, 1000, None), (64, 500, "more than the 500 images of an epoch"), (8192, None, "65,536")],
 )

@@ -27,12 +27,7 @@ SOME = {"bert_nvidia": 3, "gpt_vtrain": 10, "mpt_llm_foundry": 3, "vit_deepspeed
 def found():
     """All series of ViTs, some of the others: the whole is what `vitscale validate` prints."""
     return {
-        name: [
-            point
-            for one in series[:: SOME[name]]
-            for count in FITTED
-            for point in score(one, count, name)
-        ]
+        name: [point for one in series[:: SOME[name]] for count in FITTED for point in score(one, count, name)]
         for name, series in shipped_tables().items()
     }
 
@@ -182,7 +177,9 @@ def test_predictions_are_checked_as_far_as_is_said():
 
 def test_what_was_assumed_of_series_is_told_with_their_number(tmp_path):
     path = tmp_path / "own.csv"
-    rows = [f"{name},{device},{size},,0.1" for name in "ab" for size, device in ((1, "t4"), (2, "")) if name + device != "a"]
+    rows = [
+        f"{name},{device},{size},,0.1" for name in "ab" for size, device in ((1, "t4"), (2, "")) if name + device != "a"
+    ]
     path.write_text("\n".join(["series,device,world_size,micro_batch,step_s", *rows, "a,t4,4,,0.1"]) + "\n")
     found = {one.text: one for one in validate([path]).noticed}
     blank = found["device is not told of 1 of 2 runs: taken as t4 there too"]

@@ -159,7 +159,7 @@ def test_a_training_is_its_steps_with_checkpoints_and_failures():
     _, alone = at(series(epochs=90.0), size=1)
     _, many = at(series(epochs=90.0), size=4096)
     lost = [one.spending.training_s.median / one.step_s.median * one.layout.world_size for one in (alone, many)]
-    assert lost[1] > 1.01 * lost[0]
+    assert lost[1] > 1.005 * lost[0]
 
 
 def test_without_epochs_images_or_a_model_a_training_has_a_reason():
