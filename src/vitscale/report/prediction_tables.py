@@ -24,7 +24,7 @@ def prediction_table(result: StudyResult) -> Table:
                     label(result, one.series),
                     f"{point.world_size:,}",
                     f"{seconds(step.median)} [{seconds(step.low95)}, {seconds(step.high95)}]",
-                    number(rate and rate.median),
+                    number(rate.median if rate else None),
                     f"{percent(share.median)} [{percent(share.low95)}, {percent(share.high95)}]",
                     *(shown(point) for _, shown in more),
                     point.limit,
