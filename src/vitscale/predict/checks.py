@@ -40,10 +40,9 @@ def _mixed_work(series: Series) -> list[str]:
         return []
     if len(works) < 2 or len({round(at.global_batch, 6) for at in own}) < 2:
         return []
-    each = ", ".join(f"{at.micro_batch * at.grad_accum:g} at {at.world_size:,}" for at in own)
     return [
-        f"neither the images of a rank ({each} ranks) nor the global batch stay the same: protocols may be mixed; what "
-        "is asked has the batch of the largest world size"
+        "neither the images of a rank nor the global batch stay the same: protocols may be mixed; what is asked has "
+        "the batch of the largest world size"
     ]
 
 

@@ -149,7 +149,9 @@ def print_advice(advice: Advice, out: Console) -> None:
         )
     for one in advice.suggestions:
         at = one.layout
-        batch = f"micro-batch {at.micro_batch:g}, accumulation {at.grad_accum}"
+        batch = (
+            f"micro-batch {at.micro_batch:g}, accumulation {at.grad_accum}" if advice.batch_told else "the same batch"
+        )
         cost = f"{one.device_s / 60:,.0f} device minutes"
         words = f"world_size={at.world_size} nodes={at.nodes}"
         out.print(clean(f"run  {words}  ({batch}): then about {one.half_width:.1%}; {cost}"))

@@ -308,6 +308,8 @@ def test_runs_to_add_are_told_unasked_where_one_size_is_measured(vitscale, table
     told = vitscale("predict", table, "--world-size", "8").out
     assert "one world size was measured" in told
     assert "run  world_size=" in told
+    table.write_text(table.read_text().replace(",64,1,deepspeed", ",,,deepspeed"))
+    assert "(the same batch): then about" in vitscale("predict", table, "--world-size", "8").out
 
 
 def test_epochs_give_a_training_with_failures(vitscale, table):
