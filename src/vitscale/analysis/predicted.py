@@ -29,13 +29,18 @@ class PredictedPoint(_Read):
     world_size: int
     nodes: int
     step_s: Spread
-    images_per_s: Spread
+    images_per_s: Spread | None
+    """None where the micro-batch is not told."""
     efficiency: Spread
     energy_per_image_j: Spread | None = None
     energy_is_bound: bool = False
     """Whether energy is what it is at most."""
     cost_per_million_images: Spread | None = None
     """In the currency of the price."""
+    training_s: Spread | None = None
+    """All epochs, with checkpoints and failures."""
+    memory_needed_bytes: Spread | None = None
+    fit_probability: float | None = None
     limit: str
 
 

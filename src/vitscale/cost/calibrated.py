@@ -21,6 +21,11 @@ from vitscale.hardware import catalog
 
 NAME = "calibration.json"
 
+CHECKED_TIMES = 64
+"""Times the largest shown world size, up to which the package's published tables check predictions."""
+
+_FAR_TIMES = 16
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -214,8 +219,11 @@ def beyond(measured: Sequence[tuple[int, int]], world_size: int, nodes: int) -> 
         return ()
     told = []
     largest, smallest = (end(size for size, _ in measured) for end in (max, min))
-    if world_size > 16 * largest:
-        told.append(f"{world_size / largest:,.0f} times the largest measured world size")
+    if world_size > _FAR_TIMES * largest:
+        told.append(
+            f"{world_size / largest:,.0f} times the largest measured world size: published tables check errors up to "
+            f"{CHECKED_TIMES} times"
+        )
     if world_size < smallest:
         told.append(f"below the smallest measured world size, {smallest}")
     if nodes > 1 and all(count == 1 for _, count in measured):

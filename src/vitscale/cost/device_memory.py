@@ -25,7 +25,7 @@ peaks of 8 runs, ZeRO-0 to 3 on 1 and 2 ranks, 1.05 to 1.84."""
 SLACK_SIGMA = {"cuda": 0.06, "cpu": 0.2}
 """Standard deviation of its logarithm; cuda: over all three versions of torch."""
 
-_Z95 = 1.96
+_Z80, _Z95 = 1.2816, 1.96
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,16 @@ class DeviceNeed:
     def median_bytes(self) -> int:
         """Half of all runs need more."""
         return self._quantile(0.0)
+
+    @property
+    def low80_bytes(self) -> int:
+        """1 run of 10 needs less."""
+        return self._quantile(-_Z80)
+
+    @property
+    def high80_bytes(self) -> int:
+        """1 run of 10 needs more."""
+        return self._quantile(_Z80)
 
     @property
     def low95_bytes(self) -> int:

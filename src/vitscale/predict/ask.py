@@ -29,7 +29,7 @@ _KINDS: dict[str, TypeAdapter[object]] = {
     "precision": TypeAdapter(Precision),
     "link": TypeAdapter(Rate),
 }
-_PRICE = "price_per_hour"
+_AMOUNTS = ("price_per_hour", "epochs")
 _COUNTS = ("micro_batch", "grad_accum", "global_batch")
 
 
@@ -44,6 +44,7 @@ class Told:
     calibration: Calibration
     prediction: Prediction
     advice: Advice | None
+    """Runs to add, where they were asked for or too little is measured."""
 
     def document(self) -> dict[str, Any]:
         """As JSON."""
@@ -81,7 +82,7 @@ def answers(
         name: of one series; None is all.
         ranks_per_node: of the asked layouts.
         one: whether there must be one series.
-        starts: how a run of a series is added; None looks for no runs to add.
+        starts: how a run of a series is added; None looks for runs to add only where fewer than two sizes are measured.
 
     Raises:
         UsageError: what cannot be read or meant; no series that can be predicted.
@@ -111,9 +112,9 @@ def _answer(series: Series, asked: Asked, sizes: list[int], ranks_per_node: int 
     calibration = calibrate(series)
     wanted = sizes or beyond(series)
     prediction = predict(calibration, wanted, asked, ranks_per_node=ranks_per_node)
-    if starts is None:
+    if starts is None and len({one.layout.world_size for one in series.measured}) > 1:
         return Told(calibration, prediction, None)
-    start = partial(starts, series, asked)
+    start = None if starts is None else partial(starts, series, asked)
     advice = suggest(calibration, max(wanted), asked, ranks_per_node=ranks_per_node, start=start)
     return Told(calibration, prediction, advice)
 
@@ -171,7 +172,7 @@ def parse(words: Sequence[str]) -> Asked:
 def _value(key: str, text: str) -> object:
     if key == "device":
         return catalog.device(text).name
-    if key == _PRICE:
+    if key in _AMOUNTS:
         return amount(key, text, {"": 1})
     if key in _COUNTS:
         if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**9):
@@ -180,7 +181,7 @@ def _value(key: str, text: str) -> object:
     if key == "zero_stage":
         return _checked(key, TypeAdapter(ZeroStage), int(text) if text.isdigit() else text)
     if key not in _KINDS:
-        known = (*_KINDS, *_COUNTS, "zero_stage", "device", _PRICE)
+        known = (*_KINDS, *_COUNTS, "zero_stage", "device", *_AMOUNTS)
         near = difflib.get_close_matches(key, known, 1)
         hint = f"is `{near[0]}` meant?" if near else f"what a prediction can change: {', '.join(known)}"
         raise UsageError(f"`{key}` is no key that a prediction knows", hint)

@@ -7,15 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitscale.cost import fsdp, recompute, sequence
-from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
-from vitscale.cost.memory import rank_memory
+from vitscale.cost.device_memory import DeviceNeed
 from vitscale.cost.models import ViTShape
-from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Layout
-from vitscale.cost.vit import parameter_tensors
 from vitscale.errors import UsageError
 from vitscale.hardware import catalog
+from vitscale.predict.memory import rank_need
 
 CPU = "cpu"
 ENGINES: tuple[tuple[str, int | None], ...] = (
@@ -155,28 +152,7 @@ def _sizes(most: int) -> list[int]:
 
 def needed(one: Candidate, shape: ViTShape, optimizer: str, *, checkpointing: bool) -> DeviceNeed:
     """Memory of one rank of a candidate."""
-    micro, size, way = round(one.layout.micro_batch), one.layout.world_size, one.way
-    form = recompute.activation_bytes if checkpointing else sequence.activation_bytes
-    kept_bytes = form(shape, micro, way.precision, 1)
-    device = CPU if one.pool.device == CPU else "cuda"
-    keys: Mapping[str, Any] = {"precision": way.precision, "data_parallel": size}
-    if way.engine == "fsdp":
-        memory = fsdp.rank_memory(
-            shape,
-            kept_bytes,
-            **keys,
-            grad_accum=one.layout.grad_accum,
-            optimizer=optimizer,
-            reshard_after_forward=True,
-        )
-    else:
-        memory = rank_memory(
-            parameter_tensors(shape),
-            kept_bytes,
-            **keys,
-            engine=way.engine,
-            zero_stage=way.zero_stage,
-            moments=moment_elements(shape, optimizer),
-            device=device,
-        )
-    return device_need(device, memory.total_bytes + workspace_bytes(shape, micro, way.precision))
+    way, device = one.way, CPU if one.pool.device == CPU else "cuda"
+    engine: Mapping[str, Any] = {"engine": way.engine, "zero_stage": way.zero_stage, "precision": way.precision}
+    knobs = {"activation_checkpointing": checkpointing}
+    return rank_need(shape, one.layout, **engine, optimizer=optimizer, device=device, knobs=knobs)[1]

@@ -8,12 +8,14 @@ from itertools import groupby, pairwise
 from vitscale.cost.step import UTILISATION
 from vitscale.cost.vit import training_flop
 from vitscale.errors import UsageError
+from vitscale.hardware import catalog
 from vitscale.predict.memory import shape_of
 from vitscale.predict.priors import find_device
 from vitscale.predict.series import Observation, Series
 
 _REPEAT_FACTOR = 2.0
 _UNIT_FACTOR = 300.0
+_LONGEST_MICRO_STEP_S = 60.0
 
 
 def checked(series: Series) -> Series:
@@ -22,10 +24,26 @@ def checked(series: Series) -> Series:
     Raises:
         UsageError: repeats that disagree by more than a factor of 2, or of a table times in another unit than seconds.
     """
+    noticed = [*_repeats(series), *_mixed_work(series)]
     if series.source == "imported":
         _one_unit(series)
         _against_the_peak(series)
-    return replace(series, remarks=(*series.remarks, *_repeats(series)))
+        noticed += _slow(series)
+    return replace(series, remarks=(*series.remarks, *noticed))
+
+
+def _mixed_work(series: Series) -> list[str]:
+    """Neither a rank's images nor all ranks' are the same: several protocols in one series, or none."""
+    own = [one.layout for one in series.measured]
+    works = {at.micro_batch * at.grad_accum for at in own}
+    if series.protocol is not None or not series.batch_told or len({at.world_size for at in own}) < 2:
+        return []
+    if len(works) < 2 or len({round(at.global_batch, 6) for at in own}) < 2:
+        return []
+    return [
+        "neither the images of a rank nor the global batch stay the same: protocols may be mixed; what is asked has "
+        "the batch of the largest world size"
+    ]
 
 
 def _repeats(series: Series) -> list[str]:
@@ -89,3 +107,40 @@ def _against_the_peak(series: Series) -> None:
         if rate < 1e-3 * peak and one.layout.world_size == 1 and micro_step_s >= 1:
             hint = f"if it is milliseconds, write {one.step_s / 1000:g}; else leave `device` blank"
             raise UsageError(f"{told} {rate / peak:.3%} of the peak of {device.name}", hint)
+
+
+def _slow(series: Series) -> list[str]:
+    """Steps of a whole table that would be plausible in milliseconds; slow machines have such too, so it is only said.
+
+    Of the smallest world size on one node, where no network explains it: below a thousandth of the device's peak, of a
+    device that is not known below a hundredth of the slowest one's, and without either longer than a minute.
+    """
+    own = [one for one in series.measured if one.layout.nodes == 1]
+    one = min(own, key=lambda each: each.layout.world_size, default=None)
+    micro_step_s = 0.0 if one is None or one.step_s is None else one.step_s / one.layout.grad_accum
+    if one is None or micro_step_s < 1:
+        return []
+    (limit, than), shape = _least_flop_per_s(series), shape_of(series)
+    if limit is None or shape is None:
+        too_slow, than = micro_step_s > _LONGEST_MICRO_STEP_S, "longer than a minute for one micro-batch"
+    else:
+        rate = training_flop(shape) / _per_image(one)
+        too_slow, than = rate < limit, f"{rate / 1e9:.3g} GFLOP/s of a rank, below {than}"
+    at = f"{one.step_s:g} s a step at {one.layout.world_size:,} ranks"
+    return [f"{at} is {than}: if times are in milliseconds, divide them by 1,000"] if too_slow else []
+
+
+def _least_flop_per_s(series: Series) -> tuple[float | None, str]:
+    """What a rank computes at least, with its words; None where nothing tells, as of CPUs."""
+    precision, device = series.precision or "fp32", find_device(series.device)
+    if not series.batch_told or series.device == catalog.CPU:
+        return None, ""
+    if device is not None:
+        peak = device.peak(precision)
+        return (None, "") if peak is None else (1e-3 * peak, f"a thousandth of the peak of {device.name}")
+    peaks = {name: catalog.device(name).peak(precision) for name in catalog.names()}
+    known = {name: peak for name, peak in peaks.items() if peak is not None}
+    if not known:
+        return None, ""
+    slowest = min(known, key=lambda name: known[name])
+    return 1e-2 * known[slowest], f"a hundredth of the peak of {slowest} (of a CPU write cpu as the device)"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.cost.calibrated import NAME, CalibrationFile, FittedParameter, FittedSeries, read_calibration
-from vitscale.predict.model import Calibration, Prediction
+from vitscale.predict.model import Calibration, Memory, Prediction
+from vitscale.predict.result import MEMORY
 from vitscale.records.writer import make_folder, write_json
 
 FOLDER = "predictions"
@@ -34,10 +35,10 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
                 "micro_batch": one.layout.micro_batch,
                 "grad_accum": one.layout.grad_accum,
                 "step_s": asdict(one.step_s),
-                "images_per_s": asdict(one.images_per_s),
+                "images_per_s": None if one.images_per_s is None else asdict(one.images_per_s),
                 "speedup": asdict(one.speedup),
                 "efficiency": asdict(one.efficiency),
-                "memory_bytes": one.memory_bytes,
+                **_memory(one.memory),
                 **asdict(one.spending),
                 "limit": one.losses.limit,
                 "losses": asdict(one.losses),
@@ -46,6 +47,13 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
             for one in prediction.points
         ],
     }
+
+
+def _memory(one: Memory | None) -> dict[str, Any]:
+    if one is None:
+        return dict.fromkeys(MEMORY)
+    values = (one.tensors_bytes, asdict(one.needed_bytes), one.limit_bytes, one.fit_probability)
+    return dict(zip(MEMORY, values, strict=True))
 
 
 def calibration_file(calibrations: Sequence[Calibration]) -> CalibrationFile:

@@ -1,18 +1,24 @@
-"""Bytes of a rank at an asked layout, by the closed forms of `cost`, for a series that names a timm ViT."""
+"""Memory of a rank at an asked layout, by the closed forms of `cost`, for a series that names a timm ViT."""
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from vitscale.config.study import OptimizerName
-from vitscale.cost import models, recompute, sequence
-from vitscale.cost.memory import rank_memory
+from vitscale.config.study import EngineName, OptimizerName
+from vitscale.cost import fsdp, models, recompute, sequence
+from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
+from vitscale.cost.memory import RankMemory, rank_memory
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Layout
 from vitscale.cost.vit import PRECISION_BYTES, parameter_tensors, parameters
 from vitscale.errors import VitscaleError
-from vitscale.predict.series import Series
+from vitscale.predict.result import Memory, Quantiles
+from vitscale.predict.series import UNTOLD_BATCH, Series
+
+_ELSEWHERE = ("sequence_parallel", "tensor_parallel", "offload")
+"""Knobs that move or share what the forms here count as a rank's own."""
 
 
 def shape_of(series: Series) -> ViTShape | None:
@@ -29,35 +35,92 @@ def parameter_count(series: Series) -> int | None:
     return None if shape is None else parameters(shape)
 
 
-def rank_bytes(series: Series, layout: Layout) -> int | None:
-    """A lower bound of one rank's memory: no context, communicator or allocator; AdamW's where no optimizer is told.
-
-    None where too little is told.
-    """
+def untold(series: Series) -> str | None:
+    """Why the memory of a series' ranks is not known; None where it is."""
     if not series.batch_told:
+        return UNTOLD_BATCH
+    if shape_of(series) is None:
+        return "the model is no timm ViT"
+    if (series.precision or "fp32") not in PRECISION_BYTES:
+        return f"no form of memory is known for {series.precision}"
+    if _engine(series) not in get_args(EngineName):
+        return f"no form of memory is known for the engine {series.engine}"
+    if optimizer_of(series) is None:
+        return f"no form of memory is known for the optimizer {series.optimizer}"
+    away = [knob for knob in _ELSEWHERE if series.knobs.get(knob)]
+    return f"no form of memory is known with {', '.join(away)}" if away else None
+
+
+def memory_of(series: Series, layout: Layout, limit_bytes: int | None) -> Memory | None:
+    """One rank of a layout on a device with that much memory; None where `untold` has a reason.
+
+    AdamW's and fp32's where no optimizer or precision is told.
+    """
+    shape, optimizer = shape_of(series), optimizer_of(series)
+    if untold(series) is not None or shape is None or optimizer is None:
         return None
-    shape, precision = shape_of(series), series.precision or "fp32"
-    if shape is None or precision not in PRECISION_BYTES or series.engine not in (None, "deepspeed", "ddp", "single"):
-        return None
-    moments = _moments(shape, series.optimizer)
-    if moments is None:
-        return None
-    form = recompute.activation_bytes if series.knobs.get("activation_checkpointing") else sequence.activation_bytes
-    kept = form(shape, max(1, round(layout.micro_batch)), precision, 1)
-    found = rank_memory(
-        parameter_tensors(shape),
-        kept,
-        engine=series.engine or "ddp",
-        zero_stage=series.zero_stage,
-        precision=precision,
-        data_parallel=layout.world_size,
-        moments=moments,
-        device="cpu" if series.device == "cpu" else "cuda",
+    device = "cpu" if series.device == "cpu" else "cuda"
+    way: Mapping[str, Any] = {"engine": _engine(series), "zero_stage": series.zero_stage}
+    precision = series.precision or "fp32"
+    held, need = rank_need(
+        shape, layout, **way, precision=precision, optimizer=optimizer, device=device, knobs=series.knobs
     )
-    return found.total_bytes
+    ends = (need.median_bytes, need.low80_bytes, need.high80_bytes, need.low95_bytes, need.high95_bytes)
+    fits = None if limit_bytes is None else need.fit_probability(limit_bytes)
+    return Memory(held.total_bytes, Quantiles(*map(float, ends)), limit_bytes, fits)
 
 
-def _moments(shape: ViTShape, optimizer: str | None) -> int | None:
-    """Elements that an optimizer keeps; None where a source names one whose state is not known."""
-    name = {None: "adamw", "adam": "adamw"}.get(optimizer and optimizer.lower(), (optimizer or "").lower())
-    return moment_elements(shape, name) if name in get_args(OptimizerName) else None
+def rank_need(
+    shape: ViTShape,
+    layout: Layout,
+    *,
+    engine: str,
+    zero_stage: int | None,
+    precision: str,
+    optimizer: str,
+    device: str,
+    knobs: Mapping[str, Any],
+) -> tuple[RankMemory, DeviceNeed]:
+    """What one rank holds, and what its device has to have for it.
+
+    Args:
+        shape: the model.
+        layout: ranks and the images of each.
+        engine, zero_stage, precision, optimizer: as in a study.
+        device: "cuda" or "cpu".
+        knobs: of a study's `[engine]`: `activation_checkpointing`, `sdpa`, `gradient_as_bucket_view` are read.
+    """
+    micro, fused = max(1, round(layout.micro_batch)), knobs.get("sdpa") != "math"
+    if knobs.get("activation_checkpointing"):
+        kept_bytes = recompute.activation_bytes(shape, micro, precision, 1)
+    else:
+        kept_bytes = sequence.activation_bytes(shape, micro, precision, 1, fused_attention=fused)
+    keys: Mapping[str, Any] = {"precision": precision, "data_parallel": layout.world_size}
+    owner = "deepspeed" if engine == "accelerate_deepspeed" else engine
+    if owner == "fsdp":
+        batch: Mapping[str, Any] = {"grad_accum": layout.grad_accum, "reshard_after_forward": True}
+        held = fsdp.rank_memory(shape, kept_bytes, **keys, **batch, optimizer=optimizer)
+    else:
+        held = rank_memory(
+            parameter_tensors(shape),
+            kept_bytes,
+            **keys,
+            engine=owner,
+            zero_stage=zero_stage,
+            moments=moment_elements(shape, optimizer),
+            device=device,
+            gradient_as_bucket_view=knobs.get("gradient_as_bucket_view") is not False,
+        )
+    working_bytes = workspace_bytes(shape, micro, precision, fused_attention=fused)
+    return held, device_need(device, held.total_bytes + working_bytes)
+
+
+def _engine(series: Series) -> str:
+    return series.engine or ("ddp" if series.zero_stage is None else "deepspeed")
+
+
+def optimizer_of(series: Series) -> str | None:
+    """The optimizer by a study's name, AdamW where none is told; None where a source names one that is not known."""
+    told = (series.optimizer or "adamw").lower()
+    name = "adamw" if told == "adam" else told
+    return name if name in get_args(OptimizerName) else None

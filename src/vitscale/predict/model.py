@@ -8,29 +8,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitscale.cost.calibrated import beyond
 from vitscale.cost.scaling import Array, Layout, Schedule, parts, schedule
 from vitscale.errors import UsageError
-from vitscale.predict import memory
+from vitscale.predict import memory, remarks
 from vitscale.predict.change import Change, changed
 from vitscale.predict.draws import joint_log_steps, log_gains, log_steps
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
 from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
-from vitscale.predict.priors import PARAMETERS, mechanisms, priors
+from vitscale.predict.priors import PARAMETERS, find_device, mechanisms, priors
+from vitscale.predict.result import MEMORY, knee, parameter, pays
 from vitscale.predict.result import Loss as Loss
+from vitscale.predict.result import Memory as Memory
 from vitscale.predict.result import Parameter as Parameter
 from vitscale.predict.result import Point as Point
 from vitscale.predict.result import Prediction as Prediction
 from vitscale.predict.result import Quantiles as Quantiles
 from vitscale.predict.result import Spending as Spending
-from vitscale.predict.result import knee, parameter, pays
 from vitscale.predict.result import quantiles as quantiles
-from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.series import UNTOLD_BATCH, Asked, Observation, Series
 from vitscale.predict.spending import rates, spending
 
 METHOD = "mechanisms of cost.scaling, Bayesian fit by importance sampling, random-walk discrepancy in log2 N"
-MOST_RANKS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     posterior = fit(seen, draws, seed)
     names = {name: parameter(posterior.parameters[:, index]) for index, name in enumerate(PARAMETERS)}
     micro = np.exp(_log_micro(seen, posterior.parameters))
-    told = (*series.remarks, *prior.assumptions, *_data_told(series))
+    told = (*series.remarks, *prior.assumptions, *remarks.of_data(series), *remarks.of_fit(seen, posterior))
     return Calibration(series, reference, plan, seen, posterior, parameter(micro), names, told)
 
 
@@ -90,12 +89,11 @@ def predict(
         ranks_per_node: of the asked layouts; None takes the series' fullest node.
 
     Raises:
-        UsageError: a world size that cannot be, or a change that cannot be told from the series.
+        UsageError: a world size below 1 or far beyond the series, or a change that cannot be told from the series.
     """
     asked = asked or Asked()
     for size in world_sizes:
-        if not 1 <= size <= MOST_RANKS:
-            raise UsageError(f"a world size of {size:,} is not predicted", f"1 to {MOST_RANKS:,}")
+        remarks.refuse_beyond(calibration.series, size)
     change = changed(calibration.series, asked, calibration.micro_step_s.median)
     layouts = [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(set(world_sizes))]
     base = _baseline(calibration, asked, ranks_per_node)
@@ -127,7 +125,7 @@ def predict(
         base.world_size,
         knee(points),
         pays(points),
-        known.reasons,
+        known.reasons | _reasons(change.series, points),
         told,
     )
 
@@ -174,20 +172,32 @@ def _point(
     spent: Spending,
 ) -> Point:
     step = np.exp(logs)
-    rate = layout.global_batch / step
     gain = np.ones_like(gains) if layout == base else np.exp(gains) * layout.global_batch / base.global_batch
-    series = change.series
+    series, batch_told = change.series, calibration.series.batch_told
+    device = find_device(series.device)
+    held = memory.memory_of(series, layout, None if device is None else device.memory_bytes)
     return Point(
         layout,
         quantiles(step),
-        quantiles(rate),
+        quantiles(layout.global_batch / step) if batch_told else None,
         quantiles(gain),
         quantiles(gain * base.world_size / layout.world_size),
-        memory.rank_bytes(series, layout),
+        held,
         spent,
         _losses(theta, layout, calibration.reference_micro_batch, change.plan),
-        _point_told(calibration.series, layout),
+        remarks.of_layout(calibration.series, layout, held),
     )
+
+
+def _reasons(series: Series, points: Sequence[Point]) -> dict[str, str]:
+    """Why figures of all points are None, by their names."""
+    found = {} if series.batch_told else {"images_per_s": UNTOLD_BATCH}
+    why = memory.untold(series)
+    if why is not None:
+        return found | dict.fromkeys(MEMORY, why)
+    if all(one.memory is None or one.memory.limit_bytes is None for one in points):
+        found |= dict.fromkeys(MEMORY[2:], "the memory of the device is not in the catalog")
+    return found
 
 
 def _log_micro(seen: Evidence, theta: Array) -> Array:
@@ -210,17 +220,3 @@ def _losses(theta: Array, layout: Layout, reference: float, plan: Schedule) -> L
     ideal = layout.grad_accum * layout.micro_batch / reference
     lost = max(0.0, float(found.compute[0]) - ideal)
     return Loss(lost / step, float(found.update[0]) / step, float(found.exposed[0]) / step, float(found.wait[0]) / step)
-
-
-def _data_told(series: Series) -> tuple[str, ...]:
-    sizes = {one.layout.world_size for one in series.measured}
-    if not sizes:
-        return ("nothing was measured: data sheets and priors only",)
-    if len(sizes) == 1:
-        return ("one world size was measured: how the step changes with it is the priors' alone",)
-    return ()
-
-
-def _point_told(series: Series, layout: Layout) -> tuple[str, ...]:
-    own = [(one.layout.world_size, one.layout.nodes) for one in series.measured]
-    return beyond(own, layout.world_size, layout.nodes)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median, stdev
 from typing import TYPE_CHECKING, Any
 
-from vitscale.analysis.facts import facts
 from vitscale.config.imported import ImportedSpec
 from vitscale.cost.calibrated import knobs_of
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
-from vitscale.importers import table
-from vitscale.importers.found import FoundRun
-from vitscale.importers.source import sources
+from vitscale.predict import from_table
 from vitscale.predict.checks import checked
+from vitscale.predict.from_table import Makers, one_of
 from vitscale.predict.series import SIZES, LinkRates, Observation, Series
 
 if TYPE_CHECKING:
     from vitscale.analysis.load import Run, StudyData
-
-_SAME = ("device", "engine", "zero_stage", "model", "precision", "protocol", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def of_table(path: Path) -> list[Series]:
     Raises:
         UsageError: the table has no rows, or one that cannot be meant, or a series that mixes what must not be mixed.
     """
-    return _all(_of_table(path))
+    return _all(from_table.makers(path))
 
 
 def read_each(path: Path) -> tuple[list[Series], list[Refused]]:
@@ -68,7 +64,7 @@ def read_each(path: Path) -> tuple[list[Series], list[Refused]]:
         ResultsError: the folder is no results folder, or is damaged.
     """
     series: list[Series] = []
-    makers, refused = _of_results(path) if path.is_dir() else (_of_table(path), [])
+    makers, refused = _of_results(path) if path.is_dir() else (from_table.makers(path), [])
     for name, make in makers.items():
         try:
             series.append(make())
@@ -77,110 +73,11 @@ def read_each(path: Path) -> tuple[list[Series], list[Refused]]:
     return series, refused
 
 
-_Makers = Mapping[str, Callable[[], Series]]
-"""Series by name, not looked at yet: each refuses what it cannot mean when it is made."""
-
-
-def _all(makers: _Makers) -> list[Series]:
+def _all(makers: Makers) -> list[Series]:
     return [make() for make in makers.values()]
 
 
-def _of_table(path: Path) -> _Makers:
-    runs = table.read(sources([path])).runs
-    if not runs:
-        raise UsageError(f"`{path.name}` has no rows", "one row per run, below the header")
-    grouped: dict[str, list[FoundRun]] = {}
-    for run in runs:
-        grouped.setdefault(run.spec.series, []).append(run)
-    protocols = facts({str(index): run.spec for index, run in enumerate(runs)})
-    by_series = {one.spec.series: protocols[str(index)].protocol for index, one in enumerate(runs)}
-
-    def make(name: str) -> Series:
-        return checked(_told(name, grouped[name], by_series[name]))
-
-    return {name: partial(make, name) for name in grouped}
-
-
-def _told(name: str, runs: Sequence[FoundRun], protocol: str | None) -> Series:
-    specs = [run.spec for run in runs]
-    same = {field: _one(name, field, [getattr(spec, field) for spec in specs]) for field in _SAME}
-    remarks: list[str] = []
-    same["protocol"] = protocol or same["protocol"]
-    observations = tuple(_observation(run, remarks) for run in runs)
-    return Series(
-        name,
-        tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
-        images_per_epoch=max((spec.images_per_epoch or 0 for spec in specs), default=0) or None,
-        batch_told=all(spec.micro_batch or spec.global_batch for spec in specs),
-        remarks=tuple(dict.fromkeys(remarks)),
-        **same,
-    )
-
-
-def _one(series: str, field: str, values: Iterable[Any]) -> Any:
-    told = {value for value in values if value is not None}
-    if len(told) > 1:
-        raise UsageError(
-            f"series `{series}` mixes {field}s: {', '.join(sorted(map(str, told)))}",
-            "a series differs in world size only: give each its own name in the column `series`",
-        )
-    return next(iter(told), None)
-
-
-def _observation(run: FoundRun, remarks: list[str]) -> Observation:
-    spec, told = run.spec, run.aggregate
-    assert told is not None
-    layout = _layout(spec, remarks)
-    step_s = told.step_s
-    if told.epoch_s is not None and told.images_per_epoch is not None:
-        epoch_step_s = told.epoch_s * layout.global_batch / told.images_per_epoch
-        _agree(spec, step_s, epoch_step_s)
-        # An epoch holds pauses between steps too, which a user waits for as well.
-        step_s = epoch_step_s
-    elif told.epoch_s is not None and step_s is None:
-        raise UsageError(
-            f"`{spec.file}:{spec.line}` has `epoch_s` without `images_per_epoch`", "add it, or the time of a step"
-        )
-    parts = [one for one in (told.forward_s, told.backward_compute_s) if one is not None]
-    return Observation(
-        layout,
-        step_s,
-        compute_s=sum(parts) if len(parts) == 2 else None,
-        comm_s=told.comm_and_wait_s or None,
-        memory_bytes=None if told.device_memory_used_bytes is None else int(told.device_memory_used_bytes),
-        images_per_epoch=spec.images_per_epoch,
-    )
-
-
-def _agree(spec: ImportedSpec, step_s: float | None, epoch_step_s: float) -> None:
-    if step_s is None or 1 / 3 < step_s / epoch_step_s < 3:
-        return
-    ratio = step_s / epoch_step_s
-    unit = "milliseconds" if 300 < ratio < 3000 else "another unit or batch"
-    raise UsageError(
-        f"`{spec.file}:{spec.line}`: `step_s` is {step_s:g}, but epoch, images and batch give {epoch_step_s:.4g} s",
-        f"is one of them in {unit}? Times are in seconds",
-    )
-
-
-def _layout(spec: ImportedSpec, remarks: list[str]) -> Layout:
-    size = spec.world_size
-    nodes = spec.nodes or (-(-size // spec.ranks_per_node) if spec.ranks_per_node else 1)
-    if spec.nodes is None and spec.ranks_per_node is None:
-        remarks.append("nodes are not told: taken as one")
-    accum, micro = spec.grad_accum, float(spec.micro_batch) if spec.micro_batch else None
-    if micro is None and spec.global_batch is not None:
-        micro = spec.global_batch / size / (accum or 1)
-    if accum is None and micro is not None and spec.global_batch is not None:
-        accum = max(1, round(spec.global_batch / size / micro))
-    if micro is None:
-        remarks.append(
-            "the micro-batch is not told: taken as the same in every run, and throughput counts micro-batches"
-        )
-    return Layout(size, nodes, micro or 1.0, accum or 1)
-
-
-def _of_results(folder: Path) -> tuple[_Makers, list[Refused]]:
+def _of_results(folder: Path) -> tuple[Makers, list[Refused]]:
     """Series with runs to predict from, and those without."""
     from vitscale.analysis.load import load
     from vitscale.analysis.scaling import named_baseline, run_problems
@@ -213,7 +110,9 @@ def _series(study: StudyData, name: str, sound: Sequence[Run], left_out: Sequenc
     refers = None if base is None else _layout_of(base)
     price_per_s = costs.price_per_s(study.results.resolved)
     price = None if price_per_s is None else 3600 * price_per_s
-    return checked(replace(told, links=_links(study, study.by_series[name]), baseline=refers, price_per_hour=price))
+    epochs = (study.results.resolved.get("train") or {}).get("epochs")
+    links = _links(study, study.by_series[name])
+    return checked(replace(told, links=links, baseline=refers, price_per_hour=price, epochs=epochs))
 
 
 def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:
@@ -232,25 +131,27 @@ def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:
 
 
 def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
+    remarks = [*left_out] + ([] if runs[0].source == "measured" else [f"times are {runs[0].source}, not measured here"])
+
     def same(get: Callable[[Run], Any], field: str) -> Any:
-        return _one(name, field, [get(run) for run in runs])
+        return one_of(name, field, [get(run) for run in runs], remarks)
 
     first = runs[0].facts
     spec, configured = runs[0].spec, dict[str, Any]()
     if not isinstance(spec, ImportedSpec):
         configured = {key: spec.model.sizes.get(key) for key in SIZES}
         configured["knobs"] = knobs_of(spec)
-    names = {device for run in runs for device in run.device_names}
-    if len(names) > 1:
-        raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(names))}", "measure them as two studies")
+    names = [next(iter(run.device_names), None) for run in runs]
+    several = {device for run in runs for device in run.device_names}
+    if len(several) > 1:
+        raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(several))}", "measure them as two studies")
     observations = tuple(_seen(run) for run in runs if run.facts.micro_batch is not None)
-    remarks = [*left_out] + ([] if runs[0].source == "measured" else [f"times are {runs[0].source}, not measured here"])
     return Series(
         name,
         tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
         protocol=first.protocol,
         model=first.model,
-        device="cpu" if first.device_kind == "cpu" else next(iter(names), None),
+        device="cpu" if first.device_kind == "cpu" else one_of(name, "device", names, remarks),
         engine=same(lambda run: run.facts.engine, "engine"),
         zero_stage=same(lambda run: run.facts.zero_stage, "ZeRO stage"),
         precision=same(lambda run: run.facts.precision, "precision"),

@@ -95,7 +95,7 @@ class Recommendation:
     tied: int
     """Candidates of which no difference from the choice is detected."""
     front: tuple[Judged, ...]
-    """Least time against least cost, by medians, the fastest first."""
+    """Least time against least cost, by medians, the fastest first; of what noise does not tell apart the simplest."""
     losers: tuple[Judged, ...]
     aim: str
 
@@ -186,7 +186,11 @@ def _chosen(kept: Sequence[_Drawn], losers: list[Judged], limits: Limits) -> Rec
 
 
 def _same(one: _Drawn, other: _Drawn) -> bool:
-    low, high = np.quantile(one.aim / other.aim, (0.025, 0.975))
+    return _tie(one.aim, other.aim)
+
+
+def _tie(one: Array, other: Array) -> bool:
+    low, high = np.quantile(one / other, (0.025, 0.975))
     return bool(low <= 1 <= high)
 
 
@@ -203,12 +207,28 @@ def _why(one: _Drawn, choice: _Drawn, best: _Drawn, aim: str) -> str:
 
 
 def _front(kept: Sequence[_Drawn]) -> list[_Drawn]:
-    """By medians: each is dearer and faster than the next."""
+    """By medians each is dearer and faster than the next; a tie with a simpler one in time and cost gives way to it."""
     found: list[_Drawn] = []
-    for one in sorted(kept, key=lambda one: (float(np.median(one.time_s)), float(np.median(one.cost)))):
+    for one in sorted(kept, key=_medians):
         if not found or np.median(one.cost) < np.median(found[-1].cost):
             found.append(one)
-    return found
+    simplest = {id(one): one for one in (_simplest(at, kept) for at in found)}
+    return sorted(simplest.values(), key=_medians)
+
+
+def _medians(one: _Drawn) -> tuple[float, float]:
+    return float(np.median(one.time_s)), float(np.median(one.cost))
+
+
+def _simplest(at: _Drawn, kept: Sequence[_Drawn]) -> _Drawn:
+    """Of the same devices: another kind is another offer, however little is known of it."""
+    simpler = (
+        one
+        for one in kept
+        if one.candidate.pool == at.candidate.pool and one.candidate.complexity < at.candidate.complexity
+    )
+    ties = (one for one in simpler if _tie(one.time_s, at.time_s) and _tie(one.cost, at.cost))
+    return min(ties, key=lambda one: (one.candidate.complexity, *_medians(one)), default=at)
 
 
 def _judged(one: _Drawn, lost: str | None) -> Judged:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vitscale.cost import models
+from vitscale.cost.calibrated import beyond
 from vitscale.errors import UsageError
 from vitscale.predict import from_source, recommended_study
-from vitscale.predict.candidates import enumerate_candidates, needed, pools
+from vitscale.predict.candidates import Candidate, enumerate_candidates, needed, pools
 from vitscale.predict.from_source import Source
 from vitscale.predict.recommend import Limits, Recommendation, Work, recommend
 
@@ -91,8 +92,15 @@ def answer(
     told += [f"memory of {one.device} is not known: not checked" for one in had if one.memory_bytes is None]
     told += [one.assumption for one in had if one.assumption]
     told += [] if priced else ["no price is told: cost is in device-hours"]
+    told += _beyond(source, found.choice.candidate)
     study = recommended_study.study_text(found.choice.candidate, source)
     return Answer(source, found, study, priced, tuple(told))
+
+
+def _beyond(source: Source, choice: Candidate) -> tuple[str, ...]:
+    """How far the choice is from what was measured."""
+    own = [(one.layout.world_size, one.layout.nodes) for series in source.series for one in series.measured]
+    return beyond(own, choice.layout.world_size, choice.layout.nodes)
 
 
 def _source(target: str, given: dict[str, float], target_accuracy: float | None) -> Source:

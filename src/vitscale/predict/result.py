@@ -11,6 +11,9 @@ from vitscale.cost.scaling import Array, Layout
 
 _LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
 
+MEMORY = ("memory_bytes", "memory_needed_bytes", "memory_limit_bytes", "fit_probability")
+"""Names of the fields of `Memory` in JSON, in their order."""
+
 
 @dataclass(frozen=True)
 class Quantiles:
@@ -57,6 +60,20 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What one rank takes, and whether it is there."""
+
+    tensors_bytes: int
+    """All tensors at the peak of a step by the closed forms: a lower bound."""
+    needed_bytes: Quantiles
+    """With workspace, the allocator's slack and context."""
+    limit_bytes: int | None
+    """Of the device; None where the catalog does not have it."""
+    fit_probability: float | None
+    """None without a limit."""
+
+
+@dataclass(frozen=True)
 class Spending:
     """What a world size takes; None is not known, see `Prediction.reasons`."""
 
@@ -66,6 +83,8 @@ class Spending:
     cost_per_million_images: Quantiles | None
     """In the currency of the price."""
     cost_per_epoch: Quantiles | None
+    training_s: Quantiles | None
+    """All epochs, with checkpoints as often as Daly has it and the failures of so many devices (`cost.failures`)."""
     energy_is_bound: bool
     """Whether energy is what it is at most: that of boards at their limit."""
 
@@ -76,15 +95,20 @@ class Point:
 
     layout: Layout
     step_s: Quantiles
-    images_per_s: Quantiles
+    images_per_s: Quantiles | None
+    """None where the micro-batch is not told."""
     speedup: Quantiles
     efficiency: Quantiles
-    memory_bytes: int | None
-    """Of one rank, a lower bound by closed form; None where the model is no timm ViT, or the engine's or
-    optimizer's form is not known."""
+    memory: Memory | None
+    """None where the model is no timm ViT, or a form is not known: `Prediction.reasons` has which."""
     spending: Spending
     losses: Loss
     assumptions: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """Images per second at the median step; of an untold micro-batch micro-batches, which compare alike."""
+        return self.layout.global_batch / self.step_s.median
 
 
 @dataclass(frozen=True)
@@ -123,14 +147,14 @@ def knee(points: tuple[Point, ...]) -> int | None:
     """World size at which time and cost per image, multiplied, are least; None with one point."""
     if len(points) < 2:
         return None
-    return min(points, key=lambda one: one.layout.world_size / one.images_per_s.median**2).layout.world_size
+    return min(points, key=lambda one: one.layout.world_size / one.rate**2).layout.world_size
 
 
 def pays(points: tuple[Point, ...]) -> int | None:
     """Largest world size that pays for itself, see `Prediction.pays`."""
     found = None
     for before, after in pairwise(points):
-        gain = after.images_per_s.median / before.images_per_s.median - 1
+        gain = after.rate / before.rate - 1
         if gain < 0.5 * (after.layout.world_size / before.layout.world_size - 1):
             break
         found = after.layout.world_size

@@ -11,6 +11,9 @@ from vitscale.cost.scaling import Layout
 SIZES = ("img_size", "patch_size", "depth", "embed_dim", "num_heads")
 """Sizes of a model beside its name, as timm calls them."""
 
+UNTOLD_BATCH = "the micro-batch is not told, so that images are not"
+"""Why what counts images is not told."""
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -65,6 +68,8 @@ class Series:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     """Of the study's `[engine]`, those that are on."""
     images_per_epoch: int | None = None
+    epochs: float | None = None
+    """That the study trains; None where it does not, or that is not told."""
     links: LinkRates = LinkRates()
     batch_told: bool = True
     """False where no micro-batch is told: then equal work of a rank is a guess."""
@@ -94,6 +99,9 @@ class Series:
         return Series(**{**self.__dict__, "observations": kept})
 
 
+_NO_CHANGE = ("price_per_hour", "epochs")
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is asked beyond the series itself; None stays as it is."""
@@ -111,6 +119,8 @@ class Asked:
     """Bits per second between nodes as `tc` writes them: 100mbit, 25gbit."""
     price_per_hour: float | None = None
     """Of one device: no other configuration."""
+    epochs: float | None = None
+    """Of the training: no other configuration either."""
 
     @property
     def batch(self) -> bool:
@@ -120,7 +130,7 @@ class Asked:
     @property
     def told(self) -> dict[str, str | int]:
         """What differs, by key."""
-        return {key: value for key, value in self.__dict__.items() if value is not None and key != "price_per_hour"}
+        return {key: value for key, value in self.__dict__.items() if value is not None and key not in _NO_CHANGE}
 
     @property
     def any(self) -> bool:

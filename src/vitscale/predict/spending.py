@@ -5,6 +5,8 @@
    `LEAST_LOG_SD` at least: ranks that wait take less than ranks that compute, and how much is not modelled.
 2. Where none was measured, the board's own limit in the catalog stands for it: an upper bound, and said to be one.
 3. Cost is the price of a device for an hour, times ranks, times time. The rest of the machines is in neither.
+4. A training is its steps, with checkpoints as often as Daly has it and what failures cost, see `cost.failures`: a
+   factor on the time of its steps.
 """
 
 from __future__ import annotations
@@ -15,19 +17,24 @@ from statistics import median, stdev
 
 import numpy as np
 
+from vitscale.cost import failures
+from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Array, Layout
+from vitscale.cost.vit import parameters
 from vitscale.predict.draws import normals
+from vitscale.predict.memory import optimizer_of, shape_of
 from vitscale.predict.priors import find_device
-from vitscale.predict.result import Spending, quantiles
-from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.result import Quantiles, Spending, quantiles
+from vitscale.predict.series import UNTOLD_BATCH, Asked, Observation, Series
 
 LEAST_LOG_SD = 0.1
-_UNTOLD_BATCH = "the micro-batch is not told, so that images are not"
+_UNTOLD_EPOCH = "the images of an epoch are not told"
+_BY_IMAGE = ("energy_per_image_j", "cost_per_million_images", "cost_per_epoch", "training_s")
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device takes in a second, and an epoch's images; None is not known, for the reason by its field's name."""
+    """What a device takes in a second, and what a training has; None is not known, `reasons` has why."""
 
     power_w: float | None
     """Of one GPU, or on CPUs of one host."""
@@ -36,6 +43,9 @@ class Rates:
     """Whether the power is the board's limit, not a measurement."""
     price_per_s: float | None
     """Of one device."""
+    epochs: float | None
+    """Of a training."""
+    checkpoint_bytes: float | None
     reasons: dict[str, str]
     assumptions: tuple[str, ...]
 
@@ -53,10 +63,16 @@ def rates(series: Series, asked: Asked) -> Rates:
     else:
         assumptions.append(why)
         if _epoch(series, asked, 1) is None:
-            reasons["cost_per_epoch"] = "the images of an epoch are not told"
+            reasons["cost_per_epoch"] = _UNTOLD_EPOCH
+    epochs, kept_bytes, lacking = _training(series, asked)
+    if lacking is None:
+        assumptions.append(f"{epochs:g} epochs; {failures.ASSUMED}")
+    else:
+        reasons["training_s"] = lacking
     if not series.batch_told:
-        reasons |= dict.fromkeys(("energy_per_image_j", "cost_per_million_images", "cost_per_epoch"), _UNTOLD_BATCH)
-    return Rates(power, log_sd, bound, None if price is None else price / 3600, reasons, tuple(assumptions))
+        reasons |= dict.fromkeys(_BY_IMAGE, UNTOLD_BATCH)
+    price_per_s = None if price is None else price / 3600
+    return Rates(power, log_sd, bound, price_per_s, epochs, kept_bytes, reasons, tuple(assumptions))
 
 
 def spending(series: Series, asked: Asked, known: Rates, layout: Layout, step_s: Array) -> Spending:
@@ -73,8 +89,31 @@ def spending(series: Series, asked: Asked, known: Rates, layout: Layout, step_s:
         None if energy_j is None or not series.batch_told else quantiles(energy_j / layout.global_batch),
         None if cost is None else quantiles(1e6 * cost),
         None if cost is None or epoch is None else quantiles(epoch * cost),
+        _training_s(known, layout, None if epoch is None else epoch / layout.global_batch, step_s),
         known.bound,
     )
+
+
+def _training(series: Series, asked: Asked) -> tuple[float | None, float | None, str | None]:
+    """Epochs and the bytes of a checkpoint, or why there is no training time."""
+    epochs, shape, optimizer = asked.epochs or series.epochs, shape_of(series), optimizer_of(series)
+    if not series.batch_told:
+        return None, None, UNTOLD_BATCH
+    if _epoch(series, asked, 1) is None:
+        return None, None, _UNTOLD_EPOCH
+    if epochs is None:
+        return None, None, "no epochs are told: epochs=90, or `train.epochs` of the study"
+    if shape is None or optimizer is None:
+        return None, None, "what a checkpoint takes is not known: no timm ViT, or an optimizer without a form"
+    return epochs, 4.0 * (parameters(shape) + moment_elements(shape, optimizer)), None
+
+
+def _training_s(known: Rates, layout: Layout, epoch_steps: float | None, step_s: Array) -> Quantiles | None:
+    """Of draws of the step; `epoch_steps` are the steps of an epoch."""
+    if known.epochs is None or known.checkpoint_bytes is None or epoch_steps is None:
+        return None
+    factor = failures.training_time(1.0, layout.world_size, known.checkpoint_bytes, layout.nodes).wall_s
+    return None if factor is None else quantiles(known.epochs * epoch_steps * factor * step_s)
 
 
 def _power(series: Series, asked: Asked) -> tuple[float | None, float, bool, str]:

@@ -72,6 +72,8 @@ class Advice:
     """Now, as a fraction."""
     suggestions: tuple[Suggestion, ...]
     """In the order to run them; empty where nothing up to four times the largest measured world size helps."""
+    batch_told: bool = True
+    """Whether the micro-batch is; else that of the layouts says nothing."""
 
 
 def suggest(
@@ -96,7 +98,7 @@ def suggest(
     starts = {one: start(one) if start else Start() for one in candidates}
     (said,) = predict_layouts(calibration, [target], asked)
     found = _chosen(calibration, target, said.half_width, asked, starts)
-    return Advice(world_size, said.half_width, found)
+    return Advice(world_size, said.half_width, found, calibration.series.batch_told)
 
 
 def _chosen(

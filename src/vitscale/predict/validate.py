@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vitscale.errors import UsageError
+from vitscale.predict.priors import priors
 from vitscale.predict.read import of_table, read
 from vitscale.predict.score import (
     Scored,
@@ -32,6 +33,18 @@ K = TypeVar("K", str, tuple[str, int])
 
 
 @dataclass(frozen=True)
+class Noticed:
+    """What was assumed or remarked of series of a table."""
+
+    table: str
+    text: str
+    series: tuple[str, ...]
+    """Those that it was said of, by name."""
+    of: int
+    """Series of the table."""
+
+
+@dataclass(frozen=True)
 class Validation:
     """What was hidden and predicted."""
 
@@ -48,6 +61,8 @@ class Validation:
     """Median difference between two runs of one configuration, as a fraction; None where nothing was run twice."""
     short: tuple[str, ...]
     """Series with too few world sizes for this, by name."""
+    noticed: tuple[Noticed, ...]
+    """By table, what is said of most series first."""
 
 
 def shipped() -> list[Series]:
@@ -101,7 +116,18 @@ def validate(paths: Sequence[Path] = ()) -> Validation:
         sheet_summary([pair for one in every for pair in from_sheets(one)]),
         noise_floor(every),
         tuple(short),
+        tuple(one for name, (series, _) in sources.items() for one in _noticed(name, series)),
     )
+
+
+def _noticed(name: str, series: Sequence[Series]) -> list[Noticed]:
+    found: dict[str, list[str]] = {}
+    for one in series:
+        reference = max((seen.layout.micro_batch for seen in one.observations), default=1.0)
+        for text in (*one.remarks, *priors(one, reference).assumptions):
+            found.setdefault(text, []).append(one.name)
+    told = [Noticed(name, text, tuple(names), len(series)) for text, names in found.items()]
+    return sorted(told, key=lambda one: -len(one.series))
 
 
 def _grouped(points: Sequence[Scored], key: Callable[[Scored], K]) -> dict[K, list[Scored]]:
@@ -131,4 +157,5 @@ def document(found: Validation) -> dict[str, Any]:
         "noise_floor": found.noise_floor,
         "points": [one.document() for one in found.points],
         "series_too_short": list(found.short),
+        "assumptions": [asdict(one) for one in found.noticed],
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vitscale.analysis import text
 from vitscale.analysis.result import StudyResult
-from vitscale.report import memory_tables, prediction_tables, seed_table, tables, verdict_tables
+from vitscale.report import memory_tables, prediction_tables, seed_table, tables, training_table, verdict_tables
 from vitscale.report.escape import cleaned
 from vitscale.report.figures import Drawing
 from vitscale.report.method import method, resolved_text
@@ -238,6 +238,12 @@ _PARTS: dict[str, _Words] = {
         "Accuracy against the global batch",
         "Of the last evaluation, and the epochs to the target accuracy where the study has one.",
         lambda result: tables.sweep_table(result, ACCURACY),
+    ),
+    "trainings": _Words(
+        "Training with failures",
+        "Simulated: all epochs, saved as often as Daly's form has it, under the failures of so many devices.",
+        training_table.training_table,
+        alone=True,
     ),
     "costs": _Words(
         "Energy and cost",

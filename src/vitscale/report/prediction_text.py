@@ -23,7 +23,9 @@ _SPENDING: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("energy_per_image_j", "energy/image, 95 %", units.energy),
     ("cost_per_million_images", "cost/million images, 95 %", units.number),
     ("cost_per_epoch", "cost/epoch, 95 %", units.number),
+    ("training_s", "training, 95 %", units.seconds),
 )
+_OTHERS = (("images_per_s", "images/s"), ("memory_needed_bytes", "memory/rank"), ("fit_probability", "fits"))
 _LEGEND = """error: median over the hidden points; linear: of perfect linear scaling; same step: of the largest known
 better by: what the better of these two errs more, 95 % interval; width: half of the 95 % interval
 score: interval score of the logarithms, lower is better, and that of the better of the two as wide as its errors"""
@@ -42,7 +44,7 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
     """World sizes asked for, what limits them, where more stops paying, and what was assumed."""
     out.print(clean(f"\n{prediction.series}"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %", "memory/rank\nat least"):
+    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("limited by")
     for one in prediction.points:
@@ -54,7 +56,9 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
         out.print(clean(f"knee: {prediction.knee:,} ranks, {beyond}"))
         pays = "none" if prediction.pays is None else f"{prediction.pays:,} ranks"
         out.print(clean(f"largest that pays for itself (half of what its further ranks would give at best): {pays}"))
+    print_memory(prediction, out)
     print_spending(prediction, out)
+    print_missing(prediction, out)
     told = dict.fromkeys([*prediction.assumptions, *(line for one in prediction.points for line in one.assumptions)])
     for line in told:
         out.print(Text("assumed  ", style="dim") + clean(line))
@@ -62,8 +66,26 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
         print_advice(advice, out)
 
 
+def print_memory(prediction: Prediction, out: Console) -> None:
+    """What one rank takes, and whether its device has it; nothing where that is not known."""
+    if all(one.memory is None for one in prediction.points):
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("ranks", "memory/rank, 95 %", "80 %", "of", "fits"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for one in prediction.points:
+        held = one.memory
+        if held is not None:
+            need, size = held.needed_bytes, units.size
+            wide = f"{size(need.median)} [{size(need.low95)}, {size(need.high95)}]"
+            narrow = f"[{size(need.low80)}, {size(need.high80)}]"
+            cells = (wide, narrow, size(held.limit_bytes), units.probability(held.fit_probability))
+            table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
+    out.print(table)
+
+
 def print_spending(prediction: Prediction, out: Console) -> None:
-    """Energy and cost: a table of those that are known, a reason for those that are not."""
+    """Energy, cost and training: a table of those that are known."""
     columns = [
         (name, title, shown)
         for name, title, shown in _SPENDING
@@ -77,8 +99,12 @@ def print_spending(prediction: Prediction, out: Console) -> None:
             cells = (_spent(one, name, shown) for name, _, shown in columns)
             table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
         out.print(table)
+
+
+def print_missing(prediction: Prediction, out: Console) -> None:
+    """Why a figure has no value."""
     missing: dict[str, list[str]] = {}
-    for name, title, _ in _SPENDING:
+    for name, title in (*_OTHERS, *((name, title) for name, title, _ in _SPENDING)):
         if name in prediction.reasons:
             missing.setdefault(prediction.reasons[name], []).append(title.removesuffix(", 95 %"))
     for reason, titles in missing.items():
@@ -99,12 +125,15 @@ def _cells(one: Point) -> tuple[str, ...]:
         f"{one.layout.world_size:,}",
         f"{one.layout.nodes:,}",
         _seconds(one.step_s),
-        f"{one.images_per_s.median:,.4g} [{one.images_per_s.low95:,.4g}, {one.images_per_s.high95:,.4g}]",
+        _rate(one.images_per_s),
         f"{share.median:.0%} [{share.low95:.0%}, {share.high95:.0%}]",
         f"[{share.low80:.0%}, {share.high80:.0%}]",
-        units.size(one.memory_bytes),
         one.losses.limit,
     )
+
+
+def _rate(value: Quantiles | None) -> str:
+    return units.NOT_AVAILABLE if value is None else f"{value.median:,.4g} [{value.low95:,.4g}, {value.high95:,.4g}]"
 
 
 def _seconds(value: Quantiles) -> str:
@@ -120,7 +149,9 @@ def print_advice(advice: Advice, out: Console) -> None:
         )
     for one in advice.suggestions:
         at = one.layout
-        batch = f"micro-batch {at.micro_batch:g}, accumulation {at.grad_accum}"
+        batch = (
+            f"micro-batch {at.micro_batch:g}, accumulation {at.grad_accum}" if advice.batch_told else "the same batch"
+        )
         cost = f"{one.device_s / 60:,.0f} device minutes"
         words = f"world_size={at.world_size} nodes={at.nodes}"
         out.print(clean(f"run  {words}  ({batch}): then about {one.half_width:.1%}; {cost}"))
@@ -165,6 +196,9 @@ def print_validation(found: Validation, out: Console) -> None:
     out.print(clean(f"noise floor: {floor}"))
     if found.short:
         out.print(clean(f"{len(found.short)} series have too few world sizes for this"))
+    for noticed in found.noticed:
+        count = f" ({len(noticed.series)} of {noticed.of} series)" if noticed.of > 1 else ""
+        out.print(Text("assumed  ", style="dim") + clean(f"{noticed.table}: {noticed.text}{count}"))
     out.print(clean("worst first:"))
     for point in found.points[:_MOST_MISSES]:
         out.print(clean(_miss(point)))

@@ -37,14 +37,27 @@ def test_a_table_is_predicted_as_json(vitscale, table):
     assert [one["nodes"] for one in told["points"]] == [1, 8]
     for one in told["points"]:
         assert all(set(one[name]) == QUANTILES for name in ("step_s", "images_per_s", "speedup", "efficiency"))
-        assert one["memory_bytes"] > 0
+        assert set(one["memory_needed_bytes"]) == QUANTILES
+        assert one["memory_needed_bytes"]["low95"] > one["memory_bytes"] > 0
+        assert one["memory_limit_bytes"] == 80 * 10**9
+        assert one["fit_probability"] > 0.99
     assert told["advice"]["suggestions"][0]["layout"]["world_size"] < 64
 
 
 def test_a_table_is_predicted_for_a_person(vitscale, table):
     ran = vitscale("predict", table, "--world-size", "8,64", "--suggest")
     assert ran.code == 0, ran.err
-    for words in ("limited by", "at least", "knee: ", "pays for itself", "assumed  ", "half-width", "\na\n", "\nb\n"):
+    for words in (
+        "limited by",
+        "memory/rank, 95 %",
+        "> 99 %",
+        "knee: ",
+        "pays for itself",
+        "assumed  ",
+        "half-width",
+        "\na\n",
+        "\nb\n",
+    ):
         assert words in ran.out
     assert not list(table.parent.glob("predictions"))
 
@@ -202,7 +215,7 @@ def test_energy_and_cost_are_told_or_why_not(vitscale, table):
     assert told["asked"] == {}
     assert set(told["points"][0]["cost_per_million_images"]) == QUANTILES
     assert told["points"][0]["energy_is_bound"] is True
-    assert told["reasons"] == {"cost_per_epoch": "the images of an epoch are not told"}
+    assert told["reasons"] == dict.fromkeys(("cost_per_epoch", "training_s"), "the images of an epoch are not told")
     assert "not a number above 0" in vitscale(*words, "price_per_hour=free").error
 
 
@@ -271,7 +284,7 @@ def test_a_folder_without_its_study_has_no_command(vitscale, tmp_path):
 def test_validate_prints_errors_of_a_table(vitscale, table):
     ran = vitscale("validate", table)
     assert ran.code == 0, ran.err
-    for words in ("in 95 %", "noise floor: 10.0%", "worst first:"):
+    for words in ("in 95 %", "noise floor: 10.0%", "worst first:", "assumed  t.csv: intra node link"):
         assert words in ran.out
     told = json.loads(vitscale("validate", table, "--json").out)
     assert told["summary"]["points"] == 2
@@ -286,6 +299,27 @@ def test_tables_of_one_name_are_both_validated(vitscale, table):
     told = json.loads(vitscale("validate", table, other, "--json").out)
     assert set(told["tables"]) == {str(table), str(other)}
     assert told["summary"]["points"] == 4
+
+
+def test_runs_to_add_are_told_unasked_where_one_size_is_measured(vitscale, table):
+    lines = table.read_text().splitlines()
+    assert "run  world_size=" not in vitscale("predict", table, "--world-size", "8").out
+    table.write_text("\n".join(lines[:2]) + "\n")
+    told = vitscale("predict", table, "--world-size", "8").out
+    assert "one world size was measured" in told
+    assert "run  world_size=" in told
+    table.write_text(table.read_text().replace(",64,1,deepspeed", ",,,deepspeed"))
+    assert "(the same batch): then about" in vitscale("predict", table, "--world-size", "8").out
+
+
+def test_epochs_give_a_training_with_failures(vitscale, table):
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{rows[0]},images_per_epoch", *(f"{line},1281167" for line in rows[1:])]) + "\n")
+    ran = vitscale("predict", table, "--world-size", "8", "epochs=90")
+    assert ran.code == 0, ran.err
+    assert "training, 95 %" in ran.out
+    assert "90 epochs; failures: " in ran.out
+    assert "not a number above 0" in vitscale("predict", table, "--world-size", "8", "epochs=many").error
 
 
 def test_validate_leaves_out_the_largest_world_size_of_a_study(vitscale):

@@ -7,6 +7,7 @@ import pytest
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.predict.checks import checked
+from vitscale.predict.document import prediction_document
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.read import of_table
 from vitscale.predict.series import Observation, Series
@@ -150,3 +151,60 @@ def test_blank_times_are_specs_only(table):
     found = predict(calibrate(series), [8])
     assert any("nothing was measured" in line for line in found.assumptions)
     assert found.points[0].step_s.half_width > 0.25
+
+
+@pytest.mark.parametrize(
+    ("device", "sizes", "precision", "than"),
+    [
+        ("", (1, 2), "fp32", "peak of t4"),
+        ("h100", (2, 4, 8), "bf16", "peak of h100"),
+        ("RTX 9090", (2, 4), "bf16", "peak"),
+    ],
+)
+def test_a_whole_table_in_milliseconds_is_remarked(table, device, sizes, precision, than):
+    (slow,) = table(*(row(size, 160 + size, device=device, precision=precision, micro="64") for size in sizes))
+    (told,) = [line for line in slow.remarks if "milliseconds" in line]
+    assert told.startswith(f"{160 + sizes[0]} s a step at {sizes[0]} ranks is 4")
+    assert than in told
+    (sound,) = table(*(row(size, 0.16, device=device, precision=precision, micro="64") for size in sizes))
+    assert not any("milliseconds" in line for line in sound.remarks)
+
+
+def test_a_cpu_may_be_slow_and_a_minute_for_a_micro_batch_of_anything_else_is_remarked(table):
+    (cpu,) = table(row(1, 20.0, device="cpu"))
+    assert not any("milliseconds" in line for line in cpu.remarks)
+    other = [line.replace("vit_base_patch16_224", "bert-large") for line in (row(1, 160.0), row(2, 170.0))]
+    (long,) = table(*other)
+    assert any("longer than a minute" in line for line in long.remarks)
+    (accumulated,) = table(*(line.replace(",1,,ddp", ",8,,ddp") for line in other))
+    assert not any("longer than a minute" in line for line in accumulated.remarks)
+
+
+def test_mixed_protocols_that_nobody_told_are_remarked(table):
+    (mixed,) = table(
+        row(1, 1.0, micro="128"), row(2, 1.0, micro="128"), row(4, 0.3, micro="32"), row(8, 0.2, micro="16")
+    )
+    assert mixed.protocol is None
+    assert any("protocols may be mixed" in line for line in mixed.remarks)
+    (strong,) = table(row(1, 1.0, micro="64"), row(2, 0.6, micro="32"))
+    (same,) = table(row(1, 1.0), row(2, 1.0))
+    assert not any("protocols may be mixed" in line for line in (*strong.remarks, *same.remarks))
+
+
+def test_what_some_rows_leave_blank_is_taken_from_the_others_and_said(table):
+    (series,) = table(row(1, 0.83, device="t4"), row(2, 0.84), row(4, 0.85, engine=""))
+    assert (series.device, series.engine) == ("t4", "ddp")
+    assert "device is not told of 2 of 3 runs: taken as t4 there too" in series.remarks
+    assert "engine is not told of 1 of 3 runs: taken as ddp there too" in series.remarks
+    (whole,) = table(row(1, 0.83, device="t4"), row(2, 0.84, device="t4"))
+    assert not any("not told of" in line for line in whole.remarks)
+
+
+def test_without_a_micro_batch_there_are_no_images_and_a_reason(table):
+    (series,) = table(*(row(size, 1.0, micro="") for size in (1, 2, 4)))
+    found = predict(calibrate(series), [8, 16])
+    assert [one.images_per_s for one in found.points] == [None, None]
+    assert "micro-batch is not told" in found.reasons["images_per_s"]
+    assert found.knee in (8, 16)
+    document = prediction_document(found)
+    assert document["points"][0]["images_per_s"] is document["points"][0]["memory_bytes"] is None

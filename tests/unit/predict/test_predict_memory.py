@@ -1,4 +1,4 @@
-"""Memory of a predicted rank is that of its optimizer and knobs."""
+"""Memory of a predicted rank is that of its engine, optimizer and knobs, with the probability that it is there."""
 
 from dataclasses import replace
 
@@ -7,8 +7,9 @@ import pytest
 from vitscale.cost import models, vit
 from vitscale.cost.scaling import Layout
 from vitscale.predict.candidates import Candidate, Pool, Way, needed
-from vitscale.predict.memory import rank_bytes
-from vitscale.predict.series import Series
+from vitscale.predict.memory import memory_of, untold
+from vitscale.predict.model import calibrate, predict
+from vitscale.predict.series import Asked, Observation, Series
 
 MODEL = "vit_base_patch16_224"
 AT = Layout(1, 1, 64, 1)
@@ -16,24 +17,87 @@ SERIES = Series("memory", (), model=MODEL, engine="ddp", precision="fp32")
 WEIGHTS = vit.parameters(models.shape(MODEL))
 
 
+def tensors(series, at=AT):
+    return memory_of(series, at, None).tensors_bytes
+
+
 @pytest.mark.parametrize(
     ("optimizer", "moments"), [(None, 2), ("adamw", 2), ("AdamW", 2), ("Adam", 2), ("LAMB", 2), ("sgd", 1), ("lion", 1)]
 )
 def test_memory_is_the_optimizers(optimizer, moments):
-    two = rank_bytes(SERIES, AT)
-    assert rank_bytes(replace(SERIES, optimizer=optimizer), AT) == two - 4 * WEIGHTS * (2 - moments)
+    assert tensors(replace(SERIES, optimizer=optimizer)) == tensors(SERIES) - 4 * WEIGHTS * (2 - moments)
 
 
-def test_memory_of_an_optimizer_that_is_not_known_is_not_told():
-    assert rank_bytes(replace(SERIES, optimizer="shampoo"), AT) is None
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"optimizer": "shampoo"}, "the optimizer shampoo"),
+        ({"engine": "megatron"}, "the engine megatron"),
+        ({"precision": "mixed"}, "for mixed"),
+        ({"model": "bert-large"}, "no timm ViT"),
+        ({"batch_told": False}, "micro-batch is not told"),
+        ({"knobs": {"sequence_parallel": 2}}, "with sequence_parallel"),
+        ({"knobs": {"offload": ["optimizer"]}}, "with offload"),
+    ],
+)
+def test_memory_of_what_is_not_known_is_not_told_and_says_why(facts, reason):
+    series = replace(SERIES, **facts)
+    assert memory_of(series, AT, 80 * 10**9) is None
+    assert reason in untold(series)
 
 
 def test_checkpointed_activations_are_not_kept():
-    whole, again = (rank_bytes(replace(SERIES, knobs=knobs), AT) for knobs in ({}, {"activation_checkpointing": True}))
+    whole, again = (tensors(replace(SERIES, knobs=knobs)) for knobs in ({}, {"activation_checkpointing": True}))
     assert again < 0.5 * whole
+
+
+def test_attention_that_is_not_fused_keeps_its_scores():
+    assert tensors(replace(SERIES, knobs={"sdpa": "math"})) > 1.1 * tensors(SERIES)
 
 
 def test_a_candidate_of_a_checkpointed_study_needs_less():
     one = Candidate(Pool("h100", 1, None, None), Way("ddp", None, "fp32"), AT)
     whole, again = (needed(one, models.shape(MODEL), "adamw", checkpointing=given) for given in (False, True))
     assert again.median_bytes < 0.6 * whole.median_bytes
+
+
+@pytest.mark.parametrize(("engine", "stage"), [("ddp", None), ("deepspeed", 2), ("fsdp", None)])
+def test_a_series_needs_what_a_candidate_of_its_engine_needs(engine, stage):
+    at = Layout(8, 1, 64, 2)
+    series = replace(SERIES, engine=engine, zero_stage=stage, precision="bf16")
+    one = Candidate(Pool("h100", 8, None, None), Way(engine, stage, "bf16"), at)
+    need = needed(one, models.shape(MODEL), "adamw", checkpointing=False)
+    held = memory_of(series, at, 20 * 10**9)
+    assert held.needed_bytes.median == need.median_bytes
+    assert held.needed_bytes.high95 == need.high95_bytes
+    assert held.fit_probability == need.fit_probability(20 * 10**9)
+    ends = held.needed_bytes
+    assert held.tensors_bytes < ends.low95 < ends.low80 < ends.median < ends.high80 < ends.high95
+
+
+def predicted(device="h100", asked=None, **facts):
+    seen = tuple(Observation(Layout(size, 1, 64, 1), 0.2) for size in (1, 2))
+    return predict(calibrate(replace(SERIES, observations=seen, device=device, **facts)), [8], asked)
+
+
+def test_what_hardly_fits_is_said_with_its_probability():
+    (roomy,), (tight,) = predicted().points, predicted(asked=Asked(micro_batch=4096)).points
+    assert roomy.memory.fit_probability > 0.99
+    assert not any("the probability that it fits" in line for line in roomy.assumptions)
+    assert tight.memory.fit_probability < 0.01
+    assert any("of 74.5 GiB: the probability that it fits is < 1 %" in line for line in tight.assumptions)
+
+
+def test_fsdp_has_memory_and_another_device_its_own_limit():
+    (own,), (other,) = predicted(engine="fsdp").points, predicted(asked=Asked(device="t4")).points
+    assert own.memory.limit_bytes == 80 * 10**9
+    assert own.memory.needed_bytes.median < predicted().points[0].memory.needed_bytes.median
+    assert other.memory.limit_bytes == 16 * 10**9
+
+
+def test_without_a_device_there_is_no_probability_and_a_reason():
+    found = predicted(device=None)
+    assert found.points[0].memory.fit_probability is None
+    assert found.reasons["fit_probability"] == "the memory of the device is not in the catalog"
+    assert "memory_bytes" not in found.reasons
+    assert predicted(model="bert-large").reasons["memory_bytes"] == "the model is no timm ViT"

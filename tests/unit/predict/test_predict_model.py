@@ -170,12 +170,41 @@ def test_world_sizes_that_cannot_be_are_refused(size):
         predict(calibrate(made((1, 2))), [size])
 
 
-def test_far_and_below_are_predicted_and_said():
-    found = predict(calibrate(made((2, 4))), [1, 10_000_000])
+def test_far_and_below_are_predicted_and_said_and_beyond_all_sense_is_refused():
+    calibration = calibrate(made((2, 4)))
+    found = predict(calibration, [1, 64, 65, 16_384])
     assert any("below the smallest" in line for line in at(found, 1).assumptions)
-    far = at(found, 10_000_000)
-    assert any("times the largest" in line for line in far.assumptions)
-    assert far.step_s.half_width > at(found, 1).step_s.half_width
+    assert not any("times the largest" in line for line in at(found, 64).assumptions)
+    for size, times in ((65, "16"), (16_384, "4,096")):
+        told = f"{times} times the largest measured world size: published tables check errors up to 64 times"
+        assert told in at(found, size).assumptions
+    assert at(found, 16_384).step_s.half_width > at(found, 64).step_s.half_width > at(found, 1).step_s.half_width
+    with pytest.raises(UsageError, match="16,385 is not predicted from 4") as caught:
+        predict(calibration, [16_385])
+    assert "1 to 16,384" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("micro", "images", "told"),
+    [(64, None, None), (64, 1000, None), (64, 500, "more than the 500 images of an epoch"), (8192, None, "65,536")],
+)
+def test_a_global_batch_beyond_experience_is_said(micro, images, told):
+    series = replace(made((1, 2), micro=micro), protocol="strong_fixed_micro", images_per_epoch=images)
+    (point,) = predict(calibrate(series), [9]).points
+    found = [line for line in point.assumptions if line.startswith("a global batch of")]
+    assert len(found) == (told is not None)
+    assert all(told in line for line in found)
+
+
+def test_steps_that_contradict_each_other_are_said_and_the_run_to_repeat_is_named():
+    def of(*times):
+        seen = tuple(Observation(Layout(2**power, 1, 64, 1), time) for power, time in enumerate(times))
+        return calibrate(Series("s", seen, "weak"))
+
+    (told,) = [line for line in of(0.16, 0.161, 0.3, 0.163).assumptions if "contradict" in line]
+    assert "that of 4 ranks on 1 node: repeat it" in told
+    assert any("contradict" in line for line in of(0.16, 0.30, 0.14, 0.33).assumptions)
+    assert not any("contradict" in line for line in of(0.16, 0.162, 0.165, 0.167).assumptions)
 
 
 def test_suggested_runs_narrow_the_interval_and_the_first_helps_most():

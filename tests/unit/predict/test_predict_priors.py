@@ -55,7 +55,7 @@ def test_an_untold_micro_batch_takes_nothing_from_the_data_sheet_of_the_device(s
     assert point.step_s.median == pytest.approx(0.5, rel=0.02)
     assert point.step_s.half_width < 0.1
     assert 0.9 < point.efficiency.low95 <= point.efficiency.high95 < 1.1
-    assert point.memory_bytes is None
+    assert point.memory is None
 
 
 def test_an_untold_micro_batch_is_not_predicted_from_specs():

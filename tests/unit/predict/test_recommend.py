@@ -96,6 +96,18 @@ def test_the_front_has_nothing_dearer_and_slower():
     assert [one.candidate for one in chosen({ONE: 1.0, FOUR: 1.2}).front] == [ONE]
 
 
+def test_the_front_has_the_simpler_of_what_ties_in_time_and_cost():
+    sharded = replace(ONE, way=Way("deepspeed", 3, "bf16"))
+    steps = {ONE: 1.0, sharded: 0.98, FOUR: 1 / 3}
+    front = chosen(steps, candidates=(sharded, FOUR, ONE)).front
+    assert [one.candidate for one in front] == [FOUR, ONE]
+    other = replace(sharded, pool=replace(POOL, device="h100"))
+    kept = chosen({ONE: 1.0, other: 0.98, FOUR: 1 / 3}, candidates=(other, FOUR, ONE)).front
+    assert [one.candidate for one in kept] == [FOUR, other]
+    faster = chosen({**steps, sharded: 0.5}, candidates=(sharded, FOUR, ONE)).front
+    assert [one.candidate for one in faster] == [FOUR, sharded]
+
+
 def test_devices_are_read_with_their_prices():
     a100, t4 = pools("a100x8@1.5, t4x32", None, None)
     assert (a100.device, a100.count, a100.price_per_hour) == ("a100-40gb", 8, 1.5)

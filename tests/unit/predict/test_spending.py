@@ -131,7 +131,7 @@ def test_power_and_price_are_read_from_a_results_folder(make, tmp_path):
     told, point = at(found, size=4)
     assert point.spending.energy_per_step_j.median == pytest.approx(50 * 2 * point.step_s.median, rel=0.02)
     assert point.spending.energy_per_step_j.high95 > 1.4 * point.spending.energy_per_step_j.median
-    assert not told.reasons
+    assert set(told.reasons) == {"training_s", "memory_limit_bytes", "fit_probability"}
 
 
 def test_an_epoch_of_another_length_in_each_run_has_no_cost():
@@ -147,3 +147,25 @@ def test_the_same_board_by_its_other_name_is_no_other_device(tmp_path):
     path.write_text("\n".join(["series,device,world_size,nodes,micro_batch,grad_accum,step_s", *rows]) + "\n")
     (own,), (named,) = (answers(path, words, "8", None, None, one=True).told for words in ([], ["device=a100-80gb"]))
     assert named.prediction.points == own.prediction.points
+
+
+def test_a_training_is_its_steps_with_checkpoints_and_failures():
+    found, point = at(series(epochs=90.0))
+    steps_s = 90 * 64_000 / (8 * 32) * point.step_s.median
+    assert steps_s < point.spending.training_s.median < 1.1 * steps_s
+    assert any("90 epochs; failures: a device" in line for line in found.assumptions)
+    _, twice = at(series(epochs=90.0), Asked(epochs=180.0))
+    assert twice.spending.training_s.median == pytest.approx(2 * point.spending.training_s.median)
+    _, alone = at(series(epochs=90.0), size=1)
+    _, many = at(series(epochs=90.0), size=4096)
+    lost = [one.spending.training_s.median / one.step_s.median * one.layout.world_size for one in (alone, many)]
+    assert lost[1] > 1.005 * lost[0]
+
+
+def test_without_epochs_images_or_a_model_a_training_has_a_reason():
+    assert at(series())[0].reasons["training_s"].startswith("no epochs are told: epochs=90")
+    seen = tuple(replace(one, images_per_epoch=None) for one in series().observations)
+    found, point = at(replace(series(epochs=90.0), observations=seen))
+    assert point.spending.training_s is None
+    assert found.reasons["training_s"] == "the images of an epoch are not told"
+    assert "checkpoint" in at(replace(series(epochs=90.0), model="bert-large"))[0].reasons["training_s"]

@@ -26,7 +26,8 @@ def prediction_data(result: StudyResult) -> ChartData:
             )
         for point in one.points:
             spread = point.efficiency
-            shown = f"predicted: {number(point.images_per_s.median)} images/s, limited by {point.limit}"
+            rate = point.images_per_s
+            shown = f"predicted: {number(rate.median if rate else None)} images/s, limited by {point.limit}"
             ends = {"low80": spread.low80, "high80": spread.high80, "low95": spread.low95, "high95": spread.high95}
             at = {"kind": "predicted", "world_size": point.world_size, "y": spread.median}
             rows.append({**same, **at, **ends, "shown": shown})
