@@ -8,8 +8,9 @@ what comes again at once finds all it needs in caches, and takes a fraction.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +32,7 @@ class Meter:
     """Times each thing once per process, after its first launch's window: no run changes what one of them costs."""
 
     def __init__(self) -> None:
-        self._costs: dict[str, float | None] | None = None
+        self._costs: Mapping[str, Any] | None = None
 
     def measure(
         self, steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], sampling_share: float
@@ -57,7 +58,7 @@ class Meter:
         )
 
 
-def _costs(ranks: Ranks, beat: Callable[[], None]) -> dict[str, float | None]:
+def _costs(ranks: Ranks, beat: Callable[[], None]) -> Mapping[str, Any]:
     """Seconds of one of each, by field."""
     clock = StepClock(timeline_for(ranks.device))
     blocks, alone_here = range(BLOCKS), ranks.world_size == 1
