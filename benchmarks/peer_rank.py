@@ -75,10 +75,12 @@ class Timed:
 
     def step_ended(self) -> bool:
         """Note the time; whether that was the last step."""
-        end: Any = torch.cuda.Event(enable_timing=True) if self.on_gpu else time.perf_counter()
         if self.on_gpu:
-            end.record()
-        self.ends.append(end)
+            event: Any = torch.cuda.Event
+            self.ends.append(event(enable_timing=True))
+            self.ends[-1].record()
+        else:
+            self.ends.append(time.perf_counter())
         return len(self.ends) > self.steps
 
     def steps_s(self, first: int) -> list[float]:
@@ -229,7 +231,7 @@ def matrix_products(setting: dict[str, Any], timed: Timed) -> None:
         torch.mm(left, right, out=product)
 
 
-LOOPS = {
+LOOPS: dict[str, Callable[[dict[str, Any], Timed], None]] = {
     "deepspeed": deepspeed_loop, "ddp": ddp_loop, "accelerate": accelerate_loop, "timm": timm_loop, "paper": paper_loop,
     "timm_compiled": partial(timm_loop, compiled=True), "torchvision": torchvision_loop, "matrix": matrix_products,
 }  # fmt: skip

@@ -130,9 +130,7 @@ def _ratio(what: str, seen: Seen, slow: tuple[str, int], fast: tuple[str, int], 
     return compared(f"step of {what}", seen[slow], seen[fast], target)
 
 
-def compared(
-    what: str, above: list[float], below: list[float], target: float | None, command: str = COMMAND
-) -> Figure:
+def compared(what: str, above: list[float], below: list[float], target: float | None, command: str = COMMAND) -> Figure:
     """A ratio, repetition by repetition after the first. A peer is faster only where the whole interval is below 1."""
     found = interval([one / other for one, other in zip(above, below, strict=True)][1:])
     reached = found.high if target == 1.0 else found.median

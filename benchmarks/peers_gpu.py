@@ -1,9 +1,9 @@
 """vitscale's loop on one CUDA card against timm's `train.py` and torchvision's reference loop: ViT-B/16, 224 px, bf16.
 
 As in `peers`: fresh process starts alternate, a ratio is of the same repetition, and the engine that stands for
-vitscale is that of the first, which does not count. Both sides are timed by CUDA events. vitscale has what `engine.fast`
-chooses, bf16 weights with an fp32 master copy and compiled blocks; the peers have bf16 autocast as their scripts do,
-timm's once more with `--torchcompile`.
+vitscale is that of the first, which does not count. Both sides are timed by CUDA events. vitscale has what
+`engine.fast` chooses, bf16 weights with an fp32 master copy and compiled blocks; the peers have bf16 autocast as their
+scripts do, timm's once more with `--torchcompile`.
 
 *fed*: each by its own loader, from images in memory. *not fed*: vitscale's steps less their `data_s`; the peers take
 one batch, which stays on the card, again and again.

@@ -34,8 +34,9 @@ def test_short_tries_the_loops_on_the_cpu_and_tells_no_figure_of_them(no_card, m
 
 
 def seen(step_s, peer_s):
-    """Two repetitions; the first is slow, and must not count."""
-    times = {OURS: [1.0, step_s], SLOWER: [2.0, step_s / 2], **{(peer, 1): [9.0, peer_s] for peer in PEERS}}
+    """Three repetitions; the first is slow, and must not count."""
+    times = {OURS: [1.0] + [step_s] * 2, SLOWER: [2.0] + [step_s / 2] * 2}
+    times |= {(peer, 1): [9.0] + [peer_s] * 2 for peer in PEERS}
     return {FED: times, NOT_FED: {who: [one / 2 for one in values] for who, values in times.items()}}
 
 
@@ -54,7 +55,8 @@ def test_rates_and_shares_of_the_peak_are_of_the_engine_that_the_first_repetitio
 def test_a_peer_that_is_faster_is_a_miss():
     for peer_s, met in ((0.09, False), (0.11, True)):
         told = rows(peers_gpu._figures(seen(0.1, peer_s), flop=1, peak=None))
-        assert {told[f"step of {peer}'s loop over vitscale's", FED] for peer in PEERS} == {(f"{peer_s / 0.1:.2f}x", met)}
+        ratios = {told[f"step of {peer}'s loop over vitscale's", FED] for peer in PEERS}
+        assert ratios == {(f"{peer_s / 0.1:.2f}x", met)}
         assert told["MFU", FED] == ("n/a", None)
 
 
@@ -63,7 +65,8 @@ def test_not_fed_is_the_step_less_the_wait_for_images(tmp_path, monkeypatch):
         folder = tmp_path / f"ours/runs/one/launch{launch}"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({"engine": "ddp"}))
-        lines = [{"window": "warmup", "data_s": 9}, *({"window": "steady", "data_s": launch + one} for one in (1, 2, 6))]
+        waits = [("warmup", 9), *(("steady", launch + wait) for wait in (1, 2, 6))]
+        lines = [{"window": window, "data_s": wait} for window, wait in waits]
         (folder / "steps.rank000.jsonl").write_text("\n".join(map(json.dumps, lines)))
     monkeypatch.setattr(peers_gpu, "our_steps_s", lambda *_: {OURS: 10.0})
     assert peers_gpu._of("vitscale", {}, tmp_path, 1) == {FED: {OURS: 10.0}, NOT_FED: {OURS: 7.0}}

@@ -235,7 +235,12 @@ def _of_replicas(
         gradient_as_bucket_view=spec.knobs is None or spec.knobs.gradient_as_bucket_view is not False,
     )
     sent = step_collectives(
-        tensors, **_sender(spec, engine), **buckets, **_ddp_keys(spec), data_parallel=_sharing(spec), grad_accum=spec.grad_accum
+        tensors,
+        **_sender(spec, engine),
+        **buckets,
+        **_ddp_keys(spec),
+        data_parallel=_sharing(spec),
+        grad_accum=spec.grad_accum,
     )
     return memory, sent
 

@@ -32,7 +32,8 @@ def apply(knobs: EngineSection, model: nn.Module) -> None:
         for block in blocks:
             block.compile(**mode)
         if mode:  # what a CUDA graph returned may be written over from here on
-            model.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
+            begin: Any = torch.compiler.cudagraph_mark_step_begin
+            model.register_forward_pre_hook(lambda *_: begin())
 
 
 def attention(knobs: EngineSection) -> AbstractContextManager[Any]:

@@ -30,7 +30,7 @@ class Reducer:
         self._missing: list[int] = []
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         self._hooks = [
-            weight.register_post_accumulate_grad_hook(partial(self._arrived, number))
+            weight.register_post_accumulate_grad_hook(partial(self._arrived, number))  # type: ignore[no-untyped-call]
             for number, bucket in enumerate(self._buckets)
             for weight in bucket
         ]
@@ -51,7 +51,7 @@ class Reducer:
         for work, flat, gradients in self._sent:
             work.wait()
             flat.mul_(1 / self._ranks)
-            parts = flat.split([gradient.numel() for gradient in gradients])
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
             shaped = [part.view(one.shape) for part, one in zip(parts, gradients, strict=True)]
             torch._foreach_copy_(gradients, shaped)
         self._missing, self._sent = [], []
