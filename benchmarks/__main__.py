@@ -23,8 +23,8 @@ GROUPS = {
         "sequence_parallel", "memory_brackets", "prediction",
     ),
     "slow": (
-        "quick", "peers", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits", "checkpoint_stall",
-        "kills", "cluster_kills", "soak", "recommend", "predicted_link", "launcher_start",
+        "quick", "peers", "peers_gpu", "knobs", "attribution", "clean_verdicts", "mixed_devices", "digits",
+        "checkpoint_stall", "kills", "cluster_kills", "soak", "recommend", "predicted_link", "launcher_start",
     ),
 }  # fmt: skip
 

@@ -51,6 +51,8 @@ KNOBS = (
     Knob("engine.bucket_mb", "25", ("5", "100"), ranks=2),
     Knob("engine.ddp_hook", "none", ("bf16",), ranks=2),
     Knob("engine.bind_cores", "true", ("false",), ranks=2),
+    Knob("engine.overlap_reduce", "false", ("true",), ranks=2, engine="deepspeed"),
+    Knob(f"{ZERO}.overlap_comm", "false", ("true",), ranks=2, engine="deepspeed", zero_stage=1),
     Knob(f"{ZERO}.reduce_bucket_size", "500000000", ("1000000",), ranks=2, engine="deepspeed", zero_stage=1),
     Knob(f"{ZERO}.stage3_prefetch_bucket_size", "50000000", ("100000",), ranks=2, engine="deepspeed", zero_stage=3),
     Knob(f"{ZERO}.stage3_param_persistence_threshold", "100000", ("0",), ranks=2, engine="deepspeed", zero_stage=3),

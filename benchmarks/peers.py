@@ -78,10 +78,10 @@ def _of_setting(
                 say(f"  {name}, repetition {repeat + 1} of {repeats}: {who}")
                 for key, step_s in _taken(who, setting, sizes, Path(folder), repeat).items():
                     seen.setdefault(key, []).append(step_s)
-        flop = _flop_per_step(Path(folder))
+        flop = flop_per_step(Path(folder))
     figures = []
     for size in sizes:
-        fp32, bf16 = (_fastest(seen, size, precision) for precision in ("fp32", "bf16"))
+        fp32, bf16 = (fastest(seen, size, precision) for precision in ("fp32", "bf16"))
         fast = bf16 if probe().cpu_bf16 else fp32
         for peer in peers:
             figures.append(
@@ -100,11 +100,12 @@ def _of_setting(
         if name not in IN_SETTING:
             figures += _of_ours(f"{name}, {_ranks(size)}", seen, size, fp32, bf16, flop)
     if len(sizes) > 1 and name not in IN_SETTING:
-        figures += [_second_rank(name, seen, who) for who in (_fastest(seen, 1, "fp32"), _fastest(seen, 1, "bf16"))]
+        figures += [_second_rank(name, seen, who) for who in (fastest(seen, 1, "fp32"), fastest(seen, 1, "bf16"))]
     return figures
 
 
-def _fastest(seen: Seen, size: int, precision: str) -> str:
+def fastest(seen: Seen, size: int, precision: str) -> str:
+    """Which of vitscale's engines stands for it, by the first repetition."""
     ours = [who for who, at in seen if at == size and who.startswith("vitscale") and who.endswith(precision)]
     return min(ours, key=lambda who: seen[who, size][0])
 
@@ -113,7 +114,7 @@ def _of_ours(where: str, seen: Seen, size: int, fp32: str, bf16: str, flop: int)
     """What vitscale's own steps tell at one world size."""
     yield _ratio(f"{fp32} over {bf16}, {where}", seen, (fp32, size), (bf16, size), 1.4)
     peak_s = [flop / size / (2 * MATRIX_SIDE**3) * one for one in seen[MATRIX, size]]
-    yield _figure(f"share of the matrix peak, {fp32}, {where}", peak_s, seen[fp32, size], 0.65)
+    yield compared(f"share of the matrix peak, {fp32}, {where}", peak_s, seen[fp32, size], 0.65)
     zero = ("vitscale deepspeed zero_stage 0 fp32", "vitscale deepspeed zero_stage 1 fp32")
     target = 1.0 if size == 1 else None  # at two ranks it sends more
     yield _ratio(f"{zero[0]} over ZeRO-1, {where}", seen, (zero[0], size), (zero[1], size), target)
@@ -122,20 +123,20 @@ def _of_ours(where: str, seen: Seen, size: int, fp32: str, bf16: str, flop: int)
 def _second_rank(name: str, seen: Seen, who: str) -> Figure:
     """Efficiency from 1 rank to 2, the global batch the same."""
     halves = [one / 2 for one in seen[who, 1]]
-    return _figure(f"efficiency of 2 ranks, {who}, {name}", halves, seen[who, 2], 0.95)
+    return compared(f"efficiency of 2 ranks, {who}, {name}", halves, seen[who, 2], 0.95)
 
 
 def _ratio(what: str, seen: Seen, slow: tuple[str, int], fast: tuple[str, int], target: float | None) -> Figure:
-    return _figure(f"step of {what}", seen[slow], seen[fast], target)
+    return compared(f"step of {what}", seen[slow], seen[fast], target)
 
 
-def _figure(what: str, above: list[float], below: list[float], target: float | None) -> Figure:
+def compared(what: str, above: list[float], below: list[float], target: float | None, command: str = COMMAND) -> Figure:
     """A ratio, repetition by repetition after the first. A peer is faster only where the whole interval is below 1."""
     found = interval([one / other for one, other in zip(above, below, strict=True)][1:])
     reached = found.high if target == 1.0 else found.median
     met = None if target is None or reached is None else reached >= target
     wanted = "" if target is None else f">= {target:g}x"
-    return Figure(what, f"{found.median:.2f}x", within(found, "{:.2f}x".format, len(above) - 1), wanted, met, COMMAND)
+    return Figure(what, f"{found.median:.2f}x", within(found, "{:.2f}x".format, len(above) - 1), wanted, met, command)
 
 
 def _ranks(size: int) -> str:
@@ -146,11 +147,11 @@ def _taken(
     who: str, setting: dict[str, Any], sizes: list[int], folder: Path, repeat: int
 ) -> dict[tuple[str, int], float]:
     if who == "vitscale":
-        return _vitscale(setting, sizes, folder, repeat)
-    return {(who, size): _peer(who, setting, size, folder) for size in sizes}
+        return our_steps_s(setting, sizes, folder, repeat)
+    return {(who, size): peer_step_s(who, setting, size, folder) for size in sizes}
 
 
-def _vitscale(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: int) -> dict[tuple[str, int], float]:
+def our_steps_s(setting: dict[str, Any], sizes: list[int], folder: Path, repeat: int) -> dict[tuple[str, int], float]:
     """One more launch of all its engines and both precisions."""
     words = {
         "model.name": setting["model"], "img_size": setting["img_size"], "patch_size": setting["patch_size"],
@@ -176,7 +177,7 @@ def _who(run: dict[str, Any]) -> str:
     return f"vitscale {run['engine']}{stage} {run['precision']}"
 
 
-def _flop_per_step(folder: Path) -> int:
+def flop_per_step(folder: Path) -> int:
     """By the closed form; of the global batch, so that it is the same at every world size."""
     (flop,) = {
         one["estimate"]["flop_per_step"] for one in json.loads((folder / "ours" / "plan.json").read_text())["runs"]
@@ -184,7 +185,7 @@ def _flop_per_step(folder: Path) -> int:
     return int(flop)
 
 
-def _peer(who: str, setting: dict[str, Any], size: int, folder: Path) -> float:
+def peer_step_s(who: str, setting: dict[str, Any], size: int, folder: Path) -> float:
     """Median step of the slowest rank of one process start. Nobody binds these to cores: loader workers may use any."""
     path = folder / f"setting{size}.json"
     path.write_text(json.dumps({**setting, "micro_batch": setting["global_batch"] // size}))

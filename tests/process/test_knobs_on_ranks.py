@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 SIZE = ("world_size=2", "global_batch=32", "grad_accum=2", "steps=14", "optimizer.name=sgd", "optimizer.lr=0.03")
+ZERO = "deepspeed.zero_optimization"
 SAME = {
     "ddp": ("engine=ddp",),
     "buckets": ("engine=ddp", "engine.bucket_mb=0.05", "engine.gradient_as_bucket_view=false"),
@@ -23,9 +24,16 @@ SAME = {
     ),
     "compiled": ("zero_stage=1", "engine.compile=true"),
     "fsdp": ("engine=fsdp", "engine.activation_checkpointing=true", "engine.optimizer_impl=foreach"),
-    "zero2": ("zero_stage=2", "engine.activation_checkpointing=true"),
+    "zero0": ("zero_stage=0", "engine.overlap_reduce=true"),
+    "zero2": (
+        "zero_stage=2", "engine.activation_checkpointing=true", f"{ZERO}.overlap_comm=true",
+        f"{ZERO}.reduce_bucket_size=100000",
+    ),
     "threads": ("engine=ddp", "engine.loader_threads=2"),
-    "zero3": ("zero_stage=3", "engine.activation_checkpointing=true"),
+    "zero3": (
+        "zero_stage=3", "engine.activation_checkpointing=true", f"{ZERO}.stage3_prefetch_bucket_size=10000",
+        f"{ZERO}.stage3_param_persistence_threshold=1000", f"{ZERO}.reduce_bucket_size=100000",
+    ),
 }  # fmt: skip
 COMPRESSED = {name: ("engine=ddp", f"engine.ddp_hook={name}") for name in ("fp16", "bf16")}
 

@@ -52,6 +52,8 @@ CASES = {
     "bf16, accelerate over DeepSpeed": (ADAMW, "zero_stage=2", ACCELERATED, "precision=bf16"),
     "bf16_autocast": (ADAMW, STAGES, ENGINES, "precision=bf16_autocast"),
 }
+UPDATES = ("lion", "lamb", "muon", "adafactor", "bf16", "bf16_autocast")
+"""What an optimizer or a precision is to each engine two ranks tell; one rank tells it of DDP and plain torch."""
 SIXTEEN_BITS = ["bf16", "bf16, accelerate over DeepSpeed", "bf16_autocast"]
 FP32 = [case for case in CASES if case not in SIXTEEN_BITS]
 
@@ -63,8 +65,7 @@ def measured(request, store, tmp_path_factory):
     for case, (optimizer, *words) in CASES.items():
         keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
         size = (f"global_batch={BATCH}", f"steps={STEPS - 1}", "world_size=1,2")
-        # Without distribution: one rank.
-        words = [word + ",single" if word in (ENGINES, WHOLE) and request.param == 1 else word for word in words]
+        words = on_one_rank(case, words) if request.param == 1 else words
         found = runs(store, *size, *keys, *words)
         specs[case] = [run for run in found if run.world_size == request.param]
     flat = [(case, spec) for case, found in specs.items() for spec in found]
@@ -77,6 +78,13 @@ def measured(request, store, tmp_path_factory):
         name = spec.engine if spec.zero_stage is None else f"{spec.engine} {spec.zero_stage}"
         losses[case][name] = np.mean(of_ranks, axis=0)
     return losses
+
+
+def on_one_rank(case, words):
+    """Plain torch beside the engines; but for one they are left out where they would repeat what they do on two."""
+    if case in UPDATES:
+        return ["engine=ddp,single", *(word for word in words if not word.startswith(("engine=", "zero_stage=")))]
+    return [word + ",single" if word == ENGINES else word for word in words]
 
 
 @cache

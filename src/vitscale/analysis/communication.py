@@ -11,6 +11,7 @@ from vitscale.analysis import text
 from vitscale.analysis.load import Run, StudyData
 from vitscale.analysis.result import Finding, RunResult, Shares
 from vitscale.config.labels import ranks
+from vitscale.config.runspec import RunSpec
 from vitscale.units import percent
 
 COMMUNICATION_SHARE = 0.05
@@ -82,13 +83,16 @@ def _no_overlap(study: StudyData, results: Results) -> Iterator[Finding]:
             evidence="DeepSpeed with ZeRO stage 0 does not overlap its all-reduce with the backward pass: it starts "
             f"when that is done, so all of it adds to the step, up to {percent(share)} ({study.labels[run.run_id]}); "
             f"{text.count(len(heaviest), 'series')}: {text.names(labels)}.",
-            hint="zero_stage=1 or 2 with DeepSpeed's overlap_comm=true overlaps; grad_accum reduces less often",
+            hint="engine.overlap_reduce=true sends in buckets during the backward pass; zero_stage=1 or 2 with "
+            "DeepSpeed's overlap_comm=true overlaps on CUDA; grad_accum reduces less often",
             runs=tuple(one.run_id for one, _ in heaviest),
         )
 
 
 def _stage_0(run: Run) -> bool:
-    return run.facts.zero_stage == 0  # engines without stages have none
+    """With DeepSpeed's own all-reduce; engines without stages have none."""
+    knobs = run.spec.knobs if isinstance(run.spec, RunSpec) else None
+    return run.facts.zero_stage == 0 and not (knobs and knobs.overlap_reduce)
 
 
 def _batch_grows(study: StudyData) -> Iterator[Finding]:

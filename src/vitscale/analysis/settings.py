@@ -33,6 +33,8 @@ def no_overlap(case: Case) -> Iterator[Found]:
     hidden = case.result.overlapped_share
     if spec.engine != "deepspeed" or not exposed or not backward or hidden is None or hidden > HIDDEN_SHARE:
         return
+    if spec.knobs and spec.knobs.overlap_reduce:
+        return
     if spec.zero_stage == 0 or spec.device == "cpu":
         window = [value / spec.grad_accum for value in backward]
         values = [min(pair) for pair in zip(exposed, window, strict=True)]

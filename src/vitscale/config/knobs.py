@@ -23,6 +23,7 @@ Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
 OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
 MOST_LOADER_THREADS = 64
+CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Split = Literal["even", "proportional"] | tuple[PositiveInt, ...]
 
 
@@ -34,6 +35,9 @@ class EngineSection(Section):
     device multiplies it faster, on CUDA `compile`. What was chosen is printed, and is the run's. Off: not."""
     compile: Switch = None
     """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""
+    compile_mode: Annotated[CompileMode | None, _off("default")] = None
+    """CUDA, with `compile`: `reduce-overhead` records CUDA graphs, so that a small model does not wait for its host;
+    `max-autotune` tries kernels against each other too. Off: `default`."""
     sdpa: Annotated[Sdpa | None, _off("auto")] = None
     """The one kernel that attention may use: `math` (unfused), `flash`, `efficient` or `cudnn`. Off: `auto`, torch
     chooses."""
@@ -51,6 +55,9 @@ class EngineSection(Section):
     normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""
     bind_cores: Annotated[bool | None, _off(True)] = None
     """CPU: each rank stays on cores of its own. False: as many threads, wherever the kernel puts them. Off: true."""
+    overlap_reduce: Switch = None
+    """`deepspeed` at `zero_stage = 0`: gradients are averaged in buckets while backward goes on, as `ddp` does.
+    Off: DeepSpeed's own all-reduce, after backward."""
     bucket_mb: PositiveFloat | None = None
     """Size of `ddp`'s gradient buckets, MiB: small ones start sooner, large ones cost fewer calls. Off: torch's, 25."""
     gradient_as_bucket_view: Annotated[bool | None, _off(True)] = None
@@ -74,5 +81,7 @@ class EngineSection(Section):
 
 OF_DDP = ("bucket_mb", "gradient_as_bucket_view", "static_graph", "ddp_hook")
 """Knobs that only the engine `ddp` has."""
+OF_ZERO_0 = ("overlap_reduce",)
+"""Knobs that only the engine `deepspeed` at stage 0 has."""
 OF_CPUS = ("bind_cores",)
 """Knobs that only runs on a CPU have."""

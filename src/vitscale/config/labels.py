@@ -31,6 +31,7 @@ _BARE = ("engine", "precision", "device", "model.name", "data.name", "optimizer.
 _UNSET = {
     "backend": "auto",
     "engine.loader_threads": "auto",
+    "engine.compile_mode": "default",
     "engine.sdpa": "auto",
     "engine.split": "even",
     "engine.optimizer_impl": "auto",

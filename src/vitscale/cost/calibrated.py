@@ -190,7 +190,9 @@ def fitted_step(one: FittedSeries, spec: RunSpec, overlap_comm: bool | None) -> 
     """The step of the slowest rank by the medians of the fitted mechanisms."""
     names = {name: np.array([one.parameters[name].median]) for name in MECHANISMS}
     layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
-    plan = schedule(spec.engine, spec.zero_stage, on_cpu=spec.device == "cpu", overlap=overlap_comm)
+    beside = spec.knobs.overlap_reduce if spec.knobs else None
+    on_cpu = spec.device == "cpu"
+    plan = schedule(spec.engine, spec.zero_stage, on_cpu=on_cpu, overlap=overlap_comm, overlap_reduce=beside)
     found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
     seconds = {
         name: one.micro_step_s.median * float(getattr(found, name)[0])

@@ -152,7 +152,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         collectives=collectives + exchanges,
         step=estimate_step(
             model,
-            **engine,
+            **_sender(spec, engine),
             collectives=collectives,
             micro_batch=most,
             grad_accum=spec.grad_accum,
@@ -177,6 +177,11 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         return replace(estimate, step=_untimed(estimate.step))
     step_s = estimate.step.step_s
     return replace(estimate, step=replace(estimate.step, images_per_s=spec.global_batch / step_s if step_s else None))
+
+
+def _sender(spec: RunSpec, engine: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Like whom a run sends: gradients of ZeRO-0 with `engine.overlap_reduce` travel as DDP's do."""
+    return {**engine, "engine": "ddp", "zero_stage": None} if spec.knobs and spec.knobs.overlap_reduce else engine
 
 
 def _untimed(step: StepEstimate) -> StepEstimate:
@@ -213,8 +218,9 @@ def _of_replicas(
     """DDP, a single rank, and DeepSpeed, whose ZeRO stages share out what the replicas hold."""
     tensors = parameter_tensors(model)
     zero = _zero_keys(spec.deepspeed)
+    beside = spec.knobs and spec.knobs.overlap_reduce  # then all buckets are there until backward is over
     buckets: Mapping[str, Any] = {
-        "reduce_bucket_elements": int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
+        "reduce_bucket_elements": sum(tensors) if beside else int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
         "persistence_elements": int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS)),
     }
     memory = rank_memory(
@@ -229,7 +235,12 @@ def _of_replicas(
         gradient_as_bucket_view=spec.knobs is None or spec.knobs.gradient_as_bucket_view is not False,
     )
     sent = step_collectives(
-        tensors, **engine, **buckets, **_ddp_keys(spec), data_parallel=_sharing(spec), grad_accum=spec.grad_accum
+        tensors,
+        **_sender(spec, engine),
+        **buckets,
+        **_ddp_keys(spec),
+        data_parallel=_sharing(spec),
+        grad_accum=spec.grad_accum,
     )
     return memory, sent
 

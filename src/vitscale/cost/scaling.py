@@ -107,19 +107,24 @@ class Parts:
 
 
 def schedule(
-    engine: str | None, zero_stage: int | None, *, on_cpu: bool = False, overlap: bool | None = None
+    engine: str | None,
+    zero_stage: int | None,
+    *,
+    on_cpu: bool = False,
+    overlap: bool | None = None,
+    overlap_reduce: bool | None = None,
 ) -> Schedule:
     """Return what an engine sends and hides; an engine that is not known sends one all-reduce and hides nothing.
 
     Volumes: `collectives.step_collectives`; what overlaps: `step._overlaps`. Of an unknown engine the fit finds the
-    part that is not hidden.
+    part that is not hidden. `overlap` is DeepSpeed's `overlap_comm`, `overlap_reduce` the knob of stage 0.
     """
     stage = zero_stage or 0
     if engine == "fsdp" or (engine == "deepspeed" and stage == 3):
         hides = (not on_cpu) if overlap is None else overlap
         return Schedule(1.5, hides, 1.0, every_micro_step=True, shared_update=True)
     if engine == "deepspeed":
-        hides = bool(overlap) and stage > 0 and not on_cpu
+        hides = bool(overlap) and not on_cpu if stage else bool(overlap_reduce)
         return Schedule(1.0, hides, every_micro_step=stage == 2, shared_update=stage > 0)
     return Schedule(1.0, engine is not None and engine != "single")
 

@@ -59,7 +59,8 @@ def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     if not series.observations:
         raise UsageError(f"series `{series.name}` has no runs", "at least one run, or a row without times, is needed")
     reference = max(one.layout.micro_batch for one in series.measured or series.observations)
-    plan = schedule(series.engine, series.zero_stage, on_cpu=series.device == "cpu")
+    beside = series.knobs.get("overlap_reduce")
+    plan = schedule(series.engine, series.zero_stage, on_cpu=series.device == "cpu", overlap_reduce=beside)
     prior = priors(series, reference)
     if not series.measured and prior.micro_step_s is None:
         raise UsageError(

@@ -126,7 +126,8 @@ class Overlap(Frozen):
 
 
 class Overhead(Frozen):
-    """What measuring cost a rank, each thing timed on its own after the steady window: medians over blocks of calls."""
+    """What measuring cost a rank. Each thing is timed on its own, after the steady window of the first launch of its
+    process: medians over blocks of calls."""
 
     marks: float
     """How often a step read the clock between its parts."""

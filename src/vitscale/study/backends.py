@@ -31,7 +31,9 @@ def resolve(asked: Backend | Literal["auto"], device: Literal["cpu", "cuda"], *,
         raise Infeasible("`backend = nccl` sends from GPUs, and `device = cpu`", "backend=gloo")
     if asked == "gloo" and own != "gloo":
         raise Infeasible(
-            "`backend = gloo` has no all_gather of GPU tensors (torch's table of backends)", "backend=nccl"
+            "`backend = gloo` has no all_gather of GPU tensors (torch's table of backends), by which ranks tell one "
+            "another their figures, whatever the engine sends",
+            "backend=nccl",
         )
     if asked != "mpi":
         return None

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from vitscale.config import offload
-from vitscale.config.knobs import OF_CPUS, OF_DDP
+from vitscale.config.knobs import OF_CPUS, OF_DDP, OF_ZERO_0
 from vitscale.config.study import EngineName, OptimizerName, Precision, Study, ZeroStage
 from vitscale.cost.models import ViTShape
 from vitscale.errors import Infeasible
@@ -32,6 +32,7 @@ def own_keys(study: Study, engine: EngineName, zero_stage: ZeroStage, device: st
     """The part of a RunSpec that only some engines or devices read. What an engine does not have is left out, so that
     runs which differ in nothing else are one run."""
     others = dict.fromkeys(("fast",) if engine == "ddp" else ("fast", *OF_DDP))
+    others |= {} if (engine, zero_stage) == ("deepspeed", 0) else dict.fromkeys(OF_ZERO_0)
     others |= {} if device == "cpu" else dict.fromkeys(OF_CPUS)
     knobs = {"knobs": study.engine.model_copy(update=others).given}
     if engine in OF_DEEPSPEED:

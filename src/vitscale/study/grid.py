@@ -30,7 +30,7 @@ from vitscale.study.engines import (
     require_shares,
     require_whole_weights,
 )
-from vitscale.study.knobs import require_compiler, require_knobs
+from vitscale.study.knobs import require_compiler, require_knobs, require_own_reduction
 from vitscale.study.offload import require_offload
 from vitscale.study.points import Point, label, points, variants
 from vitscale.study.where import Where
@@ -133,6 +133,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     batch = _batch(study, point, groups)
     study = split.resolve(study, point, batch, alike=where.simulated is not None)
     require_knobs(study.engine, point, study.optimizer.name, batch.grad_accum)
+    require_own_reduction(study.engine, point, study.deepspeed)
     taken, per_device = _taken(study, point, images.facts)
     if batch.global_batch > taken:
         raise Infeasible(f"`global_batch` {batch.global_batch:,} is more than the {taken:,} training images")

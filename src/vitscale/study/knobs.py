@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
+from typing import Any
 
 from vitscale.config.knobs import EngineSection
 from vitscale.config.study import OptimizerName, Precision
@@ -13,6 +15,8 @@ from vitscale.study.points import Point
 
 _FUSED = ("adamw", "sgd")
 _ONE_IMPLEMENTATION = ("muon",)
+_OF_REDUCTION = ("prescale_gradients", "gradient_predivide_factor", "communication_data_type")
+"""DeepSpeed's keys of how its stage 0 averages gradients."""
 
 
 def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, grad_accum: int) -> None:
@@ -25,6 +29,8 @@ def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, 
         raise Infeasible(f"`engine.channels_last` needs weights with strides of their own, and `{flat}` lays them flat")
     if knobs.compile:
         require_compilable(point)
+    if knobs.compile_mode:
+        _require_mode(knobs.compile_mode, point, compiled=knobs.compile is True)
     if knobs.sdpa:
         _require_kernel(knobs.sdpa, point)
     if knobs.optimizer_impl == "deepspeed":
@@ -64,6 +70,27 @@ def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) ->
             "they are 16 bit already",
             "precision=fp32",
         )
+
+
+def require_own_reduction(knobs: EngineSection, point: Point, deepspeed: Mapping[str, Any]) -> None:
+    """Refuse keys of how DeepSpeed sends gradients where it does not send them.
+
+    Raises:
+        Infeasible: with the key.
+    """
+    given = [key for key in _OF_REDUCTION if key in deepspeed]
+    if knobs.overlap_reduce and (point.engine, point.zero_stage) == ("deepspeed", 0) and given:
+        raise Infeasible(
+            f"`engine.overlap_reduce` averages gradients in place of DeepSpeed, which reads `deepspeed.{given[0]}`",
+            "leave one of them out",
+        )
+
+
+def _require_mode(mode: str, point: Point, *, compiled: bool) -> None:
+    if not compiled:
+        raise Infeasible(f"`engine.compile_mode = {mode}` says how to compile, and nothing is", "engine.compile=true")
+    if point.device == "cpu":
+        raise Infeasible(f"`engine.compile_mode = {mode}` is for CUDA's graphs and kernels", "leave it out")
 
 
 def require_compilable(point: Point) -> None:

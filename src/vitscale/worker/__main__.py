@@ -123,6 +123,7 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, mach
     from vitscale.worker import engines, examine, gemm, links, meeting
     from vitscale.worker.distributed import barrier
     from vitscale.worker.measure import Launch
+    from vitscale.worker.overhead import Meter
     from vitscale.worker.parity import Proofs
     from vitscale.worker.train import Training
 
@@ -141,10 +142,10 @@ def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, mach
     specs = [RunSpec.model_validate(entry.spec) for entry in round_.entries if not entry.checkpoints]
     peaks = gemm.peaks([spec.precision for spec in specs], ranks)
     start = Times(process_start_s=process_start_s, import_s=import_s, timing_s=time.perf_counter() - met)
-    proofs = Proofs()
+    proofs, meter = Proofs(), Meter()
     for number, entry in enumerate(round_.entries):
         kind = Training if entry.spec.get("train") else Launch
-        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs)
+        launch = kind(entry, number, round_, ranks, Path(os.environ["VITSCALE_DATA"]), peaks, proofs, meter)
         launch.serve(heartbeat, machine, start)
         start = Times()
     barrier()

@@ -28,8 +28,12 @@ def apply(knobs: EngineSection, model: nn.Module) -> None:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     if knobs.compile:
         torch.compiler.reset()  # else a shape other than those of a run before is compiled for any shape
+        mode = {"mode": knobs.compile_mode} if knobs.compile_mode else {}
         for block in blocks:
-            block.compile()
+            block.compile(**mode)
+        if mode:  # what a CUDA graph returned may be written over from here on
+            begin: Any = torch.compiler.cudagraph_mark_step_begin
+            model.register_forward_pre_hook(lambda *_: begin())
 
 
 def attention(knobs: EngineSection) -> AbstractContextManager[Any]:

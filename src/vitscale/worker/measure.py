@@ -73,10 +73,12 @@ class Launch:
         data_root: Path,
         peaks: Mapping[str, float] | None = None,
         proofs: parity.Proofs | None = None,
+        meter: overhead.Meter | None = None,
     ) -> None:
         self.entry = entry
         self.peaks = peaks or {}
         self.proofs = proofs or parity.Proofs()
+        self.meter = meter or overhead.Meter()
         self.spec = RunSpec.model_validate(entry.spec)
         self.number = number
         self.round = round_
@@ -225,7 +227,8 @@ class Launch:
         return found
 
     def _time_measuring(self) -> Overhead | None:
-        return overhead.measure(self.steady, self.ranks, lambda: self.beat("overhead", 1, 1), self.sampler.share)
+        beat = partial(self.beat, "overhead", 1, 1)
+        return self.meter.measure(self.steady, self.ranks, beat, self.sampler.share)
 
     def _count_memory(self) -> Memory | None:
         self.beat("memory", 1, 0)

@@ -1,4 +1,4 @@
-"""What measuring costs this rank: each thing that is done for the records, timed on its own after the steady window.
+"""What measuring costs this rank: each thing that is done for the records, timed on its own after a steady window.
 
 It is too little to be seen by comparing steps with and without, whose noise is larger. So it is done many times, in the
 process that was measured, and multiplied by how often a step does it. Other work comes before each time, as in a step:
@@ -8,8 +8,9 @@ what comes again at once finds all it needs in caches, and takes a fraction.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,29 +28,46 @@ _OTHER_FLOATS = 1 << 21
 """What the other work goes through: more than a core's own caches hold."""
 
 
-def measure(steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], sampling_share: float) -> Overhead:
-    """Time what was done in these steps for the sake of their records. All ranks at once.
+class Meter:
+    """Times each thing once per process, after its first launch's window: no run changes what one of them costs."""
 
-    Args:
-        steps: of the steady window.
-        ranks: this rank among the others.
-        beat: writes a heartbeat as each step does.
-        sampling_share: of the window's time, what this rank took for samples of the devices.
-    """
+    def __init__(self) -> None:
+        self._costs: Mapping[str, Any] | None = None
+
+    def measure(
+        self, steps: Sequence[StepTimes], ranks: Ranks, beat: Callable[[], None], sampling_share: float
+    ) -> Overhead:
+        """What was done in these steps for the sake of their records. All ranks at once.
+
+        Args:
+            steps: of the steady window.
+            ranks: this rank among the others.
+            beat: writes a heartbeat as each step does.
+            sampling_share: of the window's time, what this rank took for samples of the devices.
+        """
+        if self._costs is None:
+            self._costs = _costs(ranks, beat)
+        traffic = [one for step in steps for one in step.traffic.values()]
+        asynchronous = sum(one.asynchronous for one in traffic)
+        return Overhead(
+            marks=fmean(step.marks for step in steps),
+            synchronous=(sum(one.calls for one in traffic) - asynchronous) / len(steps),
+            asynchronous=asynchronous / len(steps),
+            sampling_share=sampling_share,
+            **self._costs,
+        )
+
+
+def _costs(ranks: Ranks, beat: Callable[[], None]) -> Mapping[str, Any]:
+    """Seconds of one of each, by field."""
     clock = StepClock(timeline_for(ranks.device))
     blocks, alone_here = range(BLOCKS), ranks.world_size == 1
-    traffic = [one for step in steps for one in step.traffic.values()]
-    asynchronous = sum(one.asynchronous for one in traffic)
-    return Overhead(
-        marks=fmean(step.marks for step in steps),
-        mark_s=median(_call_s(lambda: clock.mark("data")) for _ in blocks),
-        heartbeat_s=median(_call_s(beat) for _ in blocks),
-        synchronous=(sum(one.calls for one in traffic) - asynchronous) / len(steps),
-        synchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=False),
-        asynchronous=asynchronous / len(steps),
-        asynchronous_s=None if alone_here else _collective_s(ranks.device, asynchronous=True),
-        sampling_share=sampling_share,
-    )
+    return {
+        "mark_s": median(_call_s(lambda: clock.mark("data")) for _ in blocks),
+        "heartbeat_s": median(_call_s(beat) for _ in blocks),
+        "synchronous_s": None if alone_here else _collective_s(ranks.device, asynchronous=False),
+        "asynchronous_s": None if alone_here else _collective_s(ranks.device, asynchronous=True),
+    }
 
 
 def _collective_s(device: torch.device, *, asynchronous: bool) -> float:

@@ -8,6 +8,7 @@ import pytest
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.cause import Kind
 from vitscale.analysis.remedies import REMEDIES
+from vitscale.config.knobs import EngineSection
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
 from vitscale.records.samples import GpuSample, HostSample, Sample
@@ -303,6 +304,12 @@ def test_stage_0_sends_after_the_backward_pass(make, root):
     assert (whole.kind, part.kind, part.within) == ("communication", "no_overlap", "communication")
     assert part.override == "engine=ddp"
     assert part.seconds == whole.seconds
+
+
+def test_stage_0_that_sends_during_the_backward_pass_is_not_told_that_it_does_not(make, root):
+    sent = {"comm_exposed_s": 0.03, "comm_s": 0.03, "comm_overlapped_s": -0.001}
+    write(make, root, make.make_spec(2, "weak", knobs=EngineSection(overlap_reduce=True)), sent)
+    assert kinds(verdict(root)) == ["communication"]
 
 
 def test_a_setting_that_is_the_lesser_part_is_not_what_to_change_first(make, root):

@@ -70,6 +70,10 @@ def test_engines_hide_what_they_hide(engine, stage, overlaps, volume):
     assert (found.overlap, found.volume) == (overlaps, volume)
 
 
+def test_stage_0_hides_where_a_knob_sends_beside_backward():
+    assert [schedule("deepspeed", stage, on_cpu=True, overlap_reduce=True).overlap for stage in (0, 1)] == [True, False]
+
+
 def test_larger_counts_are_found_from_smaller_ones():
     found = predict(calibrate(made((1, 2, 4, 8, 16))), [64, 256])
     for size in (64, 256):

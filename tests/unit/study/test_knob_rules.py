@@ -3,6 +3,7 @@
 import pytest
 from test_grid import grid, machine
 
+from vitscale.cost.run import estimate_run, of_catalog
 from vitscale.errors import UsageError
 from vitscale.study import knobs
 from vitscale.study.grid import Where
@@ -23,6 +24,36 @@ def test_knobs_of_ddp_make_no_other_run_of_another_engine():
     assert [(run.engine, run.knobs and run.knobs.bucket_mb) for run in made.runs] == [
         ("ddp", 1.0), ("fsdp", None), ("deepspeed", None), ("ddp", 25.0),
     ]  # fmt: skip
+
+
+def test_gradients_beside_backward_are_of_deepspeeds_stage_0_only():
+    made = grid(
+        engine=["ddp", "deepspeed"], zero_stage=[0, 1], world_size=2, swept={"engine.overlap_reduce": [False, True]}
+    )
+    assert [(run.engine, run.zero_stage, run.knobs is not None) for run in made.runs] == [
+        ("ddp", None, False), ("deepspeed", 0, False), ("deepspeed", 1, False), ("deepspeed", 0, True),
+    ]  # fmt: skip
+
+
+def test_gradients_beside_backward_are_sent_and_estimated_as_ddp_sends_them():
+    swept = {"engine.overlap_reduce": [False, True]}
+    runs = grid(engine=["ddp", "deepspeed"], world_size=2, where=GPUS, swept=swept).runs
+    ddp, after, beside = (estimate_run(run, of_catalog("h100", 2)) for run in runs)
+    assert beside.collectives == ddp.collectives != after.collectives
+    assert beside.step.exposed_comm_s == ddp.step.exposed_comm_s < after.step.exposed_comm_s
+    assert beside.memory == after.memory
+
+
+def test_deepspeeds_keys_of_what_it_does_not_send_are_refused():
+    swept = {"engine.overlap_reduce": [True], "deepspeed.prescale_gradients": [True]}
+    with pytest.raises(UsageError, match=r"in place of DeepSpeed, which reads `deepspeed\.prescale_gradients`"):
+        grid(swept=swept)
+    assert len(grid(swept=swept, zero_stage=1, world_size=2).runs) == 1
+
+
+def test_how_to_compile_is_planned_on_cuda():
+    made = grid(world_size=2, where=GPUS, swept={"engine.compile": [True], "engine.compile_mode": ["reduce-overhead"]})
+    assert [run.knobs.compile_mode for run in made.runs] == ["reduce-overhead"]
 
 
 def test_cores_are_bound_on_a_cpu_only():
@@ -57,6 +88,8 @@ def test_labels_do_not_call_off_what_is_on():
         ({}, {"sdpa": "flash"}, GPUS, "computes in 16 bit on CUDA"),
         ({"engine": "ddp", "grad_accum": 2}, {"static_graph": True}, None, "looks at the first backward pass"),
         ({"engine": "ddp", "precision": "bf16"}, {"ddp_hook": "fp16"}, None, "they are 16 bit already"),
+        ({}, {"compile_mode": "reduce-overhead"}, GPUS, "says how to compile, and nothing is"),
+        ({}, {"compile": True, "compile_mode": "max-autotune"}, None, "is for CUDA's graphs and kernels"),
     ],
 )
 def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rule):

@@ -71,6 +71,19 @@ def test_compile_compiles_every_block_and_keeps_the_names_of_weights():
     assert [name for name, _ in made.named_parameters()] == [name for name, _ in model().named_parameters()]
 
 
+def test_blocks_are_compiled_in_the_mode_that_is_asked_for(monkeypatch):
+    modes, begun = [], []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **words: modes.append(words))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(1))
+    for turned, wanted, steps in (({}, {}, 0), ({"compile_mode": "reduce-overhead"}, {"mode": "reduce-overhead"}, 2)):
+        made = model(compile=True, **turned)
+        assert modes == [wanted] * 2
+        for _ in range(2):
+            made(IMAGES)
+        assert len(begun) == steps  # a pass each: what graphs returned before may go
+        modes.clear()
+
+
 def test_shapes_of_a_run_before_are_forgotten(monkeypatch):
     seen, compiled = [], torch.nn.Module.compile
 

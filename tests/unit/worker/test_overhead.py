@@ -58,7 +58,7 @@ def slow(monkeypatch):
 
 
 def test_a_rank_that_is_alone_counts_its_marks_and_its_heartbeats(slow):
-    found = overhead.measure(steps(0, 0), ranks(1), slow, 0.25)
+    found = overhead.Meter().measure(steps(0, 0), ranks(1), slow, 0.25)
     assert (found.marks, found.synchronous, found.asynchronous, found.sampling_share) == (5, 0, 0, 0.25)
     assert (found.synchronous_s, found.asynchronous_s) == (None, None)
     assert (found.mark_s, found.heartbeat_s, found.step_s) == (0, SLOW_S, SLOW_S)
@@ -67,23 +67,30 @@ def test_a_rank_that_is_alone_counts_its_marks_and_its_heartbeats(slow):
 def test_a_step_has_as_many_marks_as_it_took(slow, monkeypatch):
     now = HostTimeline.now
     monkeypatch.setattr(HostTimeline, "now", lambda self: (slow(), now(self))[1])
-    found = overhead.measure(steps(0), ranks(1), lambda: None, 0.0)
+    found = overhead.Meter().measure(steps(0), ranks(1), lambda: None, 0.0)
     assert (found.mark_s, found.heartbeat_s, found.step_s) == (SLOW_S, 0, 5 * SLOW_S)
 
 
 def test_a_collective_costs_what_timing_it_takes_longer(group, slow, monkeypatch):
     now = HostTimeline.now
     monkeypatch.setattr(HostTimeline, "now", lambda self: (slow(), now(self))[1])
-    found = overhead.measure(steps(2, 4), ranks(2), lambda: None, 0.0)
+    found = overhead.Meter().measure(steps(2, 4), ranks(2), lambda: None, 0.0)
     assert (found.synchronous, found.asynchronous) == (1, 2)
     # Its arrival, and where it is asynchronous its end: there is nothing to wait for in this group.
     assert (found.synchronous_s, found.asynchronous_s) == (SLOW_S, 2 * SLOW_S)
     assert found.step_s == (5 + 1 + 2 * 2) * SLOW_S
 
 
+def test_later_launches_of_a_process_are_told_what_the_first_was(slow):
+    meter = overhead.Meter()
+    first = meter.measure(steps(0), ranks(1), slow, 0.0)
+    again = meter.measure(steps(0, 0), ranks(1), lambda: pytest.fail("timed twice"), 0.5)
+    assert (again.heartbeat_s, again.sampling_share) == (first.heartbeat_s, 0.5)
+
+
 def test_torch_is_left_as_it_was(group):
     wait = dist.Work.wait
-    overhead.measure(steps(1), ranks(2), lambda: None, 0.0)
+    overhead.Meter().measure(steps(1), ranks(2), lambda: None, 0.0)
     assert dist.Work.wait is wait
 
 

@@ -19,6 +19,7 @@ from vitscale.config.runspec import RunSpec
 from vitscale.errors import DivergedError
 from vitscale.worker import tensor
 from vitscale.worker.engines import Held, state
+from vitscale.worker.engines.reducer import Reducer
 from vitscale.worker.engines.update import DTYPES
 
 _TAG = "engine"
@@ -101,6 +102,7 @@ class DeepSpeedEngine:
             parameters[name].tensor_model_parallel = True  # else DeepSpeed's norm counts only the first rank's
         self._linear = functional.linear
         self._engine = self._initialize(spec, model, optimizer)
+        self._reducer = self._reduced_beside(spec) if spec.knobs and spec.knobs.overlap_reduce else None
 
     def _initialize(self, spec: RunSpec, model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         """A `deepspeed.DeepSpeedEngine`."""
@@ -110,6 +112,14 @@ class DeepSpeedEngine:
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config(spec), mpu=groups)
         return engine
 
+    def _reduced_beside(self, spec: RunSpec) -> Reducer | None:
+        """What averages gradients in place of DeepSpeed's stage 0; one rank alone has nobody to send to."""
+        group = tensor.data_group(spec.device, spec.tensor_parallel)
+        if dist.get_world_size(group) == 1:
+            return None
+        self._engine.enable_backward_allreduce = False
+        return Reducer(self._engine.module.parameters(), group)
+
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [n, classes] of images [n, 3, height, width]."""
         logits: Tensor = self._engine(images)
@@ -117,7 +127,11 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """DeepSpeed scales by the accumulation; `step` before the boundary only advances its micro-step counter."""
+        if last and self._reducer:
+            self._reducer.arm()
         self._engine.backward(loss)
+        if last and self._reducer:
+            self._reducer.finish()
         if not last:
             self._engine.step()
 
@@ -199,6 +213,8 @@ class DeepSpeedEngine:
         import deepspeed
 
         engine, self._engine = self._engine, None
+        if self._reducer:
+            self._reducer.close()
         parameters = list(engine.module.parameters())
         optimizer, basic = engine.optimizer, engine.basic_optimizer
         engine.destroy()  # removes its hooks by what is emptied below
