@@ -93,7 +93,7 @@ def strike_rank(study: Study, rng: random.Random) -> str | None:
         return None
     rank = rng.choice(sorted(ranks))
     ranks[rank].kill()
-    return rf"rank {rank} was ended by SIGKILL"
+    return rf"rank {rank}( on \S+ \S+)? was ended by SIGKILL"
 
 
 def strike_tool(study: Study, rng: random.Random) -> str | None:
@@ -119,7 +119,7 @@ def strike_link(study: Study, rng: random.Random) -> str | None:
         return None
     switch, port = f"vitscale-{study.parent.pid}-switch", f"port{rng.randrange(2)}"
     done = subprocess.run(["ip", "-n", switch, "link", "set", port, "down"], capture_output=True, check=False)
-    return None if done.returncode else r"ranks? [\d, ]+ finished no step for 10 s"
+    return None if done.returncode else r"ranks? [\d, ]+ finished no step for 10 s|host \S+ has not answered"
 
 
 def strike_agent(study: Study, rng: random.Random) -> str | None:

@@ -69,7 +69,7 @@ class Blocks:
 
     def __init__(self, folder: Path, spec: RunSpec, launch: Launch, engine: Engine) -> None:
         self.launch, self.accum, self.folder = launch, spec.grad_accum, folder / "launch"
-        launch.heartbeat = Heartbeat(folder, launch.ranks.rank)
+        launch.heartbeat = Heartbeat(folder, launch.ranks.rank, launch.ranks.ranks_per_node)
         launch.skips = Skips(engine)
         launch.dealt = spec
         launch.writer = StepWriter(self.folder, launch.ranks.rank)

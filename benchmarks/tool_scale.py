@@ -1,5 +1,5 @@
 """What `vitscale report` takes over a run of 4,096 ranks on 512 hosts and 1,000 steps, beside one of 8 ranks, and what
-`vitscale run` takes to simulate as many, report included.
+`vitscale run` takes to simulate as many, report included; and what one look at the heartbeats of as many takes.
 
 Every field of every line is there, as measured ones have them, and each host has a sample of its devices a second. The
 times are random numbers, and the manifests say `simulated`.
@@ -8,6 +8,7 @@ times are random numbers, and the manifests say `simulated`.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from benchmarks.figure import VITSCALE, Figure, Finished, below, run, say
 from benchmarks.report_speed import make_study
 from vitscale import units
 from vitscale.config.runspec import RunSpec
+from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeats
 from vitscale.records.samples import GpuSample, HostSample, Sample, SampleWriter
 from vitscale.records.schema import Device, Layout, Manifest
 from vitscale.records.writer import RUN, make_folder, node_steps_name, write_json, write_manifest
 
 PER_NODE, WARMUP_STEPS, STEP_S = 8, 10, 0.05
 SIMULATION_TARGET_S = 10.0
+LOOK_TARGET_S = 0.1
 TARGET_S, TARGET_BYTES, TARGET_PAGE_BYTES = 60.0, 2 << 30, 4 << 20
 SHARES = {
     "data_s": 0.01,
@@ -49,6 +52,7 @@ def measure(short: bool) -> list[Figure]:
         size_bytes = sum(path.stat().st_size for path in (folder / "results").rglob("*.jsonl"))
         seen = [run([VITSCALE, "report", "results"], folder) for _ in range(2)]
         page = (folder / "results" / "report" / "index.html").stat().st_size
+        looks = _looks(make_folder(folder / "heartbeats"), nodes)
         simulated = [_simulated(folder, nodes, folder / f"simulated{turn}") for turn in range(1 if short else 3)]
     what = f"{nodes * PER_NODE:,} ranks x {steps:,} steps"
     command, peak = "vitscale report RESULTS", max(one.peak_bytes for one in seen)
@@ -65,7 +69,30 @@ def measure(short: bool) -> list[Figure]:
             "vitscale run --launcher simulate hardware.calibration=…",
         ),
         Figure("its page", units.size(page), "n = 1", page_limit, page < TARGET_PAGE_BYTES, command),
+        below(
+            f"one look at the heartbeats of {nodes * PER_NODE:,} ranks",
+            looks,
+            LOOK_TARGET_S,
+            units.seconds,
+            "vitscale.records.round.read_heartbeats",
+            f"{nodes} files",
+        ),
     ]
+
+
+def _looks(folder: Path, nodes: int) -> list[float]:
+    Heartbeat(folder, 0, PER_NODE).beat(Beat(0, "steady", 123, 1000, 2.3))
+    first = heartbeat_path(folder, 0).read_text()
+    for node in range(nodes):
+        ranks = range(node * PER_NODE, (node + 1) * PER_NODE)
+        lines = (f"{rank} {first.partition(' ')[2].rstrip()}".ljust(len(first) - 1) + "\n" for rank in ranks)
+        heartbeat_path(folder, node).write_text("".join(lines))
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        read_heartbeats(folder, nodes, nodes * PER_NODE)
+        times.append(time.perf_counter() - began)
+    return times
 
 
 def _simulated(folder: Path, nodes: int, out: Path) -> Finished:

@@ -57,7 +57,8 @@ def test_a_rank_that_is_killed_is_named_with_its_host_and_its_run_measured_at_th
     code, err = finish(process)
     assert code == 0, err
     first, second = launches(results).values()
-    assert (first["status"], first["reason"]) == ("failed", "rank 1 on host `10.0.0.2` was ended by SIGKILL")
+    killed = "rank 1 on host `10.0.0.2` was ended by SIGKILL after step 3 (steady)"
+    assert (first["status"], first["reason"]) == ("failed", killed)
     assert second["status"] == "ok"
     assert (second["layout"]["nodes"], second["layout"]["ranks_per_node"]) == (2, 1)
     assert [(one["rank"], one["node"], one["local_rank"]) for one in second["devices"]] == [(0, 0, 0), (1, 1, 0)]

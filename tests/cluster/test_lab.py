@@ -1,18 +1,19 @@
 """Several hosts on this machine: links at the rate asked for, ranks that know their host, and no trace left."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
-from hosts import lab
+from hosts import cut_off, lab
 from ranks import finish, launches, steps, wait_until, worker_processes
 
 from vitscale.launch.lab import NAMESPACES, network
 from vitscale.records.round import read_heartbeat
 from vitscale.study.plan import PAYLOAD_SHARE
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120), pytest.mark.usefixtures("kernel")]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(180), pytest.mark.usefixtures("kernel")]
 
 
 def namespaces(process):
@@ -74,9 +75,18 @@ def test_each_host_writes_one_file_with_the_steps_of_all_its_ranks(store, tmp_pa
     assert not [*tmp_path.glob("vitscale-*")]
 
 
-def test_ctrl_c_leaves_no_namespace_and_no_rank(hanging):
+def test_a_link_that_is_cut_ends_both_ranks_and_ctrl_c_leaves_no_namespace_and_no_rank(hanging):
     process, results = hanging
     assert len(namespaces(process)) == 3
+    ranks = worker_processes(results)
+    assert len(ranks) == 2
+    cut_off(process.pid, 1)
+    (first,) = wait_until(lambda: launches(results), 60, "the launch is closed").values()
+    assert first["status"] == "failed"
+    assert re.fullmatch(
+        r"rank (0: host `10\.0\.0\.2`|1: host `10\.0\.0\.1`) has not answered for 20 s", first["reason"]
+    )
+    assert not any(rank.is_running() for rank in ranks)
     process.send_signal(signal.SIGINT)
     assert finish(process, 20)[0] == 75
     assert namespaces(process) == []

@@ -1,9 +1,11 @@
 """Studies whose ranks a real mpirun starts, on this host and on two: measured as by others, and nothing left."""
 
 import os
+import re
 import stat
 
 import pytest
+from hosts import cut_off, unshared
 from ranks import finish, launches, start, wait_until, worker_processes
 
 from vitscale.launch.lab import NAMESPACES, network
@@ -15,7 +17,8 @@ CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "SLURM_JWT": "canary"
 # In place of ssh: a host's name and a command, as mpirun hands them over, run in the host's network under its own name.
 REMOTE_SHELL = """#!/bin/sh
 host=$1; shift
-exec unshare --uts sh -c 'hostname "$1" && exec nsenter --net="$2" -- sh -c "$3"' sh "$host" {folder}/"$host" "$*"
+into="nsenter --net={folder}/$host --mount=/proc/{pid}/ns/mnt"
+exec unshare --uts sh -c 'hostname "$1" && exec $2 -- sh -c "$3"' sh "$host" "$into" "$*"
 """
 
 
@@ -23,6 +26,12 @@ def by_mpirun(store, results, *words, **more):
     words = ("world_size=2", "global_batch=8", "steps=4", *words)
     environ = {**CANARY, **more.pop("environ", {})}
     return start(store, results, *words, flags=("--launcher", "mpi"), environ=environ, **more)
+
+
+def both_have_trained(process, results):
+    assert process.poll() is None, process.communicate()[1]
+    beats = [read_heartbeat(results / "rounds" / "0000-w2", rank) for rank in (0, 1)]
+    return all(beat and beat[0].step == 2 for beat in beats)
 
 
 @pytest.fixture
@@ -33,7 +42,7 @@ def hosts(kernel, tmp_path):
         addresses = ("10.0.0.1", "10.0.0.2")
         for name, address in zip(names, addresses, strict=True):
             (tmp_path / address).symlink_to(NAMESPACES / name)
-        shell.write_text(REMOTE_SHELL.format(folder=tmp_path))
+        shell.write_text(REMOTE_SHELL.format(folder=tmp_path, pid=os.getpid()))
         shell.chmod(stat.S_IRWXU)
         hostfile.write_text("".join(f"{address} slots=1\n" for address in addresses))
         environ = {"OMPI_MCA_plm_rsh_agent": str(shell), "GLOO_SOCKET_IFNAME": "eth0"}
@@ -50,7 +59,8 @@ def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_
     code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix))
     assert code == 0, err
     first, second = launches(results).values()
-    assert (first["status"], first["reason"]) == ("failed", "rank 1 was ended by SIGKILL")
+    killed = "rank 1 on host `10.0.0.2` was ended by SIGKILL after step 3 (steady)"
+    assert (first["status"], first["reason"]) == ("failed", killed)
     assert second["status"] == "ok"
     assert (second["layout"]["nodes"], second["layout"]["ranks_per_node"]) == (2, 1)
     assert [(one["rank"], one["node"], one["local_rank"]) for one in second["devices"]] == [(0, 0, 0), (1, 1, 0)]
@@ -69,17 +79,42 @@ def test_a_host_that_does_not_answer_is_told_as_mpirun_tells_it_and_nothing_is_t
     assert worker_processes(results) == []
 
 
+def test_a_host_that_does_not_see_the_results_folder_is_named_and_nothing_is_trained(store, tmp_path, hosts):
+    prefix, environ, hostfile = hosts
+    results = tmp_path / "results"
+    words = (f"launch.hostfile={hostfile}", "engine=ddp")
+    process = by_mpirun(store, results, *words, environ=environ, prefix=(*unshared(results), *prefix))
+    code, err = finish(process)
+    assert code == 3, err
+    assert "error: host `10.0.0.2` does not see the results folder\n\nhint: `--out` on a file system" in err
+    assert worker_processes(results) == []
+
+
+@pytest.mark.timeout(240)
+def test_a_network_that_is_cut_ends_the_ranks_on_both_sides(store, tmp_path, hosts):
+    prefix, environ, hostfile = hosts
+    results = tmp_path / "results"
+    words = (f"launch.hostfile={hostfile}", "engine=ddp")
+    process = by_mpirun(store, results, *words, inject="hang rank=0 step=1", environ=environ, prefix=prefix)
+    try:
+        wait_until(lambda: both_have_trained(process, results), 90, "two ranks in training")
+        ranks = worker_processes(results)
+        cut_off(os.getpid(), 1)
+        (first,) = wait_until(lambda: launches(results), 60, "the launch is closed").values()
+        wait_until(lambda: not any(rank.is_running() for rank in ranks), 30, "its ranks are gone")
+    finally:
+        process.kill()
+        process.communicate()
+    assert first["status"] == "failed"
+    assert re.search(r"host `10\.0\.0\.\d` (lost its connection to `mpirun`|has not answered)", first["reason"])
+    wait_until(lambda: not worker_processes(results), 30, "nobody is left")
+
+
 def test_the_end_of_the_tool_ends_mpirun_and_its_ranks_which_know_no_secret(store, tmp_path):
     results = tmp_path / 'it\'s $(a) "name"; #'  # which a shell would not leave as it is
     process = by_mpirun(store, results, inject="hang rank=0 step=1")
-    folder = results / "rounds" / "0000-w2"
-
-    def both_have_trained():
-        assert process.poll() is None, process.communicate()[1]
-        return all((beat := read_heartbeat(folder, rank)) and beat[0].step == 2 for rank in (0, 1))
-
     try:
-        wait_until(both_have_trained, 90, "two ranks in training")
+        wait_until(lambda: both_have_trained(process, results), 90, "two ranks in training")
         ranks = [one for one in worker_processes(results) if one.cmdline()[1] == "-P"]
         assert len(ranks) == 2
         for rank in ranks:

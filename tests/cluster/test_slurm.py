@@ -10,6 +10,7 @@ import sys
 
 import psutil
 import pytest
+from hosts import unshared
 from ranks import finish, launches, over_tiny, start, wait_until, worker_processes
 
 from vitscale.launch import jobs
@@ -120,7 +121,7 @@ def test_a_rank_that_is_killed_is_named_with_its_node_and_a_job_that_is_cancelle
     assert code == 5, err
     ends = [(manifest["status"], manifest["reason"]) for manifest in launches(tmp_path).values()]
     assert ends == [
-        ("failed", "rank 1 was ended by SIGKILL on n2"),
+        ("failed", "rank 1 on node `n2` was ended by SIGKILL after step 3 (steady)"),
         ("killed", f"job {second} was cancelled"),
     ]
     assert submitted(tmp_path) == [first, second]  # what a user cancels is not submitted again
@@ -229,6 +230,14 @@ def test_doctor_without_a_study_looks_at_every_node_and_ctrl_c_ends_its_job(stor
     assert {one.name for one in found.checks if one.status == "failed"} <= {"interface"}  # both nodes are this host
     assert found.together is not None
     assert worker_processes(results) == []
+
+
+def test_a_node_that_does_not_see_the_results_folder_ends_the_command(store, slurm, tmp_path):
+    results = tmp_path / "out"
+    code, err = finish(by_slurm(store, slurm, results, "world_size=1", prefix=unshared(results)))
+    assert code == 3, err
+    assert "left no word in the results folder, which its nodes have to share\n\nhint: `--out` on a file system" in err
+    assert list(results.iterdir()) == []
 
 
 def test_a_job_that_slurm_refuses_is_an_error_with_its_message(store, slurm, tmp_path):

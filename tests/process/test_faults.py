@@ -52,7 +52,7 @@ def test_the_runs_that_were_not_struck_are_measured(study):
 def test_a_killed_rank_is_named_and_its_run_tried_again(study):
     results, *_ = study
     first, second = ends(results, "z0-bf16")
-    assert first == ("failed", "rank 1 was ended by SIGKILL")
+    assert first == ("failed", "rank 1 was ended by SIGKILL after step 3 (steady)")
     assert second == ("ok", None)
     assert struck_to_closed_s(results, "z0-bf16", results.parent / "kill") < OVER_S
 

@@ -169,10 +169,11 @@ def test_a_rank_that_is_killed_costs_a_restart_and_no_bit_of_the_result(train, t
     assert code == 0, err
     code, err = finish(train(*words, inject=f"kill rank=1 step=5 once={tmp_path}/mark"))
     assert code == 0, err
-    told = "training ended: rank 1 was ended by SIGKILL; going on from checkpoint `step00000004`, after step 4"
+    killed = "rank 1 was ended by SIGKILL after step 6 (steady)"
+    told = f"training ended: {killed}; going on from checkpoint `step00000004`, after step 4"
     assert f"{told} (restart 1 of 2)" in err
     first, second = launches(tmp_path / "out").values()
-    assert (first["status"], first["reason"]) == ("failed", "rank 1 was ended by SIGKILL")
+    assert (first["status"], first["reason"]) == ("failed", killed)
     assert second["status"] == "ok"
     assert (second["notes"]["resumed_after_step"], second["notes"]["restart"]) == (4, 1)
     taken = losses(*(tmp_path / "out").glob("runs/*/launch*"))

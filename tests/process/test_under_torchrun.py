@@ -42,7 +42,7 @@ def test_a_killed_rank_of_another_process_is_named_and_its_run_measured_again(st
     _, (code, err), found, *_ = started
     assert code == 0, err
     assert [(one["status"], one["reason"], one["layout"]["world_size"]) for one in found.values()] == [
-        ("failed", "rank 1 was ended by SIGKILL", 2),
+        ("failed", "rank 1 was ended by SIGKILL after step 3 (steady)", 2),
         ("ok", None, 2),
     ]
 

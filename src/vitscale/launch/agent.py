@@ -19,7 +19,7 @@ from vitscale.errors import ResultsError
 from vitscale.hardware.position import Position
 from vitscale.launch.inputs import allowed
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
-from vitscale.launch.processes import Command, Ranks, begin, end_leftovers
+from vitscale.launch.processes import Command, Ranks, begin, end_leftovers, oom_kills
 from vitscale.records.round import ROUND, Round
 
 LIFE_S = 1.0
@@ -83,7 +83,7 @@ class Agent:
         self._orders, self._reports = Lines(orders), reports
         self._ranks = Ranks()
         self._work: Work | None = None
-        self._heard = time.monotonic()
+        self._heard, self._oom_kills = time.monotonic(), oom_kills()
         self._told: tuple[float, list[int | None]] = (0.0, [])
 
     def run(self) -> None:
@@ -138,7 +138,7 @@ class Agent:
         at, codes = time.monotonic(), self._ranks.codes()
         if codes != self._told[1] or at - self._told[0] > LIFE_S:
             self._told = at, codes
-            self._tell({"codes": codes})
+            self._tell({"codes": codes, "oom_kills": oom_kills() - self._oom_kills})
 
     def _tell(self, document: dict[str, Any]) -> None:
         os.write(self._reports, json.dumps(document).encode() + b"\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -14,17 +13,20 @@ from pathlib import Path
 from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted
 from vitscale.launch.outcome import RoundEnd, Watch
-from vitscale.launch.processes import Command, Ranks
-from vitscale.records.round import ROUND, Beat, Round, read_failures, read_heartbeat
+from vitscale.launch.processes import Command, Ranks, named, poll_s
+from vitscale.records.round import ROUND, Beat, Round, read_failures, read_heartbeats
 from vitscale.records.schema import Status
 from vitscale.records.writer import make_folder, write_whole
 
-_POLL_S = 0.1
 _LAST_WORDS_S = 1.0
 
 _ANSWER = re.compile(rb"rank (\d+) has begun (\d+) collectives")
 """Of `worker/hang.py`."""
-_OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
+_UNSEEN = re.compile(rb"host (\S+) does not see the results folder")
+"""Of `worker/__main__.py`, through the starter's own connection."""
+SHARED = "`--out` on a file system that all hosts share, at one path"
+_NAMED = 4
+_STARTING = ("import", "setup")
 
 
 def attend(
@@ -32,7 +34,7 @@ def attend(
 ) -> RoundEnd:
     """Start the ranks of a round by these commands, and wait for their end."""
     folder = write_round(results, round_)
-    before = _oom_kills()
+    before = ranks.oom_kills()
     try:
         for command in commands:
             ranks.start(command, results, folder)
@@ -44,8 +46,8 @@ def attend(
     finally:
         ranks.end()
         scrub(folder)
-    if end.status == "failed" and "SIGKILL" in (end.reason or "") and _oom_kills() > before:
-        return RoundEnd("oom", "the kernel ended a rank for want of host memory")
+    if end.status == "failed" and "SIGKILL" in (end.reason or "") and ranks.oom_kills() > before:
+        return RoundEnd("oom", f"{end.reason}, by the kernel, for want of host memory")
     return end
 
 
@@ -65,29 +67,32 @@ def watched(ranks: Ranks, folder: Path, round_: Round, limits: LaunchSection, wa
             return _explained(ranks, folder, round_)
         if all(code == 0 for code in codes):
             return RoundEnd("ok")
-        beats = [read_heartbeat(folder, rank) for rank in range(round_.world_size)]
+        beats = read_heartbeats(folder, round_.nodes, round_.world_size)
         for rank, beat in enumerate(beats):
-            if reason := patience[rank].exceeded(beat[0] if beat else None):
+            if reason := patience[rank].exceeded(beat):
                 ranks.signal(signal.SIGQUIT)
                 time.sleep(0.5)
                 where = f"stacks of all ranks: rounds/{round_.name}/stderr.log"
                 return RoundEnd("timeout", f"{_furthest_behind(beats, _begun(folder))} {reason}; {where}")
-        seen = [beat[0] for beat in beats if beat]
+        seen = [beat for beat in beats if beat]
         if len(seen) == round_.world_size:
             watch(min(seen, key=lambda beat: (beat.entry, beat.step)))
-        time.sleep(_POLL_S)
+        time.sleep(poll_s(round_.world_size))
 
 
 def _begun(folder: Path) -> dict[int, int]:
     """Rank -> collectives that it has begun, of those that said so when they were asked for their stacks."""
+    return {int(rank): int(count) for rank, count in _ANSWER.findall(_said(folder))}
+
+
+def _said(folder: Path) -> bytes:
     path = folder / "stderr.log"
-    text = path.read_bytes() if path.is_file() else b""
-    return {int(rank): int(count) for rank, count in _ANSWER.findall(text)}
+    return path.read_bytes() if path.is_file() else b""
 
 
-def _furthest_behind(beats: Sequence[tuple[Beat, float] | None], begun: Mapping[int, int]) -> str:
+def _furthest_behind(beats: Sequence[Beat | None], begun: Mapping[int, int]) -> str:
     """The ranks that the others wait for: of those in the earliest step the ones that began the fewest collectives."""
-    places = [(beat[0].entry, beat[0].step) if beat else (-1, 0) for beat in beats]
+    places = [(beat.entry, beat.step) if beat else (-1, 0) for beat in beats]
     earliest = [rank for rank, place in enumerate(places) if place == min(places)]
     told = begun if begun.keys() >= {*earliest} else dict.fromkeys(earliest, 0)
     fewest = min(told[rank] for rank in earliest)
@@ -111,7 +116,7 @@ class _Patience:
         now = time.monotonic()
         if place != self._place:
             self._place, self._since = place, now
-        starting = beat is None or beat.phase in ("import", "setup") or beat.step == 0
+        starting = beat is None or beat.phase in _STARTING or beat.step == 0
         limit = self.limits.start_timeout_s if starting else self.limits.step_timeout_s
         if now - self._since <= limit:
             return None
@@ -125,8 +130,11 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     deadline = time.monotonic() + _LAST_WORDS_S
     while time.monotonic() < deadline and not all(ranks.codes()):
         time.sleep(0.05)
-    if told := ranks.outcome():
-        return told
+    if end := ranks.outcome():
+        return end
+    if hosts := sorted({host.decode(errors="replace") for host in _UNSEEN.findall(_said(folder))}):
+        listed = ", ".join(f"`{host}`" for host in hosts[:_NAMED]) + (" and others" if len(hosts) > _NAMED else "")
+        return RoundEnd("failed", f"host {listed} does not see the results folder", "setup", SHARED)
     failures = read_failures(folder, round_.world_size)
     # The first cause: other ranks then fail in a collective with a lost connection.
     for kind in ("oom", "diverged", "checkpoint"):
@@ -135,7 +143,9 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
                 status: Status = "oom" if kind == "oom" else "failed"
                 return RoundEnd(status, f"rank {failure.rank}: {failure.message}", kind)
     if killed := ranks.killed():
-        return RoundEnd("failed", killed)
+        beats = dict(enumerate(read_heartbeats(folder, round_.nodes, round_.world_size)))
+        told = f"{named(killed.rank, killed.host)} was ended by {killed.signal} {_when(beats.get(killed.rank))}"
+        return RoundEnd("failed", told)
     if failures:
         first = min(failures, key=lambda failure: (failure.kind != "setup", "onnection" in failure.message))
         meant = "setup" if first.kind == "setup" else None
@@ -143,12 +153,18 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
     return RoundEnd("failed", f"{ranks.ended()}; see rounds/{round_.name}/stderr.log")
 
 
+def _when(beat: Beat | None) -> str:
+    if beat is None or beat.step == 0 or beat.phase in _STARTING:
+        return "before its first step"
+    return f"after step {beat.step} ({beat.phase})"
+
+
 def _ask_to_stop(ranks: Ranks, grace_s: float) -> None:
     """Let ranks that train write a checkpoint; a second signal to this process ends the patience."""
     ranks.signal(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while time.monotonic() < deadline and None in ranks.codes():
-        time.sleep(_POLL_S)
+    while time.monotonic() < deadline and None in (codes := ranks.codes()):
+        time.sleep(poll_s(len(codes)))
 
 
 def scrub(folder: Path) -> None:
@@ -159,12 +175,3 @@ def scrub(folder: Path) -> None:
         if len(home) > 1 and path.exists() and home in (text := path.read_bytes()):
             path.write_bytes(text.replace(home, b"~"))
     (folder / "store").unlink(missing_ok=True)
-
-
-def _oom_kills() -> int:
-    """How often the kernel has ended a process of this control group for want of memory."""
-    for path in _OOM_EVENTS:
-        with contextlib.suppress(OSError, ValueError):
-            pairs = dict(line.split() for line in path.read_text().splitlines())
-            return int(pairs["oom_kill"]) if "oom_kill" in pairs else 0
-    return 0

@@ -39,6 +39,10 @@ class Report(NamedTuple):
     """Number of the last order carried out; 0 before the first, `GONE` where the process has ended."""
     code: int | None
     """Exit status of its worker, negative for a signal; null while there is none or it works."""
+    host: str = ""
+    """Name of its host."""
+    oom_kills: int = 0
+    """How often the kernel there has ended a process for want of memory, since this one began."""
 
 
 class Board:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from vitscale.launch.board import GONE, Board, Kind, Order, Report
 from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import LOOPBACK, Local, Place
 from vitscale.launch.outcome import RoundEnd, Watch
-from vitscale.launch.processes import Command, Ranks
+from vitscale.launch.processes import Command, Ranks, oom_kills, poll_s
 from vitscale.records.round import ROUND, Round
 
 _POLL_S = 0.05
@@ -86,7 +87,7 @@ class Env(Local):
         try:
             while follower.carry_on():
                 follower.require_lead(self._limits.start_timeout_s)
-                time.sleep(_POLL_S)
+                time.sleep(poll_s(self.position.world_size, _POLL_S))
         except (KeyboardInterrupt, Interrupted):
             code = -signal.SIGTERM
             follower.ask_to_stop()
@@ -106,7 +107,8 @@ class Everywhere(Ranks):
 
     def __init__(self, board: Board, position: Position, patience_s: float) -> None:
         super().__init__()
-        self._board, self._world_size, self._patience_s = board, position.world_size, patience_s
+        self._board, self._position, self._patience_s = board, position, patience_s
+        self._world_size = position.world_size
         self._order = Order(0, "end", "", [])
         self._started = 0
 
@@ -127,6 +129,18 @@ class Everywhere(Ranks):
     def _is_new(self, report: Report) -> bool:
         return report.order >= self._started or report.order == GONE
 
+    def host(self, rank: int) -> str | None:
+        """The host of a rank, as its process names it."""
+        if self._position.local_world_size == self._world_size:
+            return None
+        report = self._reports().get(rank)
+        name = socket.gethostname() if rank == 0 else report.host if report else ""
+        return f"host `{name}`" if name else None
+
+    def oom_kills(self) -> int:
+        """How often the kernels of all hosts have ended a process for want of memory."""
+        return super().oom_kills() + sum(report.oom_kills for report in self._reports().values())
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all ranks."""
         super().signal(number)
@@ -140,7 +154,7 @@ class Everywhere(Ranks):
         while time.monotonic() < deadline:
             if all(report.order in (self._order.number, GONE) for report in self._reports().values()):
                 return
-            time.sleep(_POLL_S)
+            time.sleep(poll_s(self._world_size, _POLL_S))
 
     def order(self, kind: Kind, what: str = "") -> None:
         """Give the next order."""
@@ -157,7 +171,7 @@ class Everywhere(Ranks):
             if time.monotonic() > deadline:
                 named = ", ".join(map(str, missing[:8]))
                 raise SetupError(f"of {self._world_size} ranks these have not come: {named}", _SAME_FOLDER)
-            time.sleep(_POLL_S)
+            time.sleep(poll_s(self._world_size, _POLL_S))
 
 
 class _Follower:
@@ -165,7 +179,8 @@ class _Follower:
 
     def __init__(self, launcher: Env, results: Path) -> None:
         self._launcher, self._results, self._board = launcher, results, Board(results)
-        self._report = Report(secrets.token_hex(8), 0, None)
+        self._oom_kills = oom_kills()
+        self._report = Report(secrets.token_hex(8), 0, None, socket.gethostname())
         self._told: Report | None = None
         self._heard, self._heard_at = self._board.life(), time.monotonic()
         self._round: Round | None = None
@@ -180,7 +195,7 @@ class _Follower:
             self._carry_out(order)
             self._report = self._report._replace(order=order.number)
         code = self.ranks.codes()[0] if self.ranks.processes else None
-        self._report = self._report._replace(code=code)
+        self._report = self._report._replace(code=code, oom_kills=oom_kills() - self._oom_kills)
         rank = self._launcher.position.rank
         if self._report != self._told or not self._board.has_report(rank):
             self._told = self._report
@@ -202,7 +217,7 @@ class _Follower:
     def leave(self, code: int) -> None:
         """End the worker, and say so to whom it may concern."""
         self.ranks.end()
-        self._board.report(self._launcher.position.rank, Report(self._report.word, GONE, code))
+        self._board.report(self._launcher.position.rank, self._report._replace(order=GONE, code=code))
 
     def _carry_out(self, order: Order) -> None:
         if order.kind == "signal":

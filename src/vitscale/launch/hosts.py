@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,15 @@ class Hosts:
 class _Agent:
     """The agent of one host, as it is seen from here."""
 
-    def __init__(self, host: Host, ranks: range, log: Path, process: Process) -> None:
+    def __init__(self, host: Host, ranks: int, log: Path, process: Process) -> None:
         assert process.stdout is not None
-        self.host, self.ranks, self._log, self._process = host, ranks, log, process
+        self.host, self._log, self._process = host, log, process
         self._lines = Lines(process.stdout.fileno())
         self.ready = False
         self.reason: str | None = None
         """Why the host is of no use, or None."""
-        self._codes: list[int | None] = [None] * len(ranks)
+        self._codes: list[int | None] = [None] * ranks
+        self.oom_kills = 0
         self._heard = self._spoke = time.monotonic()
 
     @property
@@ -137,7 +138,7 @@ class _Agent:
             self.ready = self.ready or "ready" in message
             self.reason = self.reason or message.get("failed")
             if codes := message.get("codes"):
-                self._codes = codes
+                self._codes, self.oom_kills = codes, message.get("oom_kills", 0)
         self.reason = self.reason or self._lost(ended)
         if time.monotonic() - self._spoke > LIFE_S:
             self.tell({"order": "stay"})
@@ -186,12 +187,12 @@ class RanksOfHosts(Ranks):
 
     def start(self, command: Command, results: Path, folder: Path) -> None:
         """Connect to the next host; ranks are started when all hosts are there."""
-        node, each = len(self.agents), self._round.ranks_per_node
+        node = len(self.agents)
         self._logs, log = folder, folder / f"stderr.node{node:03d}.log"
         with log.open("wb") as err:
             process = begin(command, results, subprocess.PIPE, err)
         self.processes.append(process)
-        agent = _Agent(self._hosts[node], range(node * each, (node + 1) * each), log, process)
+        agent = _Agent(self._hosts[node], self._round.ranks_per_node, log, process)
         self.agents.append(agent)
         agent.tell({"serve": Work(str(results.resolve()), self._round.name, node, self._environ)._asdict()})
 
@@ -215,25 +216,18 @@ class RanksOfHosts(Ranks):
         for agent in self.agents:
             agent.tell(document)
 
-    def killed(self) -> str | None:
-        """Which host is gone, or which rank was ended by which signal on which host; None where none was."""
-        if lost := [agent for agent in self.agents if agent.reason]:
-            return _listed(lost)
-        for rank, host, code in self._ends():
-            if code < 0:
-                return f"rank {rank} on host `{host}` was ended by {signal.Signals(-code).name}"
-        return None
+    def outcome(self) -> RoundEnd | None:
+        """Which host is gone; else its ranks know."""
+        lost = [agent for agent in self.agents if agent.reason]
+        return RoundEnd("failed", _listed(lost)) if lost else None
 
-    def ended(self) -> str:
-        """Which rank ended with another status than 0."""
-        rank, host, code = next(self._ends())
-        return f"rank {rank} on host `{host}` ended with status {code}"
+    def host(self, rank: int) -> str:
+        """The host of a rank."""
+        return f"host `{self._hosts[rank // self._round.ranks_per_node].name}`"
 
-    def _ends(self) -> Iterator[tuple[int, str, int]]:
-        for agent in self.agents:
-            for rank, code in zip(agent.ranks, agent.codes, strict=True):
-                if code:
-                    yield rank, agent.host.name, code
+    def oom_kills(self) -> int:
+        """How often the kernels of all hosts have ended a process for want of memory, since their agents started."""
+        return sum(agent.oom_kills for agent in self.agents)
 
     def end(self) -> None:
         """Let the agents end the ranks and themselves, then end ssh, and gather what was said."""

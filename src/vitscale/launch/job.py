@@ -6,10 +6,12 @@ import contextlib
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
-from vitscale.launch.outcome import RoundEnd
+from vitscale.launch.attend import SHARED
+from vitscale.launch.outcome import Killed, RoundEnd
 from vitscale.launch.processes import Ranks
 from vitscale.launch.sbatch import LOG, STATUS
 from vitscale.launch.scheduler import FORGOTTEN, Scheduler, State
@@ -71,12 +73,23 @@ class RanksOfJob(Ranks):
         """How the job ended, where that was not its ranks' doing."""
         if self._state is None:
             return None
-        if self._state.name == FORGOTTEN and not (self._folder / LOG).exists():
+        begun = self._has_log()
+        if self._state.name == FORGOTTEN and not begun:
             # An array's element that is cancelled while it waits leaves nothing in the queue.
             return RoundEnd("killed", f"job {self._job} left the queue before it began", again=False)
-        return ended_by_slurm(self._job, self._state, _errors(self._folder))
+        end = ended_by_slurm(self._job, self._state, _errors(self._folder))
+        if end is None and not begun:
+            told = f"job {self._job} left no word in the results folder, which its nodes have to share"
+            return RoundEnd("failed", told, "setup", SHARED)
+        return end
 
-    def killed(self) -> str | None:
+    def _has_log(self) -> bool:
+        """Whether the job's script has found the results folder."""
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=self._folder):
+            pass  # a network file system that has seen the folder change here does not answer from memory
+        return (self._folder / LOG).exists()
+
+    def killed(self) -> Killed | None:
         """Which rank was ended by a signal, as `srun` tells."""
         return killed_of(_errors(self._folder))
 
@@ -118,14 +131,14 @@ def ended_by_slurm(job: str, state: State, errors: str) -> RoundEnd | None:
 _FIRST = re.compile(r"^srun: error: (\S+): tasks? (\d+)[^:\n]*: ([^(\n]+)", re.MULTILINE)
 
 
-def killed_of(errors: str) -> str | None:
+def killed_of(errors: str) -> Killed | None:
     """Which rank a signal ended, as `srun` tells, if that was the first end: the ranks that it then ends come after."""
     match = _FIRST.search(errors)
     if match is None or match[3].startswith("Exited"):
         return None
     told = match[3].strip()
     names = {signal.strsignal(one): one.name for one in signal.Signals}
-    return f"rank {match[2]} was ended by {names.get(told, told)} on {match[1]}"
+    return Killed(int(match[2]), names.get(told, told), f"node `{match[1]}`")
 
 
 def _errors(folder: Path) -> str:
@@ -145,7 +158,7 @@ class RanksOfStep(Ranks):
         if step := self._scheduler.step(self._job, self._folder.name):
             self._scheduler.signal(step, number)
 
-    def killed(self) -> str | None:
+    def killed(self) -> Killed | None:
         """Which rank was ended by a signal, as `srun` tells."""
         return killed_of(_errors(self._folder))
 

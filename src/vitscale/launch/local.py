@@ -41,7 +41,9 @@ class Local:
         """Serve a round."""
         folder = results / "rounds" / round_.name
         commands = (self.command(folder, round_, rank) for rank in range(round_.world_size))
-        return attend(Ranks(), commands, results, round_, self._limits, watch)
+        several = range(round_.world_size) if round_.nodes > 1 else ()
+        hosts = [f"host {rank // round_.ranks_per_node}" for rank in several]
+        return attend(Ranks(hosts), commands, results, round_, self._limits, watch)
 
     def place(self, node: int) -> Place:
         """Where ranks of a node are started."""

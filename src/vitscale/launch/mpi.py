@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,17 +24,23 @@ from vitscale.launch.attend import attend
 from vitscale.launch.hostfile import Host, chosen
 from vitscale.launch.inputs import OF_ONE_HOST, Inputs, allowed
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
-from vitscale.launch.outcome import RoundEnd, Watch
+from vitscale.launch.outcome import Killed, RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks, end_leftovers
-from vitscale.records.round import Round, read_failures
+from vitscale.records.round import ASKED, Round, asked_every_s, read_failures
 
 _HERE = "localhost"
 _INSTALL = "apt-get install openmpi-bin (Debian), or module load openmpi"
 _STOP_S = 5.0
 """Longest wait for mpirun to end the ranks and itself."""
 
+_LAST_WORDS_S = 5.0
+"""How long mpirun may go on after a rank has said why it ended: it may wait for a host that is gone."""
+_STACKS_S = 1.0
+
 _OF_MPIRUN = ("OPAL_PREFIX", "OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
 """What mpirun itself reads: settings, and what a scheduler gave the job."""
+_NOTICE = {f"OMPI_MCA_oob_tcp_keepalive_{name}": "3" for name in ("time", "intvl", "probes")}
+"""Open MPI's mpirun and its daemons notice after 12 s, rather than many minutes, that no network joins them."""
 
 
 class Mpirun(NamedTuple):
@@ -75,7 +82,7 @@ class Mpi:
 
     def __init__(self, mpirun: Mpirun, hosts: Sequence[Host], inputs: Inputs) -> None:
         self._mpirun, self._hosts, self._limits = mpirun, hosts, inputs.limits
-        self._environ = allowed(inputs.environ, _OF_MPIRUN) | inputs.variables()
+        self._environ = _NOTICE | allowed(inputs.environ, _OF_MPIRUN) | inputs.variables()
 
     def run(self, results: Path, round_: Round, watch: Watch) -> RoundEnd:
         """Serve a round."""
@@ -116,18 +123,43 @@ def _hydra(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> lis
 
 
 class RanksOfMpirun(Ranks):
-    """The ranks of a round that one mpirun starts; those on this host can be reached."""
+    """The ranks of a round that one mpirun starts. Signals reach those on this host, words all of them."""
 
     def __init__(self, results: Path, round_: Round) -> None:
         super().__init__()
         self._results, self._round = results, round_
         self._folder = results / "rounds" / round_.name
+        self._spoke_at: float | None = None
+
+    def start(self, command: Command, results: Path, folder: Path) -> None:
+        """Start mpirun."""
+        if self._round.nodes > 1:
+            (folder / ASKED).touch()  # a network file system remembers what was not there
+        super().start(command, results, folder)
+
+    def codes(self) -> list[int | None]:
+        """mpirun's exit status, or a failure of its own where a rank has said why it ended and mpirun goes on."""
+        codes = super().codes()
+        if codes == [None] and self._spoke_at is None and any(self._folder.glob("failure.*")):
+            self._spoke_at = time.monotonic()
+        late = self._spoke_at is not None and time.monotonic() - self._spoke_at > _LAST_WORDS_S
+        return [1] if codes == [None] and late else codes
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the ranks on this host, past mpirun: most would end it."""
+        """Send a signal to all ranks, past mpirun: most would end it. Where there are several hosts, by a file."""
+        if self._round.nodes > 1:
+            with (self._folder / ASKED).open("a") as file:
+                file.write(f"{number.name}\n")
+            time.sleep(asked_every_s(self._round.world_size) + _STACKS_S)
+            return
         for rank in self._here():
             with contextlib.suppress(psutil.Error):
                 rank.send_signal(number)
+
+    def outcome(self) -> RoundEnd | None:
+        """Which host is gone, as Open MPI tells."""
+        match = _LOST.search(self._told())
+        return RoundEnd("failed", f"host `{match[1]}` lost its connection to `mpirun`") if match else None
 
     def _here(self) -> Iterator[psutil.Process]:
         """Ranks on this host: what mpirun started, not what they started themselves."""
@@ -139,11 +171,11 @@ class RanksOfMpirun(Ranks):
                         found.add(process.pid)
                         yield process
 
-    def killed(self) -> str | None:
+    def killed(self) -> Killed | None:
         """Which rank was ended by a signal, as mpirun tells; the ranks that it then ends are not told of."""
         told = self._told()
         if match := _KILLED_OPEN_MPI.search(told):
-            return _by_signal(int(match[1]), int(match[2]))
+            return self._by_signal(int(match[1]), int(match[3]), match[2])
         process, number = _PROCESS_HYDRA.search(told), _SIGNAL_HYDRA.search(told)
         if process is None or number is None:
             return None
@@ -153,7 +185,14 @@ class RanksOfMpirun(Ranks):
         silent = [rank for rank in range(self._round.world_size) if rank not in spoke]
         named = ranks.get(int(process[1]))
         rank = named if named in silent else silent[0] if len(silent) == 1 else None
-        return None if rank is None else _by_signal(rank, int(number[1]))
+        if rank is None:
+            return None
+        return self._by_signal(rank, int(number[1]), process[2] if rank == named else None)
+
+    def _by_signal(self, rank: int, number: int, host: str | None) -> Killed:
+        known = {one.value: one.name for one in signal.Signals}
+        several = host is not None and self._round.nodes > 1
+        return Killed(rank, known.get(number, f"signal {number}"), f"host `{host}`" if several else None)
 
     def ended(self) -> str:
         """How mpirun ended, and what it says about it."""
@@ -175,17 +214,13 @@ class RanksOfMpirun(Ranks):
         return "".join((self._folder / name).read_text(errors="replace") for name in ("stderr.log", "stdout.log"))
 
 
+_LOST = re.compile(r"Remote\s+daemon:\s+\S+\s+on\s+node\s+(\S+)")
 _KILLED_OPEN_MPI = re.compile(
-    r"process\s+rank\s+(\d+)\s+with\s+PID\s+\d+\s+on\s+node\s+\S+\s+exited\s+on\s+signal\s+(\d+)"
+    r"process\s+rank\s+(\d+)\s+with\s+PID\s+\d+\s+on\s+node\s+(\S+)\s+exited\s+on\s+signal\s+(\d+)"
 )
-_PROCESS_HYDRA = re.compile(r"PID (\d+) RUNNING AT")
+_PROCESS_HYDRA = re.compile(r"PID (\d+) RUNNING AT (\S+)")
 _SIGNAL_HYDRA = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
 _RANK = re.compile(r"^rank (\d+) is process (\d+)$", re.MULTILINE)
-
-
-def _by_signal(rank: int, number: int) -> str:
-    known = {one.value: one.name for one in signal.Signals}
-    return f"rank {rank} was ended by {known.get(number, f'signal {number}')}"
 
 
 def _because(told: str) -> str:

@@ -12,6 +12,16 @@ from vitscale.records.schema import Status
 Watch = Callable[[Beat], None]
 
 
+class Killed(NamedTuple):
+    """A rank that a signal ended."""
+
+    rank: int
+    signal: str
+    """Its name, `SIGKILL`."""
+    host: str | None = None
+    """In words; None where it says nothing, as there is one."""
+
+
 class RoundEnd(NamedTuple):
     """How a round ended. `status` is `ok` where every launch of it is finished."""
 

@@ -12,11 +12,29 @@ from typing import IO, NamedTuple
 
 import psutil
 
-from vitscale.launch.outcome import RoundEnd
+from vitscale.launch.outcome import Killed, RoundEnd
 
 _WAIT_S = 1.0
+_POLL_S = 0.1
+_LOOKS_PER_S = 5000
+"""Most files of a shared folder that are looked at in a second, by one process for all ranks or by all ranks."""
+_OOM_EVENTS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 
 Process = subprocess.Popen[bytes]
+
+
+def poll_s(ranks: int, least_s: float = _POLL_S) -> float:
+    """How long to wait from one look at so many ranks, or of so many, to the next."""
+    return max(least_s, ranks / _LOOKS_PER_S)
+
+
+def oom_kills() -> int:
+    """How often the kernel has ended a process of this control group for want of memory."""
+    for path in _OOM_EVENTS:
+        with contextlib.suppress(OSError, ValueError):
+            pairs = dict(line.split() for line in path.read_text().splitlines())
+            return int(pairs["oom_kill"]) if "oom_kill" in pairs else 0
+    return 0
 
 
 class Command(NamedTuple):
@@ -40,9 +58,14 @@ def begin(command: Command, folder: Path, out: IO[bytes] | int, err: IO[bytes] |
 
 
 class Ranks:
-    """The ranks of a round, where this process starts each of them."""
+    """The ranks of a round, where this process starts each of them.
 
-    def __init__(self) -> None:
+    Args:
+        hosts: that of each rank, in words; none where there is one host.
+    """
+
+    def __init__(self, hosts: Sequence[str] = ()) -> None:
+        self._host_names = hosts
         self.processes: list[Process] = []
 
     def start(self, command: Command, results: Path, folder: Path) -> None:
@@ -64,21 +87,34 @@ class Ranks:
         """How the round ended, where whoever started the ranks knows better than they; else None."""
         return None
 
-    def killed(self) -> str | None:
+    def host(self, rank: int) -> str | None:
+        """The host of a rank in words, or None where there is one host."""
+        return self._host_names[rank] if self._host_names else None
+
+    def killed(self) -> Killed | None:
         """Which rank was ended by which signal, or None where none was."""
         for rank, code in enumerate(self.codes()):
             if (code or 0) < 0:
-                return f"rank {rank} was ended by {signal.Signals(-(code or 0)).name}"
+                return Killed(rank, signal.Signals(-(code or 0)).name, self.host(rank))
         return None
+
+    def oom_kills(self) -> int:
+        """How often the kernel has ended a process for want of memory, on hosts where this can be seen."""
+        return oom_kills()
 
     def ended(self) -> str:
         """Which rank ended with another status than 0."""
         rank, code = next((rank, code) for rank, code in enumerate(self.codes()) if code)
-        return f"rank {rank} ended with status {code}"
+        return f"{named(rank, self.host(rank))} ended with status {code}"
 
     def end(self) -> None:
         """End what is left."""
         end_sessions(self.processes)
+
+
+def named(rank: int, host: str | None) -> str:
+    """A rank with its host."""
+    return f"rank {rank} on {host}" if host else f"rank {rank}"
 
 
 def end_sessions(leaders: Sequence[Process]) -> None:

@@ -127,7 +127,8 @@ def rendered(
     home = Path.home() if home is None else home
     exports = [f"export {_plain('a variable', name)}={quoted(value, home)}" for name, value in environ.items()]
     command = " \\\n    ".join(quoted(word, home) for word in words)
-    logs = f"exec >>{quoted(f'{folder}/{LOG}', home)} 2>>{quoted(f'{folder}/stderr.log', home)}"
+    # A node that does not see the folder starts nothing.
+    logs = f"exec >>{quoted(f'{folder}/{LOG}', home)} 2>>{quoted(f'{folder}/stderr.log', home)} || exit"
     status = f"echo $? >{quoted(f'{folder}/{STATUS}', home)}"
     lines = ["#!/bin/bash", *_options(asked), "", "umask 077", logs, *exports, "", command, status, ""]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command
 from vitscale.launch.sbatch import ARRAY, SCRIPT, array, resources, script, srun
 from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm
-from vitscale.records.round import ROUND, Beat, Round, read_heartbeat
+from vitscale.records.round import ROUND, Beat, Round, read_heartbeats
 from vitscale.records.writer import write_whole
 
 _POLL_S = 0.2
@@ -191,8 +191,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _await_start(ranks: RanksOfJob, folder: Path, round_: Round, watch: Watch) -> None:
     """Wait for a job's turn, however long that takes: time limits are for what runs."""
-    everyone = range(round_.world_size)
-    while ranks.waiting() and not any(read_heartbeat(folder, rank) for rank in everyone):
+    while ranks.waiting() and not any(read_heartbeats(folder, round_.nodes, round_.world_size)):
         watch(Beat(0, "queued", 0, 0, None))
         time.sleep(_POLL_S)
 

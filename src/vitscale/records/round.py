@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from vitscale.errors import ResultsError
 
 ROUND = "round.json"
 LISTENS = "listens.json"
+ASKED = "asked"
+"""Signals by name, one a line, that ranks of several hosts send themselves: for starters that do not pass them on."""
 DETACHED = "VITSCALE_DETACHED"
 """Variable of ranks that go on without the tool. Others end where their standard input closes, held by its process."""
 
@@ -123,33 +126,57 @@ _WIDTH = 96
 
 
 class Heartbeat:
-    """One fixed-width line per rank, overwritten in place: a write of 96 bytes per step, no flush, no sync."""
+    """One fixed-width line per rank, overwritten in place: a write of 96 bytes per step, no flush, no sync.
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._file = os.open(heartbeat_path(folder, rank), os.O_WRONLY | os.O_CREAT, 0o600)
+    The ranks of a host write into one file, each its own line: a shared file system has one file for each host.
+    """
+
+    def __init__(self, folder: Path, rank: int, ranks_per_node: int) -> None:
+        node, line = divmod(rank, ranks_per_node)
+        self._rank, self._place = rank, line * _WIDTH
+        self._file = os.open(heartbeat_path(folder, node), os.O_WRONLY | os.O_CREAT, 0o600)
 
     def beat(self, beat: Beat) -> None:
         """Say where this rank is."""
         loss = "-" if beat.loss is None else f"{beat.loss:.6g}"
-        text = f"{beat.entry} {beat.phase} {beat.step} {beat.steps} {loss}"
-        os.pwrite(self._file, text.ljust(_WIDTH - 1)[: _WIDTH - 1].encode() + b"\n", 0)
+        text = f"{self._rank} {beat.entry} {beat.phase} {beat.step} {beat.steps} {loss}"
+        os.pwrite(self._file, text.ljust(_WIDTH - 1)[: _WIDTH - 1].encode() + b"\n", self._place)
 
 
-def heartbeat_path(folder: Path, rank: int) -> Path:
-    """Where a rank's heartbeat lies in its round's folder."""
-    return folder / f"heartbeat.rank{rank:03d}"
+def heartbeat_path(folder: Path, node: int) -> Path:
+    """Where the heartbeats of a host's ranks lie in their round's folder."""
+    return folder / f"heartbeat.node{node:03d}"
+
+
+def read_heartbeats(folder: Path, nodes: int, world_size: int) -> list[Beat | None]:
+    """Each rank's last heartbeat, None before its first; as many files are opened as there are hosts."""
+    beats: list[Beat | None] = [None] * world_size
+    for node in range(nodes):
+        for rank, beat in _beats(heartbeat_path(folder, node)):
+            if rank < world_size:
+                beats[rank] = beat
+    return beats
 
 
 def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
-    """A rank's last heartbeat and the time it was written (seconds since the epoch), or None before the first."""
-    path = heartbeat_path(folder, rank)
+    """A rank's last heartbeat and the time its host last wrote one (seconds since the epoch), or None."""
+    for path in sorted(folder.glob("heartbeat.node*")):
+        for other, beat in _beats(path):
+            if other == rank:
+                return beat, path.stat().st_mtime
+    return None
+
+
+def _beats(path: Path) -> Iterator[tuple[int, Beat]]:
     try:
-        entry, phase, step, steps, loss = path.read_text().split()
-        return Beat(
-            int(entry), phase, int(step), int(steps), None if loss == "-" else float(loss)
-        ), path.stat().st_mtime
-    except (OSError, ValueError):
-        return None
+        text = path.read_bytes()
+    except OSError:
+        return
+    for place in range(0, len(text), _WIDTH):
+        with contextlib.suppress(ValueError):  # nothing is there yet, or half of it
+            rank, entry, phase, step, steps, loss = text[place : place + _WIDTH].decode().split()
+            beat = Beat(int(entry), phase, int(step), int(steps), None if loss == "-" else float(loss))
+            yield int(rank), beat
 
 
 def read_listens(folder: Path) -> list[list[str]] | None:
@@ -158,6 +185,11 @@ def read_listens(folder: Path) -> list[list[str]] | None:
         hosts: list[list[str]] = json.loads((folder / LISTENS).read_bytes())["hosts"]
         return hosts
     return None
+
+
+def asked_every_s(world_size: int) -> float:
+    """How often each rank looks whether a signal is asked for: a file of a shared folder, a thousand looks a second."""
+    return max(1.0, world_size / 1000)
 
 
 def failure_path(folder: Path, rank: int) -> Path:

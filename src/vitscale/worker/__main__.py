@@ -11,6 +11,7 @@ import faulthandler
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,10 +19,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitscale.errors import SetupError, VitscaleError
+from vitscale.errors import ResultsError, SetupError, VitscaleError, WorkerError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
-from vitscale.records.round import DETACHED, Beat, Heartbeat, Round, failure_path
-from vitscale.worker import hang
+from vitscale.records.round import ASKED, DETACHED, Beat, Heartbeat, Round, asked_every_s, failure_path
+from vitscale.worker import asked, hang, reach
 
 if TYPE_CHECKING:
     from vitscale.hardware.probe import Machine
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 
 _MPIRUNS = (OPEN_MPI, MPICH)
 _TRACKERS = ("mlflow", "wandb")
+_LAST_WORDS_S = 5.0
 
 
 def main(path: Path) -> None:
     """Serve one round."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
-    round_, rank, together = Round.read(path), 0, False
+    round_, rank, together = _read(path), 0, False
 
     def late(error: VitscaleError) -> None:
         _leave_failure(path.parent, rank, error, together=False)
@@ -48,7 +50,9 @@ def main(path: Path) -> None:
         hang.answer(rank)
         if _has_parent(place):
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-        heartbeat = Heartbeat(path.parent, rank)
+        if place.starter in _MPIRUNS and round_.nodes > 1:
+            asked.obey(path.parent / ASKED, asked_every_s(round_.world_size))
+        heartbeat = Heartbeat(path.parent, rank, round_.ranks_per_node)
         heartbeat.beat(Beat(0, "import", 0, 0, None))
         if cores := round_.cores_of(rank):
             os.sched_setaffinity(0, cores)  # before torch: its threads inherit it
@@ -61,6 +65,15 @@ def main(path: Path) -> None:
         _leave_failure(path.parent, rank, error, together=together)
         raise
     heartbeat.beat(Beat(number, "done", 0, 0, None))
+
+
+def _read(path: Path) -> Round:
+    try:
+        return Round.read(path)
+    except ResultsError:
+        if not path.exists():  # then no file is a way to tell; the starter brings what is printed
+            sys.stderr.write(f"host {socket.gethostname()} does not see the results folder\n")
+        raise
 
 
 def _has_parent(place: Position) -> bool:
@@ -114,7 +127,17 @@ def _join(
     if round_.examine and place.local_rank == 0:
         examine.write_host(folder, round_, place, machine)
     ranks = meeting.join(round_, place, first.torch_backend, machine, os.environ, late)
+    if round_.nodes > 1:
+        reach.watch(reach.wires(), lambda address: _cut_off(address, late))
     return ranks, machine, largest(imported_s, ranks.device)
+
+
+def _cut_off(address: str, late: Callable[[VitscaleError], None]) -> None:
+    """End this rank: a host that it needs does not answer."""
+    patience = threading.Timer(_LAST_WORDS_S, _end)  # the results folder may lie behind the same cut
+    patience.daemon = True
+    patience.start()
+    late(WorkerError(f"host `{address}` has not answered for {reach.SILENCE_S:g} s"))
 
 
 def _serve(round_: Round, folder: Path, heartbeat: Heartbeat, ranks: Ranks, machine: Machine, import_s: float) -> int:
@@ -175,6 +198,10 @@ def _end_with_parent() -> None:
     """End this rank and its children when the parent is gone: its end of our standard input closes then."""
     while os.read(0, 1):
         pass
+    _end()
+
+
+def _end() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -1,6 +1,8 @@
 """Rank 0 and another rank of a starter, in one process: orders, reports, and how everyone ends."""
 
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -90,7 +92,19 @@ def test_a_worker_of_another_rank_that_is_killed_is_named_by_rank_0(leader, resu
     assert leader.killed() is None
     Board(results).publish(leader._order._replace(number=leader._order.number + 1, kind="signal", what="SIGKILL"))
     wait_until(lambda: leader.codes() == [None, -signal.SIGKILL])
-    assert leader.killed() == "rank 1 was ended by SIGKILL"
+    assert leader.killed() == (1, "SIGKILL", None)  # there is one host
+
+
+def test_of_several_hosts_that_of_a_killed_rank_is_named_and_what_its_kernel_ended(results):
+    leader = Everywhere(Board(results), Position(0, 0, 2, 1, "torchrun"), patience_s=5)
+    before = leader.oom_kills()
+    Board(results).report(1, Report("word", 0, -signal.SIGKILL, "n2", 1))
+    leader.processes = [subprocess.Popen([sys.executable, "-c", ""])]
+    leader.processes[0].wait()
+    assert leader.killed() == (1, "SIGKILL", "host `n2`")
+    assert leader.ended() == "rank 1 on host `n2` ended with status -9"
+    assert leader.oom_kills() == before + 1
+    assert leader.host(0) == f"host `{socket.gethostname()}`"
 
 
 def test_what_an_earlier_start_left_is_for_nobody(leader, results):

@@ -95,7 +95,14 @@ def test_ranks_of_one_host_talk_over_its_loopback_interface(launcher, tmp_path):
 
 def test_a_killed_rank_is_named_with_its_host(launcher, tmp_path):
     end = serve(launcher(rank=DIES), tmp_path)
-    assert (end.status, end.reason) == ("failed", "rank 1 on host `b` was ended by SIGTERM")
+    assert (end.status, end.reason) == ("failed", "rank 1 on host `b` was ended by SIGTERM before its first step")
+
+
+def test_a_rank_that_the_kernel_of_another_host_ended_for_memory_is_an_outcome(launcher, tmp_path):
+    kills = "count = iter((2, *[3] * 999)); agent.oom_kills = lambda: next(count)"
+    end = serve(launcher(rank=DIES.replace("SIGTERM", "SIGKILL"), b=kills), tmp_path)
+    why = "was ended by SIGKILL before its first step, by the kernel, for want of host memory"
+    assert (end.status, end.reason) == ("oom", f"rank 1 on host `b` {why}")
 
 
 def test_what_a_rank_printed_is_in_the_rounds_log_below_its_host(launcher, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 from vitscale.errors import SetupError
 from vitscale.launch.hostfile import Host
 from vitscale.launch.inputs import Inputs
-from vitscale.launch.mpi import Mpi, Mpirun, find_mpirun
+from vitscale.launch.mpi import Mpi, Mpirun, RanksOfMpirun, find_mpirun
 from vitscale.launch.outcome import RoundEnd
+from vitscale.launch.processes import Command
 from vitscale.records.round import Entry, Round
 
 HOSTILE = "a b 'c' \"d\" $(reboot) `reboot` ;|&\n-x --"
@@ -44,6 +46,20 @@ This typically refers to a problem with your application.
 Please see the FAQ page for debugging suggestions
 """,
 }
+LOST = """
+--------------------------------------------------------------------------
+ORTE has lost communication with a remote daemon.
+
+  HNP daemon   : [[23570,0],0] on node vm
+  Remote daemon: [[23570,0],1] on node 10.0.0.2
+
+This is usually due to either a failure of the TCP network
+connection to the node, or possibly an internal failure of
+the daemon itself. We cannot recover from this failure, and
+therefore will terminate the job.
+--------------------------------------------------------------------------
+"""
+EARLY = "before its first step"
 NO_SUCH_HOST = """
 --------------------------------------------------------------------------
 ORTE was unable to reliably start one or more daemons.
@@ -180,7 +196,55 @@ def test_hostile_names_arrive_as_they_are_and_are_read_by_no_shell(script, tmp_p
 @pytest.mark.parametrize("kind", ["openmpi", "hydra"])
 def test_a_killed_rank_is_named_from_what_mpirun_says(served, kind):
     end = served(f"sys.stderr.write({KILLED[kind]!r}); sys.exit(137)", kind=kind)
-    assert end == RoundEnd("failed", "rank 1 was ended by SIGKILL")
+    assert end == RoundEnd("failed", "rank 1 was ended by SIGKILL before its first step")
+
+
+@pytest.mark.parametrize(("kind", "host"), [("openmpi", "vm"), ("hydra", "localhost")])
+def test_of_several_hosts_that_of_a_killed_rank_is_named_and_the_step(served, tmp_path, kind, host):
+    folder = str(tmp_path / "results" / "rounds" / "0000-w2")
+    beats = f"""
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from vitscale.records.round import Beat, Heartbeat
+Heartbeat(Path({folder!r}), 1, 1).beat(Beat(0, "steady", 3, 9, None))"""
+    end = served(f"{beats}\nsys.stderr.write({KILLED[kind]!r}); sys.exit(137)", round_of(2, nodes=2), kind=kind)
+    assert end.reason == f"rank 1 on host `{host}` was ended by SIGKILL after step 3 (steady)"
+
+
+def test_a_host_that_does_not_see_the_results_folder_ends_the_study_with_what_to_do(served):
+    told = "host b does not see the results folder\nTraceback …\nhost b does not see the results folder\n"
+    end = served(f"sys.stderr.write({told!r}); sys.exit(1)", round_of(4, nodes=2))
+    assert end[:3] == ("failed", "host `b` does not see the results folder", "setup")
+    assert "`--out`" in end.hint
+
+
+def test_a_host_that_mpirun_has_lost_is_named(served):
+    end = served(f"sys.stderr.write({LOST!r}); sys.exit(1)", round_of(2, nodes=2))
+    assert end == RoundEnd("failed", "host `10.0.0.2` lost its connection to `mpirun`")
+
+
+def test_an_mpirun_that_goes_on_after_a_rank_has_said_why_it_ended_is_ended(served, monkeypatch):
+    monkeypatch.setattr("vitscale.launch.mpi._LAST_WORDS_S", 0.1)
+    word = json.dumps({"kind": "exception", "message": "host `10.0.0.2` has not answered for 20 s"})
+    left = f"open('rounds/0000-w2/failure.rank000.json', 'w').write({word!r})"
+    end = served(f"{left}; time.sleep(60)", round_of(2, nodes=2))
+    assert end == RoundEnd("failed", "rank 0: host `10.0.0.2` has not answered for 20 s")
+
+
+def test_ranks_of_several_hosts_are_asked_by_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitscale.launch.mpi.time.sleep", lambda seconds: None)
+    round_ = round_of(2, nodes=2)
+    folder = tmp_path / "rounds" / round_.name
+    folder.mkdir(parents=True)
+    ranks = RanksOfMpirun(tmp_path, round_)
+    try:
+        ranks.start(Command([sys.executable, "-c", ""], {}), tmp_path, folder)
+        assert (folder / "asked").read_text() == ""
+        for number in (signal.SIGQUIT, signal.SIGTERM):
+            ranks.signal(number)
+        assert (folder / "asked").read_text() == "SIGQUIT\nSIGTERM\n"
+    finally:
+        ranks.end()
 
 
 def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
@@ -189,7 +253,8 @@ def test_a_rank_that_hydra_ended_itself_is_not_the_one(served, tmp_path):
     folder = "rounds/0000-w2"
     word = json.dumps({"kind": "exception", "message": "Connection reset"})
     left = f"open('{folder}/failure.rank000.json', 'w').write({word!r})"
-    assert served(f"{left}; print({told!r}); sys.exit(9)", kind="hydra").reason == "rank 1 was ended by SIGKILL"
+    end = served(f"{left}; print({told!r}); sys.exit(9)", kind="hydra")
+    assert end.reason == f"rank 1 was ended by SIGKILL {EARLY}"
 
 
 def test_an_mpirun_that_cannot_start_is_quoted(served):
@@ -214,7 +279,7 @@ sys.path[:0] = {sys.path!r}
 from pathlib import Path
 from vitscale.records.round import Beat, Heartbeat
 for rank in (0, 1):
-    Heartbeat(Path({str(folder)!r}), rank).beat(Beat(0, "steady", 3, 9, None))
+    Heartbeat(Path({str(folder)!r}), rank, 2).beat(Beat(0, "steady", 3, 9, None))
 time.sleep(60)"""
     with pytest.raises(KeyboardInterrupt):
         served(text, watch=interrupt)
@@ -249,8 +314,12 @@ def test_without_mpirun_the_package_is_named(monkeypatch, tmp_path):
     assert "openmpi-bin" in refused.value.hint
 
 
-def test_a_signal_without_a_name_is_told_by_its_number():
-    from vitscale.launch.mpi import _by_signal
+def test_a_signal_without_a_name_is_told_by_its_number(served):
+    told = KILLED["openmpi"].replace("signal 9 (Killed)", "signal 40 (Real-time signal 6)")
+    assert served(f"sys.stderr.write({told!r}); sys.exit(1)").reason == f"rank 1 was ended by signal 40 {EARLY}"
 
-    assert _by_signal(1, 9) == "rank 1 was ended by SIGKILL"
-    assert _by_signal(1, 40) == "rank 1 was ended by signal 40"
+
+def test_open_mpi_notices_a_network_that_is_cut_unless_the_user_says_otherwise(tmp_path):
+    name = "OMPI_MCA_oob_tcp_keepalive_time"
+    for given, told in (({}, "3"), ({name: "60"}, "60")):
+        assert launcher("mpirun", tmp_path, environ=given).command(tmp_path, round_of(2)).environ[name] == told

@@ -1,11 +1,14 @@
 """Two time limits, told apart by where a rank is."""
 
+from pathlib import Path
+
 import pytest
 
 from vitscale.config.study import LaunchSection
 from vitscale.launch import attend
 from vitscale.launch.attend import _begun, _furthest_behind, _Patience
-from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat
+from vitscale.launch.processes import poll_s
+from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat, read_heartbeats
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def test_the_next_launch_of_a_round_is_a_start_again(now):
 
 def test_a_heartbeat_is_overwritten_in_place(tmp_path):
     assert read_heartbeat(tmp_path, 3) is None
-    heart = Heartbeat(tmp_path, 3)
+    heart = Heartbeat(tmp_path, 3, ranks_per_node=1)
     beats = [
         Beat(0, "import", 0, 0, None),
         Beat(2, "steady", 999, 1000, 123456.789),
@@ -63,14 +66,47 @@ def test_a_heartbeat_is_overwritten_in_place(tmp_path):
         assert heartbeat_path(tmp_path, 3).stat().st_size == 96
 
 
+def test_ranks_of_a_host_share_a_file_in_which_each_has_its_own_line(tmp_path):
+    hearts = {rank: Heartbeat(tmp_path, rank, ranks_per_node=2) for rank in (3, 0, 1)}
+    hearts[3].beat(Beat(0, "steady", 7, 9, 2.5))
+    hearts[1].beat(Beat(0, "warmup", 1, 9, None))
+    beats = [None, Beat(0, "warmup", 1, 9, None), None, Beat(0, "steady", 7, 9, 2.5)]
+    assert read_heartbeats(tmp_path, 2, 4) == beats  # line 0 of either file is a hole
+    assert [found and found[0] for found in (read_heartbeat(tmp_path, rank) for rank in range(4))] == beats
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heartbeat.node000", "heartbeat.node001"]
+    with heartbeat_path(tmp_path, 1).open("r+b") as file:
+        file.truncate(96 + 4)
+    assert read_heartbeats(tmp_path, 3, 4) == [*beats[:3], None]
+
+
+def test_one_look_at_4096_ranks_opens_a_file_for_each_host(tmp_path, monkeypatch):
+    beat = Beat(0, "steady", 7, 9, 2.5)
+    Heartbeat(tmp_path, 0, 8).beat(beat)
+    rest = heartbeat_path(tmp_path, 0).read_text().partition(" ")[2]
+    for node in range(512):
+        lines = (f"{rank} {rest.rstrip()}".ljust(95) + "\n" for rank in range(8 * node, 8 * node + 8))
+        heartbeat_path(tmp_path, node).write_text("".join(lines))
+    opened, read = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (opened.append(path), read(path))[1])
+    assert read_heartbeats(tmp_path, 512, 4096) == [beat] * 4096
+    assert len(opened) == 512
+
+
+def test_many_ranks_are_looked_at_less_often():
+    assert [poll_s(ranks) for ranks in (1, 8, 500)] == [0.1] * 3
+    assert poll_s(4096) == pytest.approx(0.82, abs=0.01)
+    assert poll_s(4096, 0.05) == poll_s(4096)
+    assert poll_s(8, 0.05) == 0.05
+
+
 def test_of_ranks_in_one_step_the_one_that_began_fewer_collectives_is_named(tmp_path):
-    beats = [(Beat(0, "steady", 3, 9, None), 0.0)] * 3
+    beats = [Beat(0, "steady", 3, 9, None)] * 3
     assert _furthest_behind(beats, _begun(tmp_path)) == "ranks 0, 1, 2"
     (tmp_path / "stderr.log").write_text(
         "rank 0 has begun 42 collectives\nn1: rank 1 has begun 41 collectives\nrank 2 has begun 42 collectives\n"
     )
     begun = _begun(tmp_path)
     assert _furthest_behind(beats, begun) == "rank 1"
-    ahead = [beats[0], (Beat(0, "steady", 4, 9, None), 0.0), beats[0]]
+    ahead = [beats[0], Beat(0, "steady", 4, 9, None), beats[0]]
     assert _furthest_behind(ahead, begun) == "ranks 0, 2"
     assert _furthest_behind(beats, {0: 42, 1: 41}) == "ranks 0, 1, 2"  # rank 2 did not answer

@@ -271,9 +271,31 @@ def test_a_script_that_ended_well_is_enough_and_one_that_did_not_is_looked_up(la
     scheduler = FakeScheduler("RUNNING", "COMPLETING", "COMPLETED")
     ranks = RanksOfJob(scheduler, "17", folder)
     assert [ranks.codes() for _ in range(3)] == [[None], [None], [137]]
-    assert ranks.killed() == "rank 1 was ended by SIGKILL on n2"
+    assert ranks.killed() == (1, "SIGKILL", "node `n2`")
     ranks.end()
     assert scheduler.said == []
+
+
+def test_a_job_whose_node_does_not_see_the_folder_ends_the_study_with_what_to_do(launcher, tmp_path):
+    one = launcher("PENDING", "RUNNING", "FAILED")
+    end = one.run(tmp_path, round_of(), lambda beat: None)
+    told = "job 17 left no word in the results folder, which its nodes have to share"
+    assert end[:3] == ("failed", told, "setup")
+    assert "`--out`" in end.hint
+    assert jobs.unfinished(tmp_path) == {}
+
+
+def test_another_node_that_does_not_see_the_folder_is_named_by_what_its_rank_prints(launcher, tmp_path):
+    one = launcher("RUNNING", "FAILED")
+    folder = tmp_path / "rounds" / "0000-w2"
+    folder.mkdir(parents=True)
+    (folder / "stdout.log").touch()
+    (folder / "status").write_text("1\n")
+    told = "host n2 does not see the results folder\n"
+    (folder / "stderr.log").write_text(f"{told}Traceback …\nsrun: error: n2: task 1: Exited with exit code 1\n")
+    (folder / "failure.rank000.json").write_text('{"kind": "exception", "message": "Connection reset"}')
+    end = one.run(tmp_path, round_of(), lambda beat: None)
+    assert end[:3] == ("failed", "host `n2` does not see the results folder", "setup")
 
 
 def test_a_job_that_is_given_up_is_ended_and_waited_for(tmp_path):
@@ -337,10 +359,8 @@ def test_of_other_ends_the_ranks_know_more():
 
 
 def test_srun_tells_the_first_rank_that_a_signal_ended():
-    assert killed_of(KILLED) == "rank 1 was ended by SIGKILL on n2"
-    assert (
-        killed_of("srun: error: n1: task 0: Segmentation fault (core dumped)\n") == "rank 0 was ended by SIGSEGV on n1"
-    )
+    assert killed_of(KILLED) == (1, "SIGKILL", "node `n2`")
+    assert killed_of("srun: error: n1: task 0: Segmentation fault (core dumped)\n") == (0, "SIGSEGV", "node `n1`")
     assert killed_of("srun: error: n1: tasks 0-1: Exited with exit code 1\n") is None
     assert killed_of(FAILED) is None
     assert killed_of("") is None

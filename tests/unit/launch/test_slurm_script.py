@@ -153,3 +153,15 @@ def test_an_element_of_an_array_runs_the_file_of_its_round(tmp_path):
         environ = {"SLURM_ARRAY_TASK_ID": str(number)}
         told = subprocess.check_output(["bash", "array.sh"], env=environ, cwd=tmp_path, text=True)
         assert told == f"{round_.name}\n"
+
+
+def test_a_node_that_does_not_see_the_results_folder_starts_nothing(srun, tmp_path):
+    file = tmp_path / "job.sh"
+    file.write_text(script(tmp_path, round_of(2), LaunchSection(), {}))
+    outside = {"PATH": f"{srun}:/usr/bin:/bin", "HOME": "/", "TOLD": str(tmp_path / "told")}
+    ran = subprocess.run(["bash", file], check=False, env=outside, cwd=tmp_path, stderr=subprocess.PIPE)
+    assert ran.returncode != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["job.sh"]
+    (tmp_path / "rounds" / "0003-w2").mkdir(parents=True)
+    subprocess.run(["bash", file], check=True, env=outside, cwd=tmp_path)
+    assert (tmp_path / "told").exists()

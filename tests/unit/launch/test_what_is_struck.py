@@ -58,7 +58,7 @@ def test_the_job_that_is_waited_for_is_struck_once_it_has_spoken(tmp_path, monke
     jobs.note_ended(tmp_path, "0000-w2", "17", "ok")
     assert strike_job(study, random.Random(0)) is None
     (tmp_path / "rounds/0001-w2").mkdir(parents=True)
-    Heartbeat(tmp_path / "rounds/0001-w2", 0).beat(Beat(0, "steady", 3, 40, None))
+    Heartbeat(tmp_path / "rounds/0001-w2", 0, 2).beat(Beat(0, "steady", 3, 40, None))
     assert strike_job(study, random.Random(0)) == "cancelled"
     assert struck == [["scancel", "18"]]
 

@@ -1,6 +1,7 @@
 """A rank that was not started among as many as the round has ends before it loads anything."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -36,3 +37,11 @@ def test_another_world_than_asked_for_is_a_failure_with_both_numbers(tmp_path, e
     assert (failure.rank, failure.kind) == (0, "setup")
     assert failure.message.startswith(message)
     assert not list(tmp_path.glob("heartbeat*"))
+
+
+def test_a_host_that_does_not_see_the_folder_says_so_where_its_starter_hears_it(tmp_path):
+    command = [sys.executable, "-P", "-m", "vitscale.worker", "rounds/0000-w2/round.json"]
+    ran = subprocess.run(command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"host {socket.gethostname()} does not see the results folder\n")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,103 @@
+"""Whether the other hosts still answer, as the kernel counts it on the connections between ranks.
+
+A network that is cut ends no connection: TCP sends again for a quarter of an hour, and a rank that only waits sends
+nothing. So the kernel is told to ask, and its own account is looked at: how long nothing has come from there, and how
+often it has asked or sent again since. Kernels answer for ranks that compute, hang or are stopped.
+
+Source: tcp(7); `struct tcp_info` of linux/tcp.h.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import psutil
+
+SILENCE_S = 20.0
+"""Longer than launchers need that hear of hosts themselves: they know more of what went wrong."""
+_LOOK_S = 2.0
+_ASK_S = 3
+_ASKED = 30
+"""Questions until the kernel ends the connection itself."""
+_UNANSWERED = 2
+_TCP_INFO = struct.Struct("=8B13I")
+_STATE, _RETRANSMITS, _PROBES, _LAST_HEARD_MS = 0, 2, 3, 20
+_ESTABLISHED = 1
+
+
+class Wire(NamedTuple):
+    """A connection to another host, which belongs to who made it."""
+
+    address: str
+    descriptor: int
+    inode: int
+    """Another one where the descriptor has become another file's."""
+
+    def ask(self) -> None:
+        """Let the kernel ask for a sign of life where nothing is sent."""
+        options = ((socket.TCP_KEEPIDLE, _ASK_S), (socket.TCP_KEEPINTVL, _ASK_S), (socket.TCP_KEEPCNT, _ASKED))
+        one = socket.socket(fileno=self.descriptor)
+        try:
+            for option, value in options:
+                one.setsockopt(socket.IPPROTO_TCP, option, value)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        finally:
+            one.detach()
+
+    def silent_s(self) -> float:
+        """How long the other host has owed an answer; 0 where it does not, and of a connection that is closed."""
+        with contextlib.suppress(OSError):
+            if os.fstat(self.descriptor).st_ino != self.inode:
+                return 0.0
+            one = socket.socket(fileno=self.descriptor)
+            try:
+                told = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            finally:
+                one.detach()
+            return _owed_s(told)
+        return 0.0
+
+
+def _owed_s(told: bytes) -> float:
+    fields = _TCP_INFO.unpack(told)
+    # A host that has no room for more is asked ever more seldom, and answers each time.
+    unanswered = max(fields[_RETRANSMITS], fields[_PROBES]) >= _UNANSWERED
+    owed = unanswered and fields[_STATE] == _ESTABLISHED
+    return fields[_LAST_HEARD_MS] / 1000 if owed else 0.0
+
+
+def wires() -> list[Wire]:
+    """One connection of this process to each other host that it has any to."""
+    found: dict[str, Wire] = {}
+    for one in psutil.Process().net_connections("tcp"):
+        if one.status == psutil.CONN_ESTABLISHED and one.raddr.ip != one.laddr.ip and one.raddr.ip not in found:
+            with contextlib.suppress(OSError):
+                found[one.raddr.ip] = Wire(one.raddr.ip, one.fd, os.fstat(one.fd).st_ino)
+    return list(found.values())
+
+
+def watch(hosts: Iterable[Wire], lost: Callable[[str], None]) -> None:
+    """From now on look whether hosts answer; `lost` hears, on another thread, the address of the first that does not.
+
+    Call it when the ranks are together.
+    """
+    asked = list(hosts)
+    for wire in asked:
+        wire.ask()
+    threading.Thread(target=_look, args=(asked, lost), name="reach", daemon=True).start()
+
+
+def _look(hosts: Iterable[Wire], lost: Callable[[str], None]) -> None:
+    while True:
+        time.sleep(_LOOK_S)
+        for wire in hosts:
+            if wire.silent_s() >= SILENCE_S:
+                lost(wire.address)
+                return

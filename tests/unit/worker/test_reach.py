@@ -1,0 +1,90 @@
+"""A host that does not answer is told from one that is busy, by the kernel's own account of a connection."""
+
+import os
+import socket
+import struct
+import threading
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from vitscale.worker import reach
+from vitscale.worker.reach import Wire, watch
+
+
+@pytest.fixture
+def pair():
+    """Both ends of a connection over the loopback interface."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as one,
+        server.accept()[0] as other,
+    ):
+        yield one, other
+
+
+def wire(one):
+    return Wire("10.0.0.2", one.fileno(), os.fstat(one.fileno()).st_ino)
+
+
+def told(retransmits=0, probes=0, last_heard_ms=0, state=1):
+    return struct.pack("=8B13I", state, 0, retransmits, probes, *[0] * 4, *[7] * 12, last_heard_ms)
+
+
+@pytest.mark.parametrize(
+    ("account", "owed_s"),
+    [
+        (told(last_heard_ms=60_000), 0.0),  # nothing is sent, and nothing was asked
+        (told(probes=1, last_heard_ms=60_000), 0.0),  # full, and asked seldom: the answer is on its way
+        (told(probes=7, last_heard_ms=21_000), 21.0),
+        (told(retransmits=6, last_heard_ms=25_400), 25.4),
+        (told(retransmits=2, last_heard_ms=600), 0.6),
+        (told(probes=7, last_heard_ms=21_000, state=7), 0.0),  # closed
+    ],
+)
+def test_silence_counts_where_the_kernel_has_asked_in_vain(account, owed_s):
+    assert reach._owed_s(account) == owed_s
+
+
+def test_a_kernel_that_answers_owes_nothing_and_is_asked_from_now_on(pair):
+    one, _ = pair
+    watched = wire(one)
+    watched.ask()
+    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 3
+    assert watched.silent_s() == 0.0
+    one.sendall(b"still ours")
+
+
+def test_a_descriptor_that_is_another_file_or_closed_by_now_is_left_alone(pair, tmp_path):
+    one, _ = pair
+    watched = wire(one)
+    with (tmp_path / "file").open("w") as file:
+        os.dup2(file.fileno(), watched.descriptor)
+    assert watched.silent_s() == 0.0
+    one.close()
+    assert watched.silent_s() == 0.0
+
+
+def test_one_connection_to_each_other_host_is_watched(monkeypatch, pair):
+    others = (("10.0.0.2", "ESTABLISHED"), ("10.0.0.2", "ESTABLISHED"), ("10.0.0.3", "CLOSE_WAIT"))
+    found = [
+        SimpleNamespace(
+            fd=pair[0].fileno(), status=state, laddr=SimpleNamespace(ip="10.0.0.1"), raddr=SimpleNamespace(ip=ip)
+        )
+        for ip, state in (*others, ("10.0.0.1", "ESTABLISHED"))
+    ]
+    found.append(SimpleNamespace(fd=9, status="LISTEN", laddr=SimpleNamespace(ip="10.0.0.1"), raddr=()))
+    monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(net_connections=lambda kind: found))
+    assert [one.address for one in reach.wires()] == ["10.0.0.2"]
+
+
+def test_the_host_that_does_not_answer_is_told_by_its_address(monkeypatch, pair):
+    monkeypatch.setattr(reach, "_LOOK_S", 0.01)
+    silent = iter([0.0, 19.0, 20.5])
+    monkeypatch.setattr(Wire, "silent_s", lambda wire: next(silent, 0.0))
+    heard, lost = threading.Event(), []
+    watch([wire(pair[0])], lambda address: (lost.append(address), heard.set()))
+    assert heard.wait(10)
+    assert lost == ["10.0.0.2"]
