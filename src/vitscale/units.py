@@ -28,7 +28,7 @@ def seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NOT_AVAILABLE
     magnitude = abs(value)
-    if magnitude >= 3600:
+    if round(magnitude) >= 3600:
         hours, rest = divmod(round(magnitude / 60), 60)
         return f"{'-' if value < 0 else ''}{hours} h {rest:02d} min"
     if magnitude >= 100:

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 import signal
 
 import pytest
@@ -43,6 +44,19 @@ def mpirun():
     """An MPI that is installed."""
     with needed("mpi"):
         return find_mpirun()
+
+
+@pytest.fixture(scope="session")
+def mpich(tmp_path_factory):
+    """An environment in which `mpirun` is MPICH's, whichever MPI has that name here."""
+    with needed("mpich"):
+        path = shutil.which("mpirun.mpich")
+        if path is None:
+            raise SetupError("no `mpirun.mpich`", "apt-get install mpich")
+    folder = tmp_path_factory.mktemp("mpich")
+    (folder / "mpirun").write_text(f'#!/bin/sh\nexec {path} "$@"\n')
+    (folder / "mpirun").chmod(0o700)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="session")

@@ -80,9 +80,43 @@ def test_the_slow_host_of_three_its_other_versions_and_its_clock_are_named(store
     assert failed["versions"].text.endswith("on hosts 0, 1, 0.0.1 on host 2")
     assert failed["links"].where == "host 2"
     assert all(check.hint for check in failed.values())
+    (slow,) = (check for check in found.checks if check.name == "all-reduce")
+    assert (slow.status, slow.where) == ("warning", "all ranks")
+    assert slow.text.endswith(" expected (link = 100mbit)")
     rates = {(one.a, one.b): one.bytes_per_s for one in found.together.pairs}
     assert set(rates) == {(0, 1), (0, 2), (1, 2)}
     assert max(rates[0, 2], rates[1, 2]) < 25e6 / 8 < rates[0, 1]
+
+
+class Cut(Lab):
+    """What the hosts send one another is lost on the way, and ranks wait less than a minute for it."""
+
+    patience = None
+
+    def command(self, folder, round_, rank):
+        other = f"10.0.0.{2 - rank}"  # as a firewall would drop it: to an address that no card has
+        lost = ("lladdr", "02:00:00:00:00:01", "nud", "permanent", "dev", "eth0")
+        subprocess.run(["ip", "-n", self._hosts[rank], "neighbour", "replace", other, *lost], check=True)
+        command = super().command(folder, round_, rank)
+        return command._replace(environ={**command.environ, "PYTHONPATH": str(self.patience)})
+
+
+def test_ranks_that_are_there_and_do_not_get_to_talk_end_with_each_hosts_interface(store, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("from vitscale.worker import meeting\nmeeting.MEET_S = 4.0\n")
+    results = tmp_path / "results"
+    results.mkdir()
+    launcher = Cut(Inputs(store))
+    launcher.patience = tmp_path
+    (chosen, *_) = specs(store, 2, "1gbit")
+    round_ = make_round(0, chosen, [next_entry(results, chosen)], probe())
+    end = launcher.run(results, round_, lambda beat: None)
+    assert end.status == "failed"
+    assert end.reason.partition(": ")[2] == (
+        "ranks did not talk within 4 s; reached are host 0 by `eth0`, host 1 by `eth0`"
+    )
+    assert "GLOO_SOCKET_IFNAME" in end.hint
+    assert "firewall" in end.hint
+    assert not (results / "runs").exists()
 
 
 def test_a_study_is_not_measured_on_hosts_that_differ(store, tmp_path, sick):

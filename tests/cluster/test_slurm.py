@@ -208,6 +208,25 @@ def test_within_a_job_a_round_is_a_step_of_it_and_the_end_of_the_tool_ends_its_r
     wait_until(lambda: not worker_processes(results), 30, "its ranks are gone")
 
 
+def test_what_srun_starts_for_each_rank_is_one_study(store, slurm, tmp_path):
+    srun = (
+        "srun",
+        "--nodes=2",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+        "--cpu-bind=none",
+        "--distribution=block",
+    )
+    words = ("world_size=2", "nodes=2", "engine=ddp", "global_batch=8", "steps=4")
+    process = start(store, tmp_path, *words, flags=("--launcher", "env"), prefix=srun, environ=slurm.environ)
+    code, err = finish(process)
+    assert code == 0, err
+    (manifest,) = launches(tmp_path).values()
+    assert manifest["status"] == "ok"
+    assert [(one["rank"], one["node"], one["local_rank"]) for one in manifest["devices"]] == [(0, 0, 0), (1, 1, 0)]
+    wait_until(lambda: not worker_processes(tmp_path), 15, "no rank is left")
+
+
 def test_doctor_without_a_study_looks_at_every_node_and_ctrl_c_ends_its_job(store, slurm, tmp_path):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("VITSCALE")}
     environ |= {"VITSCALE_DATA": str(store), **slurm.environ}

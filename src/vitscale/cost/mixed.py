@@ -36,6 +36,26 @@ def proportional(images: int, rates: Sequence[float]) -> tuple[int, ...]:
     return tuple(dealt)
 
 
+def within(images: int, rates: Sequence[float], most: Sequence[int]) -> tuple[int, ...]:
+    """Deal as `proportional` does, to no rank more than it can hold: what one cannot take the others take, by rate.
+
+    Args:
+        images: in all, at least one for each rank.
+        rates: of each rank, as there.
+        most: images that each rank can hold, at least one each and all images together.
+    """
+    assert sum(most) >= images
+    full: dict[int, int] = {}
+    while True:
+        free = [rank for rank in range(len(rates)) if rank not in full]
+        dealt = proportional(images - sum(full.values()), [rates[rank] for rank in free]) if free else ()
+        over = {rank: most[rank] for rank, own in zip(free, dealt, strict=True) if own > most[rank]}
+        if not over:
+            found = full | dict(zip(free, dealt, strict=True))
+            return tuple(found[rank] for rank in range(len(rates)))
+        full |= over
+
+
 def alike(rates: Sequence[float]) -> list[float]:
     """Rates in which those within `ALIKE` of their group's slowest have its mean, so that equal devices stay equal."""
     order = sorted(range(len(rates)), key=lambda rank: rates[rank])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -184,6 +185,22 @@ def _sender(spec: RunSpec, engine: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**engine, "engine": "ddp", "zero_stage": None} if spec.knobs and spec.knobs.overlap_reduce else engine
 
 
+def most_images(spec: RunSpec, memory_bytes: int, limit: int) -> int:
+    """The largest micro-batch up to `limit` that a rank with so much memory more likely holds than not; 0 where none.
+
+    Args:
+        spec: the run; its shares are equal, or not known yet.
+        memory_bytes: what one rank may use.
+        limit: the largest one to look at.
+    """
+    known = Machinery(None, Links(None, None), memory_bytes)
+
+    def too_large(micro_batch: int) -> bool:
+        return not estimate_run(spec.model_copy(update={"micro_batch": micro_batch}), known).fits
+
+    return bisect.bisect_left(range(1, limit + 1), True, key=too_large)
+
+
 def _untimed(step: StepEstimate) -> StepEstimate:
     """The update of offloaded state is the host's, over a link that no form here knows."""
     told = "offload: the update on the host and its transfers are not estimated"
@@ -268,7 +285,7 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
 
 def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
     tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
-    return workspace_bytes(model, spec.micro_batch, spec.precision, tokens=tokens)
+    return workspace_bytes(model, max(spec.micro_batches), spec.precision, tokens=tokens)
 
 
 def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:

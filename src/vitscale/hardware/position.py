@@ -1,7 +1,8 @@
 """Which of the ranks a process is, as the program that started it tells in the environment.
 
 Sources: torch.distributed.run (torch 2.14), DeepSpeed's launcher/launch.py (0.19), Open MPI's manual "Environment
-variables set for MPI applications", MPICH's hydra (4.0), srun(1). What was recorded from real ones is in the tests.
+variables set for MPI applications", MPICH's hydra (4.0), srun(1) of SLURM 22.05. All were recorded from real ones: the
+tests have them.
 """
 
 from __future__ import annotations

@@ -134,6 +134,8 @@ class Examination(Frozen):
     """What `pairs` are of."""
     pairs: tuple[PairTiming, ...]
     """Every pair; pairs that have no member in common at the same time."""
+    inside: tuple[PairTiming, ...] = ()
+    """Of several hosts every pair of ranks within one, by their numbers among all; hosts at the same time."""
     links: LinkBenchmark | None
     """Collectives of all ranks of the model's own sizes; null with one rank."""
 

@@ -6,7 +6,9 @@ rank's link in that time if the collective was done in its bandwidth-optimal for
 
 from __future__ import annotations
 
-from pydantic import Field
+from pathlib import Path
+
+from pydantic import Field, ValidationError
 
 from vitscale.records.schema import SCHEMA_VERSION, Frozen, Positive
 
@@ -43,9 +45,19 @@ class LinkBenchmark(Frozen):
     """`nccl` or `gloo`."""
     link: str | None
     """What the launcher `lab` shaped the link of each host to; null is not shaped."""
+    device: str | None = None
+    """GPU of rank 0, by name; null on CPUs, and in records of earlier versions."""
     latency_s: Positive
     """Median time of an all-reduce of one element, by the slowest rank, seconds."""
     timings: tuple[Timing, ...]
     """Sizes are those of the round's own collectives, by the closed form."""
     left_out: int = Field(ge=0)
     """Timings for which the time set aside was too short."""
+
+
+def read_links(folder: Path) -> LinkBenchmark | None:
+    """What the links of a round gave; None where they were not timed, or not yet."""
+    try:
+        return LinkBenchmark.model_validate_json((folder / LINKS).read_bytes())
+    except (OSError, ValidationError):
+        return None

@@ -252,6 +252,9 @@ class Split(Frozen):
     images_per_s: tuple[float, ...] | None = None
     """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the
     study gives the list."""
+    full: tuple[int, ...] | None = None
+    """Ranks that were dealt what their memory holds, by the plan's estimate, and less than their rate asks for; null
+    for none."""
     devices: tuple[str, ...] | None = None
     """What each rank was timed on: GPUs by name, CPUs by name and the host's cores; null where the study gives the
     list, and in records of earlier versions."""

@@ -47,15 +47,14 @@ def _pairs(together: Examination) -> Table:
     table.add_column("link", no_wrap=True)
     for name in ("bytes", "time", "algorithm bandwidth", "bus bandwidth"):
         table.add_column(name, justify="right", no_wrap=True)
-    slowest = sorted(together.pairs, key=lambda one: one.bytes_per_s)
-    for one in slowest[:_MOST_PAIRS]:
-        rate = units.decimal(one.bytes_per_s, "B/s")
-        moved_s = one.bytes / one.bytes_per_s
-        table.add_row(
-            f"{together.between} {one.a} and {one.b}", units.size(one.bytes), units.seconds(moved_s), rate, rate
-        )
-    if len(slowest) > _MOST_PAIRS:
-        table.add_row(f"{len(slowest) - _MOST_PAIRS} faster pairs", "", "", "", "")
+    for members, pairs in ((together.between, together.pairs), ("ranks", together.inside)):
+        slowest = sorted(pairs, key=lambda one: one.bytes_per_s)
+        for one in slowest[:_MOST_PAIRS]:
+            rate = units.decimal(one.bytes_per_s, "B/s")
+            moved_s = one.bytes / one.bytes_per_s
+            table.add_row(f"{members} {one.a} and {one.b}", units.size(one.bytes), units.seconds(moved_s), rate, rate)
+        if len(slowest) > _MOST_PAIRS:
+            table.add_row(f"{len(slowest) - _MOST_PAIRS} faster pairs of {members}", "", "", "", "")
     for timing in together.links.timings if together.links else ():
         if timing.operation == "all_reduce":
             algorithm, bus = timing.algorithm_bytes_per_s, timing.bus_bytes_per_s

@@ -10,8 +10,12 @@ from typing import Protocol
 
 from pydantic_core import from_json
 
+from vitscale.config.runspec import RunSpec
+from vitscale.records.links import LinkBenchmark, read_links
 from vitscale.records.round import Beat, Entry, Round, read_listens
 from vitscale.records.writer import MANIFEST
+from vitscale.study.expected import AllReduce, all_reduce
+from vitscale.units import decimal, percent, size
 
 
 class Observer(Protocol):
@@ -56,10 +60,12 @@ class Follow:
         self._current = -1
         self._steady_since: tuple[int, float] | None = None
         self._listens: list[list[str]] | None = None
+        self._links: LinkBenchmark | None = None
 
     def beat(self, beat: Beat) -> None:
         """The slowest rank is here."""
         self._tell_listening()
+        self._tell_slow_links()
         entries = self._round.entries
         while self._current < min(beat.entry, len(entries) - 1):
             self._finished(self._current)
@@ -80,6 +86,20 @@ class Follow:
             if line is not None and line not in self._told:
                 self._told.add(line)
                 self._observer.message(line)
+
+    def _tell_slow_links(self) -> None:
+        """Once for each world, before its first launch: links far below their own rate."""
+        round_ = self._round
+        if self._links is not None or round_.world_size == 1 or not round_.entries:
+            return
+        self._links = read_links(self._folder / "rounds" / round_.name)
+        world = f"links of {round_.world_size} ranks on {round_.nodes} hosts"
+        if self._links is not None and world not in self._told:
+            self._told.add(world)
+            run = RunSpec.model_validate(round_.entries[0].spec)
+            found = all_reduce(run, self._links.device, self._links)
+            if found is not None and found.slow:
+                self._observer.message(_slow(found))
 
     def finish(self) -> None:
         """The round is over."""
@@ -111,6 +131,14 @@ def _listening(hosts: list[list[str]]) -> str:
     on = ", ".join(f"`{name}`" for name in sorted({port.partition(":")[0] for port in ports}))
     where = f"{len(ports)} ports, on {on}" if ports else "no port"
     return f"ranks of {len(hosts)} hosts listen on {where}; whoever reaches them is trusted"
+
+
+def _slow(found: AllReduce) -> str:
+    assert found.expected is not None
+    assert found.share is not None
+    rates = f"{decimal(found.timing.bus_bytes_per_s, 'B/s')} of {decimal(found.expected.bytes_per_s, 'B/s')}"
+    told = f"the links give {percent(found.share, 0)} of what is expected ({found.expected.whose})"
+    return f"{told}: an all-reduce of {size(found.timing.bytes)} has {rates}; `vitscale doctor` looks for the slow one"
 
 
 def images_per_s(folder: Path, entry: Entry) -> float | None:

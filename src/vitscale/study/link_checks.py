@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from vitscale.hardware import catalog
 from vitscale.hardware.interfaces import astray
-from vitscale.records.examination import Check, CheckStatus, Examination, HostFacts, Meeting, PairTiming, hosts_named
+from vitscale.records.examination import Check, CheckStatus, Examination, Meeting, PairTiming, hosts_named
 from vitscale.study.checks import ALL, Case
-from vitscale.study.plan import PAYLOAD_SHARE
+from vitscale.study.expected import SLOW_SHARE, Expected, all_reduce, between_hosts, inside_host
 from vitscale.units import decimal, percent, seconds, size
 
-SLOW_SHARE = 0.7
-"""Below this share of what is expected, or of the best pair, a link is called slow. Sound ones reach 0.8 and more."""
 _CLOCK_S, _CLOCK_REFUSED_S = 1.0, 300.0
 """An offset that confuses the times of files; and what Kerberos and munge, so SLURM, refuse."""
 _WRITE_S, _SEEN_S = 0.5, 2.0
@@ -31,7 +29,8 @@ def of_ranks(case: Case) -> Iterator[Check]:
     yield from _listening(case, case.together)
     yield from _clocks(case.together.hosts)
     yield from _folder(case.together.hosts)
-    yield from _pairs(case, case.together)
+    yield from _links(case, case.together)
+    yield from _all_reduce(case, case.together)
 
 
 def _interfaces(case: Case) -> Iterator[Check]:
@@ -100,51 +99,74 @@ def _folder(hosts: Sequence[Meeting]) -> Iterator[Check]:
     yield Check(name="results folder", status="warning" if slow else "ok", where=ALL, text=text, hint=faster)
 
 
-def expected_bytes_per_s(case: Case) -> tuple[float, str] | None:
-    """What a pair's link gives by its data sheet, and whose that is; None where nothing is known."""
-    run = case.run
-    if run.nodes > 1 and run.link_bytes_per_s is not None:
-        return PAYLOAD_SHARE * run.link_bytes_per_s, f"link = {run.link}"
-    device = catalog.match(_first_gpu(case.hosts)) if run.device == "cuda" else None
-    if device is None:
-        return None
-    links = device.links(1)  # one rank of each host talks
-    link = links.inter_node if run.nodes > 1 else links.intra_node
-    return None if link is None else (link.bytes_per_s, link.name)
+def _gpu(case: Case) -> str | None:
+    names = (name for host in case.hosts for name in host.devices)
+    return next(names, None) if case.run.device == "cuda" else None
 
 
-def _first_gpu(hosts: Sequence[HostFacts]) -> str:
-    return next((name for host in hosts for name in host.devices), "")
+def _links(case: Case, together: Examination) -> Iterator[Check]:
+    gpu = _gpu(case)
+    inside = inside_host(gpu)
+    expected = between_hosts(case.run, gpu) if together.between == "hosts" else inside
+    for name, pairs, members, rate in (
+        ("links", together.pairs, together.between, expected),
+        ("links inside", together.inside, "ranks", inside),
+    ):
+        if pairs and members == "ranks" and gpu is None:  # through the host's memory, for less than a millisecond
+            yield Check(name=name, status="ok", where="all ranks", text=f"{_rate_text(pairs)}; {_UNKNOWN}")
+        elif pairs:
+            yield from _pairs(name, pairs, members.removesuffix("s"), rate)
 
 
-def _pairs(case: Case, together: Examination) -> Iterator[Check]:
-    pairs, kind = together.pairs, together.between.removesuffix("s")
-    if not pairs:
-        return
-    expected, best = expected_bytes_per_s(case), max(pairs, key=lambda one: one.bytes_per_s)
+_HINTS = {
+    "host": "ethtool <interface> (speed, errors), its cable and switch port; iperf3 between the two; or leave it out",
+    "rank": "nvidia-smi topo -m and nvidia-smi nvlink --status on that host; or leave it out",
+}
+
+
+def _pairs(name: str, pairs: Sequence[PairTiming], kind: str, expected: Expected | None) -> Iterator[Check]:
+    best = max(pairs, key=lambda one: one.bytes_per_s)
     reference, whose = expected or (best.bytes_per_s, f"the best pair, {kind}s {best.a} and {best.b}")
     slow = [one for one in pairs if one.bytes_per_s < SLOW_SHARE * reference]
     if not slow:
-        known = f"{decimal(reference, 'B/s')} expected ({whose})" if expected else "no data sheet to hold it against"
-        yield Check(name="links", status="ok", where=f"all {kind}s", text=f"{_rate_text(pairs)}; {known}")
+        known = f"{decimal(reference, 'B/s')} expected ({whose})" if expected else _UNKNOWN
+        yield Check(name=name, status="ok", where=f"all {kind}s", text=f"{_rate_text(pairs)}; {known}")
         return
-    culprits = slow_members(pairs, slow)
-    hint = "ethtool <interface> (speed, errors), its cable and switch port; iperf3 between the two; or leave it out"
+    culprits, hint = slow_members(pairs, slow), _HINTS[kind]
     for member in culprits:
         own = [one for one in slow if member in (one.a, one.b)]
         text = f"{_rate_text(own)} with every other, {percent(_share(own, reference), 0)} of {whose}"
-        yield Check(name="links", status="failed", where=f"{kind} {member}", text=text, hint=hint)
+        yield Check(name=name, status="failed", where=f"{kind} {member}", text=text, hint=hint)
     for one in slow:
         if not {one.a, one.b} & {*culprits}:
             text = f"{_rate_text([one])}, {percent(_share([one], reference), 0)} of {whose}"
-            yield Check(name="links", status="failed", where=f"{kind}s {one.a} and {one.b}", text=text, hint=hint)
+            yield Check(name=name, status="failed", where=f"{kind}s {one.a} and {one.b}", text=text, hint=hint)
+
+
+_UNKNOWN = "no data sheet to hold it against"
+
+
+def _all_reduce(case: Case, together: Examination) -> Iterator[Check]:
+    found = all_reduce(case.run, _gpu(case), together.links) if together.links else None
+    if found is None:
+        return
+    text = f"{decimal(found.timing.bus_bytes_per_s, 'B/s')} bus bandwidth with {size(found.timing.bytes)}; "
+    text += (
+        f"{decimal(found.expected.bytes_per_s, 'B/s')} expected ({found.expected.whose})"
+        if found.expected
+        else _UNKNOWN
+    )
+    hint = "a slow link above; where there is none, NCCL_DEBUG=INFO tells which network and rings NCCL has chosen"
+    status: CheckStatus = "warning" if found.slow else "ok"
+    yield Check(name="all-reduce", status=status, where="all ranks", text=text, hint=hint if found.slow else None)
 
 
 def slow_members(pairs: Sequence[PairTiming], slow: Sequence[PairTiming]) -> list[int]:
-    """Members all of whose pairs are slow, where pairs of others are not: there the fault is."""
+    """Members all of whose pairs are slow, several, where pairs of others are not: there the fault is."""
     sound = [one for one in pairs if one not in slow]
     well = {member for one in sound for member in (one.a, one.b)}
-    return sorted({member for one in slow for member in (one.a, one.b)} - well) if sound else []
+    counted = Counter(member for one in slow for member in (one.a, one.b))
+    return sorted(member for member, count in counted.items() if sound and count > 1 and member not in well)
 
 
 def _share(pairs: Sequence[PairTiming], reference: float) -> float:

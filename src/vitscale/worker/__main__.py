@@ -221,10 +221,10 @@ _LINES = 3  # a validation error names the key in its second line and the value 
 
 
 def _kind(error: BaseException) -> str:
-    from vitscale.errors import CheckpointError, DivergedError
+    from vitscale.errors import CheckpointError, DivergedError, MemoryExceeded
 
     told = str(error).lower()
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError | MemoryExceeded) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
     if any(words in told for words in ("out of memory", "can't allocate memory", "cannot allocate memory")):
         return "oom"

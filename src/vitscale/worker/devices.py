@@ -97,6 +97,13 @@ def describe(
     )
 
 
+def memory_bytes(ranks: Ranks) -> int:
+    """Memory that this rank may use: its GPU's, or its part of the host's."""
+    if ranks.device.type == "cuda":
+        return int(torch.cuda.get_device_properties(ranks.device).total_memory)
+    return probe().memory_bytes // ranks.ranks_per_node
+
+
 def timed_as(device: torch.device) -> str:
     """What a device is called where ranks are timed: a GPU by name, a CPU by name and the host's cores, which tells
     no host from another of its kind."""

@@ -40,6 +40,8 @@ def examine(folder: Path, round_: Round, ranks: Ranks, heartbeat: Heartbeat) -> 
     benchmark = links.measure(specs, ranks) if ranks.world_size > 1 else None
     heartbeat.beat(Beat(0, "setup", 3, 0, None))
     pairs = links.pairs(specs, ranks)
+    heartbeat.beat(Beat(0, "setup", 4, 0, None))
+    inside = links.pairs_inside(specs, ranks)
     barrier()
     if ranks.rank == 0:
         found = Examination(
@@ -47,6 +49,7 @@ def examine(folder: Path, round_: Round, ranks: Ranks, heartbeat: Heartbeat) -> 
             hosts=tuple(hosts),
             between="hosts" if ranks.nodes > 1 else "ranks",
             pairs=tuple(pairs),
+            inside=tuple(inside),
             links=benchmark,
         )
         write_json(folder / EXAMINATION, found.model_dump(mode="json"))

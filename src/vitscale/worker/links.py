@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -59,6 +59,7 @@ def measure(specs: list[RunSpec], ranks: Ranks) -> LinkBenchmark:
         nodes=specs[0].nodes,
         backend=dist.get_backend(),
         link=specs[0].link,
+        device=torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None,
         latency_s=statistics.median(latencies_s),
         timings=tuple(timings),
         left_out=len(asked) - len(timings),
@@ -72,21 +73,40 @@ _FIRST_BYTES = 1 << 16
 
 
 def pairs(specs: list[RunSpec], ranks: Ranks) -> list[PairTiming]:
-    """Time what every pair of hosts sends, of a single host every pair of ranks. All ranks call it, and all know.
+    """Time what every pair of hosts sends, of a single host every pair of ranks. All ranks call it, and all know."""
+    step = ranks.ranks_per_node if ranks.nodes > 1 else 1
+    return _among([range(0, ranks.world_size, step)], step, specs, ranks)
+
+
+def pairs_inside(specs: list[RunSpec], ranks: Ranks) -> list[PairTiming]:
+    """Of several hosts, time what every pair of ranks within one sends. All ranks call it, and all know."""
+    each = ranks.ranks_per_node
+    if ranks.nodes == 1 or each == 1:
+        return []
+    return _among([range(first, first + each) for first in range(0, ranks.world_size, each)], 1, specs, ranks)
+
+
+def _among(groups: Sequence[range], step: int, specs: list[RunSpec], ranks: Ranks) -> list[PairTiming]:
+    """Time every pair of each group; groups at the same time.
 
     Pairs without a common member go at the same time, so that `n` members need `n` turns at most.
+
+    Args:
+        groups: ranks, as many in each.
+        step: what their ranks are divided by to have the numbers that pairs are named by.
+        specs: runs of one world size.
+        ranks: this rank among the others.
     """
-    step = ranks.ranks_per_node if ranks.nodes > 1 else 1
-    count, own = ranks.world_size // step, ranks.rank // step
+    own = next((group for group in groups if ranks.rank in group), None)
     largest_bytes = max(sizes(specs, ranks.world_size), default=_FIRST_BYTES)
     found: list[PairTiming] = []
-    for turn in turns(count):
+    for turn in turns(len(groups[0])):
         barrier()
-        partner = next((b if a == own else a for a, b in turn if own in (a, b)), None)
-        if partner is not None and ranks.rank % step == 0:
-            pair = min(own, partner), max(own, partner)
-            timing = _pair_timing(pair, partner * step, largest_bytes, ranks)
-            found += [timing] if own < partner else []
+        met = [(own[a], own[b]) for a, b in turn] if own is not None else []
+        for a, b in met:
+            if ranks.rank in (a, b):
+                timing = _pair_timing((a // step, b // step), a + b - ranks.rank, largest_bytes, ranks)
+                found += [timing] if ranks.rank == a else []
     told = gathered({"pairs": [one.model_dump(mode="json") for one in found]}, ranks)
     everyone = [PairTiming.model_validate(one) for document in told for one in document["pairs"]]
     return sorted(everyone, key=lambda one: (one.a, one.b))

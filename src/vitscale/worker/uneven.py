@@ -3,8 +3,9 @@
 A `proportional` split is timed by the run's first launch: forward and backward of the run's model, without
 communication, all ranks at once since ranks of one host share it. Times are not in proportion to images (a pass has
 costs of its own), so what follows from the rates is timed too, and of all that were timed the one with the fastest
-slowest rank is taken. It lies in `runs/<run_id>/split.json`, where further launches find it: they are replications,
-and refused where a rank is on another kind of device.
+slowest rank is taken. A rank whose memory holds less than its share gets what it holds, and the others the rest. The
+split lies in `runs/<run_id>/split.json`, where further launches find it: they are replications, and refused where a
+rank is on another kind of device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from torch.nn import functional
 
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
-from vitscale.cost.mixed import alike, proportional, weight
-from vitscale.errors import ResultsError
+from vitscale.cost.mixed import alike, proportional, weight, within
+from vitscale.cost.run import most_images
+from vitscale.errors import MemoryExceeded, ResultsError
 from vitscale.records.round import Entry
 from vitscale.records.schema import Split
 from vitscale.records.writer import write_json
@@ -53,6 +55,7 @@ def split_of(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Call
 
     Raises:
         ResultsError: the split that the run has was chosen on other devices, or cannot be read.
+        MemoryExceeded: the ranks' memory holds fewer images than a micro-step has.
     """
     asked = spec.knobs.split if spec.knobs else None
     if asked != "proportional":
@@ -130,35 +133,81 @@ def _require_devices(path: Path, kept: Split, names: tuple[str, ...]) -> None:
 
 
 def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split:
-    """Time splits from the even one on, each in proportion to the rates of the one before; the fastest."""
+    """Time splits on the run's model, and choose."""
+    most = _room(spec, ranks)
     alone = spec.model_copy(update={"engine": "single", "grad_accum": 1})
     turned = (spec.knobs or EngineSection()).model_copy(update={"compile": None})  # each size would be compiled anew
     model = build(spec, ranks.device)
     knobs.apply(turned, model)
     engine = engines.build(alone, model, optimizers.build(model, spec.optimizer, ranks.device))
     slowed, _ = inject.slowed(engine, None, inject.delays(entry.run_id, ranks.rank, os.environ))  # type: ignore[arg-type]
-    micro_batches = spec.micro_batches
-    seen: dict[tuple[int, ...], list[float]] = {}
-    for number in range(ROUNDS):
+
+    def seconds(micro_batches: tuple[int, ...], number: int) -> list[float]:
         with knobs.attention(turned):
             own_s = _pass_s(slowed, spec, micro_batches[ranks.rank], ranks)
-        times_s = [float(one["s"]) for one in gathered({"s": own_s}, ranks)]
-        seen[micro_batches] = times_s
-        beat((number + 1) * (MICRO_STEPS + 1))
-        rates = [images / time_s for images, time_s in zip(micro_batches, times_s, strict=True)]
-        micro_batches = proportional(sum(micro_batches), alike(rates))
-        if micro_batches in seen:
-            break
-    best = min(seen, key=lambda one: max(seen[one]))
-    if best != spec.micro_batches and len(set(alike(seen[spec.micro_batches]))) == 1:
-        best = spec.micro_batches  # ranks that cannot be told apart take the same
+        beat(number * (MICRO_STEPS + 1))
+        return [float(one["s"]) for one in gathered({"s": own_s}, ranks)]
+
+    chosen = search(spec.micro_batches, most, seconds)
     engine.close()
     del model
     devices.return_memory(ranks.device)
-    return Split(
-        micro_batches=best,
-        images_per_s=tuple(images / time_s for images, time_s in zip(best, seen[best], strict=True)),
-    )
+    return chosen
+
+
+def search(even: tuple[int, ...], most: Sequence[int], seconds: Callable[[tuple[int, ...], int], list[float]]) -> Split:
+    """The fastest of the splits that are timed: the even one, then each in proportion to the rates of the one before.
+
+    Args:
+        even: images of each rank where all take the same.
+        most: images that each rank's memory holds, all images of a micro-step together.
+        seconds: times a split, the first one being number 1; seconds of each rank.
+    """
+    images = sum(even)
+    micro_batches = within(images, [1.0] * len(even), most)
+    seen: dict[tuple[int, ...], list[float]] = {}
+    for number in range(ROUNDS):
+        times_s = seen[micro_batches] = seconds(micro_batches, number + 1)
+        rates = [own / time_s for own, time_s in zip(micro_batches, times_s, strict=True)]
+        micro_batches = within(images, alike(rates), most)
+        if micro_batches in seen:
+            break
+    best = min(seen, key=lambda one: max(seen[one]))
+    if best != even and len(set(alike(seen.get(even, [])))) == 1:
+        best = even  # ranks that cannot be told apart take the same
+    rates = [own / time_s for own, time_s in zip(best, seen[best], strict=True)]
+    asked = proportional(images, alike(rates))
+    full = [rank for rank, own in enumerate(best) if own == most[rank] < asked[rank]]
+    return Split(micro_batches=best, images_per_s=tuple(rates), full=tuple(full) or None)
+
+
+def _room(spec: RunSpec, ranks: Ranks) -> list[int]:
+    """Images of a micro-step that each rank's memory holds, by the plan's estimate. All ranks at once.
+
+    Raises:
+        MemoryExceeded: fewer than there are; on all ranks alike.
+    """
+    images = sum(spec.micro_batches)
+    own = most_images(spec, devices.memory_bytes(ranks), images)
+    most = [int(one["most"]) for one in gathered({"most": own}, ranks)]
+    require_room(images, most)
+    return most
+
+
+def require_room(images: int, most: Sequence[int]) -> None:
+    """See that ranks hold the images of a micro-step, at least one each.
+
+    Raises:
+        MemoryExceeded: they do not.
+    """
+    each = sum(most) // len(most)
+    if min(most) == 0:
+        ranks = ", ".join(str(rank) for rank, own in enumerate(most) if own == 0)
+        raise MemoryExceeded(f"no image fits in the memory of rank {ranks}", "a smaller model, or leave its device out")
+    if sum(most) < images:
+        held = ", ".join(map(str, most[:8])) + (", …" if len(most) > 8 else "")
+        told = f"a micro-step has {images} images, and the memory of the ranks holds {sum(most)} ({held})"
+        raise MemoryExceeded(f"{told}: micro_batch={each} with a larger grad_accum fits", f"micro_batch={each}")
 
 
 def _pass_s(engine: engines.Engine, spec: RunSpec, images: int, ranks: Ranks) -> float:

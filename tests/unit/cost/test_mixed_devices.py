@@ -26,6 +26,28 @@ def test_nobody_is_a_whole_image_above_a_quota_of_one_or_more(rates, more):
         assert dealt < max(1, images * rate / sum(rates)) + 1
 
 
+@given(st.lists(st.tuples(st.floats(0.1, 1e4), st.integers(1, 100)), min_size=1, max_size=12), st.data())
+def test_no_rank_is_dealt_more_than_it_holds_and_every_image_is_dealt(ranks, data):
+    rates, most = zip(*ranks, strict=True)
+    images = data.draw(st.integers(len(rates), sum(most)))
+    dealt = mixed.within(images, rates, most)
+    assert sum(dealt) == images
+    assert all(1 <= own <= held for own, held in zip(dealt, most, strict=True))
+
+
+@given(RATES, st.integers(0, 500))
+def test_where_all_hold_all_memory_changes_nothing(rates, more):
+    images = len(rates) + more
+    assert mixed.within(images, rates, [images] * len(rates)) == mixed.proportional(images, rates)
+
+
+def test_what_a_full_rank_cannot_take_the_others_take_by_rate():
+    assert mixed.within(64, [2, 1, 1], [20, 64, 64]) == (20, 22, 22)
+    assert mixed.within(64, [4, 2, 1], [20, 64, 64]) == (20, 29, 15)
+    assert mixed.within(64, [4, 2, 1], [20, 25, 64]) == (20, 25, 19)
+    assert mixed.within(64, [4, 2, 1], [20, 25, 19]) == (20, 25, 19)
+
+
 def test_shares_are_in_proportion():
     assert mixed.proportional(64, [2, 1, 1]) == (32, 16, 16)
     assert mixed.proportional(66, [2, 1, 1]) == (33, 17, 16)

@@ -23,17 +23,27 @@ MPICH = {
     "MPI_LOCALNRANKS": "2", "MPI_LOCALRANKID": "1", "PMI_FD": "6", "PMI_RANK": "1", "PMI_SIZE": "2",
     "MPIR_CVAR_CH3_INTERFACE_HOSTNAME": "localhost",
 }  # fmt: skip
-# As their sources and manuals have it: DeepSpeed's launch.py, srun(1); rank 3 of 4 on two hosts.
+# Likewise, from rank 3 of 4 on two hosts: DeepSpeed 0.19.8's launch.py with `--node_rank=1`, and SLURM 22.05's
+# `srun --nodes=2 --ntasks-per-node=2 --distribution=block`.
 DEEPSPEED = {
-    "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_SIZE": "2", "CROSS_RANK": "1", "CROSS_SIZE": "2",
-    "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500",
+    "CROSS_RANK": "1", "CROSS_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "29500", "RANK": "3", "WORLD_SIZE": "4",
 }  # fmt: skip
 SRUN = {
-    "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4", "SLURM_LOCALID": "1", "SLURM_NODEID": "1",
-    "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_TASKS_PER_NODE": "2(x2)",
-    "SLURM_NNODES": "2", "SLURM_STEP_ID": "0",
+    "SLURM_CPUS_ON_NODE": "1", "SLURM_DISTRIBUTION": "block", "SLURM_GTIDS": "2,3", "SLURM_JOBID": "1",
+    "SLURM_JOB_CPUS_PER_NODE": "1(x2)", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_LOCALID": "1", "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_NODELIST": "n[1-2]", "SLURM_NPROCS": "4",
+    "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_PROCID": "3", "SLURM_STEPID": "0", "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_TASKS_PER_NODE": "2(x2)", "SLURM_TASK_PID": "28883",
 }  # fmt: skip
-DAEMON = {**SRUN, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+PMI2 = {**SRUN, "PMI_FD": "13", "PMI_JOBID": "3.0", "PMI_RANK": "3", "PMI_SIZE": "4", "SLURM_MPI_TYPE": "pmi2"}
+CYCLIC = {**SRUN, "SLURM_DISTRIBUTION": "cyclic", "SLURM_GTIDS": "0,2", "SLURM_NODEID": "0", "SLURM_PROCID": "2"}
+DAEMON = {
+    **SRUN, "SLURM_GTIDS": "1", "SLURM_LOCALID": "0", "SLURM_NPROCS": "2", "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "1", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_TASKS_PER_NODE": "1(x2)",
+}  # fmt: skip
 """What a process that srun starts once on each host hands on to those that it starts itself."""
 
 
@@ -46,7 +56,7 @@ DAEMON = {**SRUN, "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_
         (DEEPSPEED, (3, 1, 4, 2, 1)),
         (SRUN, (3, 1, 4, 2, 1)),
         # srun --mpi=pmi2: one more pair of names, not all of them.
-        ({**SRUN, "PMI_RANK": "3", "PMI_SIZE": "4"}, (3, 1, 4, 2, 1)),
+        (PMI2, (3, 1, 4, 2, 1)),
         ({**DAEMON, **OPEN_MPI}, (1, 1, 2, 2, 0)),
         ({**DAEMON, **TORCHRUN}, (1, 1, 2, 2, 0)),
         # mpirun starts one torchrun per host.
@@ -78,7 +88,7 @@ def test_a_process_finds_its_place(environ, expected):
         ({**DEEPSPEED, "WORLD_SIZE": "5"}, "5 ranks, 2 of them on this host: hosts differ"),
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2,1(x2)"}, "'2,1(x2)': hosts differ"),
         # srun --distribution=cyclic: the second task of the first host is rank 2.
-        ({**SRUN, "SLURM_PROCID": "2", "SLURM_NODEID": "0"}, "rank 2 is number 1 on host 0, with 2 on each"),
+        (CYCLIC, "rank 2 is number 1 on host 0, with 2 on each"),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, "rank 1 is number 0 on host 0, with 2 on each"),
     ],
 )

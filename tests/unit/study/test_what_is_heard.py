@@ -1,6 +1,9 @@
 """What is heard of a round besides its steps."""
 
-from vitscale.records.round import LISTENS, Beat, Round, read_listens
+from test_doctor_checks import LINKS, runs, timing
+
+from vitscale.records.links import LINKS as LINKS_FILE
+from vitscale.records.round import LISTENS, Beat, Entry, Round, read_listens
 from vitscale.records.writer import write_json
 from vitscale.study.follow import Follow
 
@@ -40,3 +43,38 @@ def test_of_one_host_or_before_the_ranks_are_together_nothing_is_told(tmp_path):
     assert observer.lines == []
     (tmp_path / "rounds" / one.name / LISTENS).write_text("{")
     assert read_listens(tmp_path / "rounds" / one.name) is None
+
+
+def heard(tmp_path, bus_bytes_per_s, *words):
+    """What is said of two rounds of one world whose links give so much."""
+    (run,) = runs("world_size=3", "nodes=3", *words)
+    spec, observer, told = run.model_dump(mode="json"), Told(), set()
+    entry = Entry(folder="runs/a/launch0", run_id=run.run_id, launch=0, spec=spec)
+    for round_ in rounds(tmp_path, [], nodes=3):
+        links = LINKS.model_copy(update={"timings": (timing(bus_bytes_per_s),)})
+        write_json(tmp_path / "rounds" / round_.name / LINKS_FILE, links.model_dump(mode="json"))
+        follow = Follow(tmp_path, round_.model_copy(update={"entries": (entry,)}), {}, observer, told)
+        follow.beat(Beat(0, "setup", 0, 0, None))
+        follow.beat(Beat(0, "steady", 1, 4, None))
+    return [line for line in observer.lines if "listen" not in line]
+
+
+class Told(Lines):
+    def launch_started(self, *words):
+        self.lines.append("a launch")
+
+    def progress(self, *words):
+        """Not said again."""
+
+
+def test_links_far_below_their_rate_are_told_once_before_the_first_launch(tmp_path):
+    line = (
+        "the links give 26 % of what is expected (link = 1gbit): an all-reduce of 19.1 MiB has 30.0 MB/s of 117 MB/s; "
+        "`vitscale doctor` looks for the slow one"
+    )
+    assert heard(tmp_path, 30e6, "link=1gbit") == [line, "a launch", "a launch"]
+
+
+def test_sound_links_and_links_of_an_unknown_rate_are_not_told(tmp_path):
+    assert heard(tmp_path / "sound", 110e6, "link=1gbit") == ["a launch", "a launch"]
+    assert heard(tmp_path / "unknown", 1e6) == ["a launch", "a launch"]
