@@ -62,6 +62,11 @@ def probability(share: float | None) -> str:
     return "< 1 %" if share < 0.5 else "> 99 %"
 
 
+def ranks(count: int) -> str:
+    """Format a number of ranks: `1 rank`, `1,024 ranks`."""
+    return f"{count:,} rank{'s' * (count != 1)}"
+
+
 def size(count: float | None) -> str:
     """Format bytes with binary prefixes: 22020096 becomes `21.0 MiB`."""
     if count is None or not math.isfinite(count):

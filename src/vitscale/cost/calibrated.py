@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vitscale.config import offload
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import models
+from vitscale.cost.memory import zero_keys
 from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, parts, schedule
 from vitscale.cost.step import StepEstimate
@@ -25,6 +26,8 @@ CHECKED_TIMES = 64
 """Times the largest shown world size, up to which the package's published tables check predictions."""
 
 _FAR_TIMES = 16
+_OF_ZERO = ("overlap_comm", "reduce_bucket_size", "stage3_param_persistence_threshold")
+"""Keys of DeepSpeed's `zero_optimization` that change a step or its memory."""
 
 
 class _Frozen(BaseModel):
@@ -49,7 +52,7 @@ class FittedSeries(_Frozen):
     optimizer: str | None = None
     """Null: not told, taken for any."""
     knobs: dict[str, Any] = {}
-    """Of the study's `[engine]`, those that are on."""
+    """Of the study's `[engine]` those that are on, and what else `knobs_of` names."""
     protocol: str | None
     engine: str | None
     zero_stage: int | None
@@ -82,11 +85,17 @@ def file_of(path: Path) -> Path:
 
 
 def knobs_of(spec: RunSpec) -> dict[str, Any]:
-    """Knobs of a run that are on, but `fast`, which is what it chose; and what else makes its step another one: ranks
-    that share images, and where parts of its state are kept."""
+    """Knobs of a run that are on, but `fast`, which is what it chose, and what else makes its step another one.
+
+    Those are ranks that share images, where parts of its state are kept, buckets, and weights that stay gathered.
+    """
     on = {} if spec.knobs is None else spec.knobs.model_dump(mode="json", exclude_none=True, exclude={"fast"})
     shared = {"sequence_parallel": spec.sequence_parallel, "tensor_parallel": spec.tensor_parallel}
     on |= {name: ranks for name, ranks in shared.items() if ranks is not None}
+    zero = zero_keys(spec.deepspeed)
+    on |= {name: zero[name] for name in _OF_ZERO if name in zero}
+    if spec.fsdp is not None and not spec.fsdp.reshard_after_forward:
+        on["reshard_after_forward"] = False
     away = offload.asked(spec.deepspeed)
     return on | ({"offload": list(away)} if any(away) else {})
 

@@ -6,8 +6,9 @@ The totals are therefore a lower bound of what a device tool shows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vitscale.cost.vit import PRECISION_BYTES
 
@@ -92,6 +93,25 @@ def model_state_bytes(
 def sharding_stage(engine: str, zero_stage: int | None) -> int:
     """Return the ZeRO stage of an engine, or the one it does likewise: FSDP shards as stage 3 does, DDP as 0."""
     return 3 if engine == "fsdp" else (zero_stage or 0) if engine == "deepspeed" else 0
+
+
+def zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the numbers and booleans of `zero_optimization` in a checked document; the rest is left to DeepSpeed.
+
+    `"auto"`, a Hugging Face word, is refused at intake.
+    """
+    table = deepspeed.get("zero_optimization", {})
+    return {key: value for key, value in table.items() if isinstance(value, bool | int | float)}
+
+
+def bucket_settings(zero: Mapping[str, Any], parameters: int, *, overlap_reduce: bool) -> Mapping[str, Any]:
+    """Return what DeepSpeed is told of buckets as `rank_memory` and `collectives.step_collectives` take it.
+
+    With `engine.overlap_reduce` all buckets are there until backward is over.
+    """
+    bucket = parameters if overlap_reduce else int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS))
+    persistence = int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS))
+    return {"reduce_bucket_elements": bucket, "persistence_elements": persistence}
 
 
 def persistent_elements(tensors: Sequence[int], threshold: int = PERSISTENCE_ELEMENTS) -> int:

@@ -15,7 +15,7 @@ from vitscale.cost.calibrated import CalibrationFile, FittedSeries, fitted_for, 
 from vitscale.cost.collectives import Collective, LinkPair, Links, step_collectives
 from vitscale.cost.compute import Device
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
-from vitscale.cost.memory import BUCKET_ELEMENTS, PERSISTENCE_ELEMENTS, RankMemory, rank_memory
+from vitscale.cost.memory import RankMemory, bucket_settings, rank_memory, zero_keys
 from vitscale.cost.models import ViTShape, shape
 from vitscale.cost.offload import moved
 from vitscale.cost.optimizers import moment_elements
@@ -166,13 +166,13 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             optimizer=spec.optimizer.name,
             fused_attention=spec.knobs is None or spec.knobs.sdpa != "math",
             flop_per_s=machinery.flop_per_s,
-            overlap_comm=_zero_keys(spec.deepspeed).get("overlap_comm"),
+            overlap_comm=zero_keys(spec.deepspeed).get("overlap_comm"),
             reshard_after_forward=spec.fsdp is None or spec.fsdp.reshard_after_forward,
             activation_checkpointing=_checkpointing(spec),
         ),
     )
     if machinery.fitted is not None:
-        overlap_comm = _zero_keys(spec.deepspeed).get("overlap_comm")
+        overlap_comm = zero_keys(spec.deepspeed).get("overlap_comm")
         return replace(estimate, step=fitted_step(machinery.fitted, spec, overlap_comm))
     if any(away):
         return replace(estimate, step=_untimed(estimate.step))
@@ -234,12 +234,9 @@ def _of_replicas(
 ) -> tuple[RankMemory, tuple[Collective, ...]]:
     """DDP, a single rank, and DeepSpeed, whose ZeRO stages share out what the replicas hold."""
     tensors = parameter_tensors(model)
-    zero = _zero_keys(spec.deepspeed)
-    beside = spec.knobs and spec.knobs.overlap_reduce  # then all buckets are there until backward is over
-    buckets: Mapping[str, Any] = {
-        "reduce_bucket_elements": sum(tensors) if beside else int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)),
-        "persistence_elements": int(zero.get("stage3_param_persistence_threshold", PERSISTENCE_ELEMENTS)),
-    }
+    zero = zero_keys(spec.deepspeed)
+    beside = bool(spec.knobs and spec.knobs.overlap_reduce)
+    buckets = bucket_settings(zero, sum(tensors), overlap_reduce=beside)
     memory = rank_memory(
         tensors,
         _activation_bytes(spec, model),
@@ -276,7 +273,7 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
     form = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
     ranks = spec.sequence_parallel or 1
     kept_bytes = form(model, max(spec.micro_batches), spec.precision, ranks)
-    own_linear = spec.zero_stage == 3 and _zero_keys(spec.deepspeed).get("memory_efficient_linear", True)
+    own_linear = spec.zero_stage == 3 and zero_keys(spec.deepspeed).get("memory_efficient_linear", True)
     if spec.precision == AUTOCAST and own_linear:
         whole = replace(model, depth=1) if _checkpointing(spec) else model
         kept_bytes += autocast_under_zero3(whole, max(spec.micro_batches), sequence.shares(model.tokens, ranks)[0])
@@ -286,9 +283,3 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
 def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
     tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
     return workspace_bytes(model, max(spec.micro_batches), spec.precision, tokens=tokens)
-
-
-def _zero_keys(deepspeed: Mapping[str, Any]) -> Mapping[str, Any]:
-    table = deepspeed.get("zero_optimization", {})
-    # "auto" is a Hugging Face word and is refused at intake; what is not a number or a boolean is left to DeepSpeed.
-    return {key: value for key, value in table.items() if isinstance(value, bool | int | float)}

@@ -72,7 +72,8 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
     Raises:
         UsageError: a device without figures, or a link where the model's bytes are not known.
     """
-    names: dict[str, Any] = {key: getattr(asked, key) for key in ("engine", "zero_stage", "precision", "device")}
+    keys = ("protocol", "engine", "zero_stage", "precision", "device")
+    names: dict[str, Any] = {key: getattr(asked, key) for key in keys}
     wanted = replace(series, **{key: value for key, value in names.items() if value is not None})
     speed, told, log_sds = 1.0, [], {}
     factors: dict[str, float] = {}

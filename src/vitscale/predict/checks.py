@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby, pairwise
 
+from vitscale.cost.scaling import Layout
 from vitscale.cost.step import UTILISATION
 from vitscale.cost.vit import training_flop
 from vitscale.errors import UsageError
 from vitscale.hardware import catalog
 from vitscale.predict.memory import shape_of
 from vitscale.predict.priors import find_device
-from vitscale.predict.series import Observation, Series
+from vitscale.predict.series import Observation, Series, place
+from vitscale.units import ranks
 
 _REPEAT_FACTOR = 2.0
 _UNIT_FACTOR = 300.0
@@ -52,7 +54,7 @@ def _repeats(series: Series) -> list[str]:
         times = sorted(one.step_s for one in group if one.step_s is not None)
         if len(times) < 2:
             continue
-        where = f"{layout[0]} ranks on {layout[1]} node{'s' * (layout[1] > 1)}"
+        where = place(Layout(*layout))
         if times[-1] > _REPEAT_FACTOR * times[0]:
             raise UsageError(
                 f"series `{series.name}` tells {where} {len(times)} times, {times[0]:.4g} to {times[-1]:.4g} s a step",
@@ -75,8 +77,8 @@ def _one_unit(series: Series) -> None:
         assert slow.step_s is not None
         if slow.step_s > _UNIT_FACTOR * fast.step_s and _per_image(slow) > _UNIT_FACTOR * _per_image(fast):
             raise UsageError(
-                f"series `{series.name}`: a step of {slow.layout.world_size} ranks takes {slow.step_s:g}, of "
-                f"{fast.layout.world_size} ranks {fast.step_s:g}, for similar work of a rank",
+                f"series `{series.name}`: a step of {ranks(slow.layout.world_size)} takes {slow.step_s:g}, of "
+                f"{ranks(fast.layout.world_size)} {fast.step_s:g}, for similar work of a rank",
                 "are some of the times in milliseconds? Times are in seconds",
             )
 
@@ -101,7 +103,7 @@ def _against_the_peak(series: Series) -> None:
     for one in series.measured:
         assert one.step_s is not None
         rate, micro_step_s = training_flop(shape) / _per_image(one), one.step_s / one.layout.grad_accum
-        told = f"series `{series.name}`, {one.layout.world_size} ranks: {one.step_s:g} s a step is"
+        told = f"series `{series.name}`, {ranks(one.layout.world_size)}: {one.step_s:g} s a step is"
         if rate > 1.5 * fastest:
             raise UsageError(f"{told} faster than {device.name} computes at its peak", "times are in seconds")
         if rate < 1e-3 * peak and one.layout.world_size == 1 and micro_step_s >= 1:
@@ -113,9 +115,10 @@ def _slow(series: Series) -> list[str]:
     """Steps of a whole table that would be plausible in milliseconds; slow machines have such too, so it is only said.
 
     Of the smallest world size on one node, where no network explains it: below a thousandth of the device's peak, of a
-    device that is not known below a hundredth of the slowest one's, and without either longer than a minute.
+    device that is not known below a hundredth of the slowest one's, and without either longer than a minute. CPUs
+    may be as slow as any of it.
     """
-    own = [one for one in series.measured if one.layout.nodes == 1]
+    own = [one for one in series.measured if one.layout.nodes == 1 and series.device != catalog.CPU]
     one = min(own, key=lambda each: each.layout.world_size, default=None)
     micro_step_s = 0.0 if one is None or one.step_s is None else one.step_s / one.layout.grad_accum
     if one is None or micro_step_s < 1:
@@ -126,14 +129,14 @@ def _slow(series: Series) -> list[str]:
     else:
         rate = training_flop(shape) / _per_image(one)
         too_slow, than = rate < limit, f"{rate / 1e9:.3g} GFLOP/s of a rank, below {than}"
-    at = f"{one.step_s:g} s a step at {one.layout.world_size:,} ranks"
+    at = f"{one.step_s:g} s a step at {ranks(one.layout.world_size)}"
     return [f"{at} is {than}: if times are in milliseconds, divide them by 1,000"] if too_slow else []
 
 
 def _least_flop_per_s(series: Series) -> tuple[float | None, str]:
-    """What a rank computes at least, with its words; None where nothing tells, as of CPUs."""
+    """What a GPU computes at least, with its words; None where nothing tells."""
     precision, device = series.precision or "fp32", find_device(series.device)
-    if not series.batch_told or series.device == catalog.CPU:
+    if not series.batch_told:
         return None, ""
     if device is not None:
         peak = device.peak(precision)

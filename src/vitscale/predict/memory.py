@@ -8,7 +8,7 @@ from typing import Any, get_args
 from vitscale.config.study import EngineName, OptimizerName
 from vitscale.cost import fsdp, models, recompute, sequence
 from vitscale.cost.device_memory import DeviceNeed, device_need, workspace_bytes
-from vitscale.cost.memory import RankMemory, rank_memory
+from vitscale.cost.memory import RankMemory, bucket_settings, rank_memory
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Layout
@@ -88,7 +88,7 @@ def rank_need(
         layout: ranks and the images of each.
         engine, zero_stage, precision, optimizer: as in a study.
         device: "cuda" or "cpu".
-        knobs: of a study's `[engine]`: `activation_checkpointing`, `sdpa`, `gradient_as_bucket_view` are read.
+        knobs: as `cost.calibrated.knobs_of` names them; those that change the memory are read.
     """
     micro, fused = max(1, round(layout.micro_batch)), knobs.get("sdpa") != "math"
     if knobs.get("activation_checkpointing"):
@@ -98,17 +98,26 @@ def rank_need(
     keys: Mapping[str, Any] = {"precision": precision, "data_parallel": layout.world_size}
     owner = "deepspeed" if engine == "accelerate_deepspeed" else engine
     if owner == "fsdp":
-        batch: Mapping[str, Any] = {"grad_accum": layout.grad_accum, "reshard_after_forward": True}
-        held = fsdp.rank_memory(shape, kept_bytes, **keys, **batch, optimizer=optimizer)
-    else:
-        held = rank_memory(
-            parameter_tensors(shape),
+        held = fsdp.rank_memory(
+            shape,
             kept_bytes,
             **keys,
+            grad_accum=layout.grad_accum,
+            optimizer=optimizer,
+            reshard_after_forward=knobs.get("reshard_after_forward", True),
+        )
+    else:
+        tensors, beside = parameter_tensors(shape), bool(knobs.get("overlap_reduce")) and not zero_stage
+        held = rank_memory(
+            tensors,
+            kept_bytes,
+            **keys,
+            **bucket_settings(knobs, sum(tensors), overlap_reduce=beside),
             engine=owner,
             zero_stage=zero_stage,
             moments=moment_elements(shape, optimizer),
             device=device,
+            overlap_comm=knobs.get("overlap_comm"),
             gradient_as_bucket_view=knobs.get("gradient_as_bucket_view") is not False,
         )
     working_bytes = workspace_bytes(shape, micro, precision, fused_attention=fused)

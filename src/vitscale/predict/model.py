@@ -70,7 +70,7 @@ def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     posterior = fit(seen, draws, seed)
     names = {name: parameter(posterior.parameters[:, index]) for index, name in enumerate(PARAMETERS)}
     micro = np.exp(_log_micro(seen, posterior.parameters))
-    told = (*series.remarks, *prior.assumptions, *remarks.of_data(series), *remarks.of_fit(seen, posterior))
+    told = (*series.remarks, *prior.assumptions, *remarks.of_data(series), *remarks.of_fit(series, seen, posterior))
     return Calibration(series, reference, plan, seen, posterior, parameter(micro), names, told)
 
 
@@ -186,7 +186,7 @@ def _point(
         held,
         spent,
         _losses(theta, layout, calibration.reference_micro_batch, change.plan),
-        remarks.of_layout(calibration.series, layout, held),
+        remarks.of_layout(calibration.series, series, layout, held),
     )
 
 

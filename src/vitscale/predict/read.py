@@ -18,6 +18,7 @@ from vitscale.predict import from_table
 from vitscale.predict.checks import checked
 from vitscale.predict.from_table import Makers, one_of
 from vitscale.predict.series import SIZES, LinkRates, Observation, Series
+from vitscale.units import ranks
 
 if TYPE_CHECKING:
     from vitscale.analysis.load import Run, StudyData
@@ -88,7 +89,7 @@ def _of_results(folder: Path) -> tuple[Makers, list[Refused]]:
     refused = []
     for name, runs in study.by_series.items():
         problems = [
-            f"{run.facts.world_size} ranks left out: {found[0]}" for run in runs if (found := run_problems(run))
+            f"{ranks(run.facts.world_size)} left out: {found[0]}" for run in runs if (found := run_problems(run))
         ]
         if sound := [run for run in runs if not run_problems(run) and run.step_s]:
             makers[name] = partial(_series, study, name, sound, problems, named)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,9 @@ from vitscale.units import number, percent, seconds, size
 
 SURE = 0.9
 """Probability with which a limit has to be kept."""
+
+NEAR = 0.03
+"""How far apart the medians of two that tie may be for the simpler to stand for both on the front."""
 
 Steps = Callable[[Sequence[Candidate]], list[Array]]
 """Draws of the step's seconds, one array a candidate, draw by draw from the same parameters."""
@@ -95,7 +98,7 @@ class Recommendation:
     tied: int
     """Candidates of which no difference from the choice is detected."""
     front: tuple[Judged, ...]
-    """Least time against least cost, by medians, the fastest first; of what noise does not tell apart the simplest."""
+    """Least time against least cost, by medians, the fastest first; of what is alike the simplest."""
     losers: tuple[Judged, ...]
     aim: str
 
@@ -207,13 +210,16 @@ def _why(one: _Drawn, choice: _Drawn, best: _Drawn, aim: str) -> str:
 
 
 def _front(kept: Sequence[_Drawn]) -> list[_Drawn]:
-    """By medians each is dearer and faster than the next; a tie with a simpler one in time and cost gives way to it."""
+    """By medians each is dearer and faster than the next; in place of one there may stand a simpler one like it."""
+    return _undominated(_simplest(at, kept) for at in _undominated(kept))
+
+
+def _undominated(of: Iterable[_Drawn]) -> list[_Drawn]:
     found: list[_Drawn] = []
-    for one in sorted(kept, key=_medians):
+    for one in sorted(of, key=_medians):
         if not found or np.median(one.cost) < np.median(found[-1].cost):
             found.append(one)
-    simplest = {id(one): one for one in (_simplest(at, kept) for at in found)}
-    return sorted(simplest.values(), key=_medians)
+    return found
 
 
 def _medians(one: _Drawn) -> tuple[float, float]:
@@ -227,8 +233,13 @@ def _simplest(at: _Drawn, kept: Sequence[_Drawn]) -> _Drawn:
         for one in kept
         if one.candidate.pool == at.candidate.pool and one.candidate.complexity < at.candidate.complexity
     )
-    ties = (one for one in simpler if _tie(one.time_s, at.time_s) and _tie(one.cost, at.cost))
-    return min(ties, key=lambda one: (one.candidate.complexity, *_medians(one)), default=at)
+    alike = (one for one in simpler if _alike(one.time_s, at.time_s) and _alike(one.cost, at.cost))
+    return min(alike, key=lambda one: (one.candidate.complexity, *_medians(one)), default=at)
+
+
+def _alike(one: Array, other: Array) -> bool:
+    """A tie alone may be what little is known of one of them: the medians have to be near each other too."""
+    return _tie(one, other) and bool(abs(np.median(one) / np.median(other) - 1) <= NEAR)
 
 
 def _judged(one: _Drawn, lost: str | None) -> Judged:

@@ -1,23 +1,27 @@
-"""What is said beside a prediction: thin or contradictory data, layouts far from measured ones, too little memory."""
+"""What is said beside a prediction: thin or odd data, layouts far from measured ones, too little memory."""
 
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 
 from vitscale.cost.calibrated import CHECKED_TIMES, beyond
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
-from vitscale.predict.fit import Evidence, Posterior, log_ratios
+from vitscale.predict.fit import DRAWS, Evidence, Posterior, log_ratios
 from vitscale.predict.priors import PARAMETERS
 from vitscale.predict.result import Memory
-from vitscale.predict.series import Series
-from vitscale.units import percent, probability, size
+from vitscale.predict.series import Series, place
+from vitscale.units import percent, probability, ranks, size
 
 FARTHEST_TIMES = 4096
 """Times the largest world size of a series; beyond it nothing is predicted."""
 
 NOISY = 3.0
-"""Noise over its prior median from which the steps of a series contradict each other."""
+"""Noise over its prior median from which the steps of a series do not fit the mechanisms."""
 
 LARGEST_BATCH = 65_536
 """Images of a global batch that training is known to bear (cited: BERT by LAMB, You et al., ICLR 2020)."""
@@ -51,44 +55,78 @@ def of_data(series: Series) -> tuple[str, ...]:
     return ()
 
 
-def of_fit(seen: Evidence, posterior: Posterior) -> tuple[str, ...]:
-    """Measured steps that no mechanism brings together, and the run that is farthest from the others."""
-    steps = [index for index, row in enumerate(seen.rows) if row.kind == "step"]
+def of_fit(series: Series, seen: Evidence, posterior: Posterior) -> tuple[str, ...]:
+    """Measured steps that the mechanisms do not explain, and whether a run, the work or the network is to be doubted.
+
+    Of two layouts nothing is said: too little to tell a slow network from noise.
+    """
     noise = PARAMETERS.index("noise")
     usual = float(seen.priors.parameters(np.zeros((1, len(PARAMETERS))))[0, noise])
     found = float(np.median(posterior.parameters[:, noise]))
-    if len(steps) < 2 or found <= NOISY * usual:
+    if len({one.layout for one in series.measured}) < 3 or found <= NOISY * usual:
         return ()
-    rows = [seen.rows[index] for index in steps]
-    own = log_ratios(seen, posterior.parameters, [(row.layout, row.kind) for row in rows]).mean(axis=0)
-    off = np.array([row.log_value for row in rows]) - own
-    at = rows[int(np.argmax(np.abs(off - np.median(off))))].layout
-    where = f"{at.world_size:,} ranks on {at.nodes:,} node{'s' * (at.nodes > 1)}"
-    return (
-        f"the measured steps contradict each other: launches seem to differ by {percent(found)}, where "
-        f"{percent(usual)} is usual; the farthest off is that of {where}: repeat it, or give it a series of its own",
-    )
+    if not series.batch_told:
+        doubt = "the work of a rank, which is not told, may not be the same in every run"
+    elif (odd := _out_of_line(seen, posterior, NOISY * usual)) is not None:
+        doubt = f"no mechanism makes {place(odd)} so unlike the others: repeat it, or give it a series of its own"
+    else:
+        doubt = "the priors, above all of the network, may not be this machine's"
+    told = f"the steps do not fit the mechanisms: noise of {percent(found)}, where {percent(usual)} is usual"
+    return (f"{told}; {doubt}",)
 
 
-def of_layout(series: Series, layout: Layout, memory: Memory | None) -> tuple[str, ...]:
-    """How far a layout is from what was measured, a global batch beyond experience, and memory that is not there."""
-    own = [(one.layout.world_size, one.layout.nodes) for one in series.measured]
-    return (*beyond(own, layout.world_size, layout.nodes), *_batch(series, layout), *_memory(memory))
+def _out_of_line(seen: Evidence, posterior: Posterior, margin: float) -> Layout | None:
+    """The run by which more ranks are faster, by a factor of e^margin, than in any draw of the priors."""
+    rows = [row for row in seen.rows if row.kind == "step"]
+    asked, logs = [(row.layout, row.kind) for row in rows], np.array([row.log_value for row in rows])
+    z = np.random.default_rng(0).standard_normal((DRAWS, len(PARAMETERS)))
+    allowed = log_ratios(seen, seen.priors.parameters(z), asked)
+    often: Counter[int] = Counter()
+    for fewer, more in permutations(range(len(rows)), 2):
+        if rows[fewer].layout.world_size < rows[more].layout.world_size:
+            least = float((allowed[:, more] - allowed[:, fewer]).min())
+            if logs[more] - logs[fewer] < least - margin:
+                often.update((fewer, more))
+    if not often:
+        return None
+    off = logs - log_ratios(seen, posterior.parameters, asked).mean(axis=0)
+    away = np.abs(off - np.median(off))
+    return rows[max(often, key=lambda index: (often[index], float(away[index])))].layout
 
 
-def _batch(series: Series, layout: Layout) -> list[str]:
+def of_layout(series: Series, wanted: Series, layout: Layout, memory: Memory | None) -> tuple[str, ...]:
+    """How far a layout is from what was measured, a global batch beyond experience, and memory that is not there.
+
+    Args:
+        series: the calibrated one.
+        wanted: the same with what is asked.
+        layout: the asked one.
+        memory: of one rank of it.
+    """
+    own = [one.layout for one in series.measured]
+    ran = layout in own and series.source != "simulated" and replace(wanted, protocol=series.protocol) == series
+    far = beyond([(one.world_size, one.nodes) for one in own], layout.world_size, layout.nodes)
+    return (*far, *_batch(series, wanted, layout), *_memory(layout, memory, ran))
+
+
+def _batch(series: Series, wanted: Series, layout: Layout) -> list[str]:
     images, told = layout.global_batch, f"a global batch of {layout.global_batch:,.0f}"
     if not series.batch_told:
         return []
-    if series.protocol != "weak" and series.images_per_epoch and images > series.images_per_epoch:
+    # In weak scaling the images of an epoch grow with the ranks.
+    grows = "weak" in (series.protocol, wanted.protocol)
+    if not grows and series.images_per_epoch and images > series.images_per_epoch:
         return [f"{told} is more than the {series.images_per_epoch:,} images of an epoch"]
     if images > LARGEST_BATCH:
         return [f"{told} is more than the {LARGEST_BATCH:,} that training is known to bear: whether it learns is open"]
     return []
 
 
-def _memory(memory: Memory | None) -> list[str]:
+def _memory(layout: Layout, memory: Memory | None, ran: bool) -> list[str]:
     if memory is None or memory.fit_probability is None or memory.fit_probability >= SURE:
         return []
     needed, there, likely = memory.needed_bytes.median, memory.limit_bytes, probability(memory.fit_probability)
-    return [f"a rank needs about {size(needed)} of {size(there)}: the probability that it fits is {likely}"]
+    needs, at = f"{size(needed)} of {size(there)}", ranks(layout.world_size)
+    if ran:
+        return [f"the form of memory is off at {at}: it ran; the form needs {needs}"]
+    return [f"at {at} a rank needs about {needs}: the probability that it fits is {likely}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vitscale.cost.scaling import Layout
+from vitscale.units import ranks
 
 SIZES = ("img_size", "patch_size", "depth", "embed_dim", "num_heads")
 """Sizes of a model beside its name, as timm calls them."""
@@ -66,7 +67,7 @@ class Series:
     precision: str | None = None
     optimizer: str | None = None
     knobs: Mapping[str, Any] = field(default_factory=dict)
-    """Of the study's `[engine]`, those that are on."""
+    """Of the study's `[engine]` those that are on, and what else `cost.calibrated.knobs_of` names."""
     images_per_epoch: int | None = None
     epochs: float | None = None
     """That the study trains; None where it does not, or that is not told."""
@@ -97,6 +98,11 @@ class Series:
         sizes = sorted({one.layout.world_size for one in self.observations})[:count]
         kept = tuple(one for one in self.observations if one.layout.world_size in sizes)
         return Series(**{**self.__dict__, "observations": kept})
+
+
+def place(layout: Layout) -> str:
+    """Ranks and nodes in words: `4 ranks on 1 node`."""
+    return f"{ranks(layout.world_size)} on {layout.nodes:,} node{'s' * (layout.nodes != 1)}"
 
 
 _NO_CHANGE = ("price_per_hour", "epochs")

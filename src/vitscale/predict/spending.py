@@ -17,6 +17,7 @@ from statistics import median, stdev
 
 import numpy as np
 
+from vitscale import units
 from vitscale.cost import failures
 from vitscale.cost.optimizers import moment_elements
 from vitscale.cost.scaling import Array, Layout
@@ -123,7 +124,7 @@ def _power(series: Series, asked: Asked) -> tuple[float | None, float, bool, str
         logs = [math.log(one) for one in seen]
         log_sd = max(LEAST_LOG_SD, stdev(logs) if len(logs) > 1 else 0.0)
         of = "a host's CPUs" if series.device == "cpu" else "a GPU"
-        return median(seen), log_sd, False, f"{of} take {median(seen):,.0f} W, as measured at {_sizes(series)} ranks"
+        return median(seen), log_sd, False, f"{of} take {median(seen):,.0f} W, as measured at {_sizes(series)}"
     name = asked.device or series.device
     device = find_device(name)
     if device is None:
@@ -142,7 +143,8 @@ def _power(series: Series, asked: Asked) -> tuple[float | None, float, bool, str
 
 
 def _sizes(series: Series) -> str:
-    return ", ".join(f"{size:,}" for size in sorted({one.layout.world_size for one in series.measured if one.power_w}))
+    *others, last = sorted({one.layout.world_size for one in series.measured if one.power_w})
+    return ", ".join([*(f"{size:,}" for size in others), units.ranks(last)])
 
 
 def _price(series: Series, asked: Asked) -> tuple[float | None, str]:

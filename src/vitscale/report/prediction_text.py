@@ -18,9 +18,12 @@ from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
 _MOST_MISSES = 12
-_SPENDING: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+_Shown = tuple[str, str, Callable[[float], str]]
+_ENERGY: tuple[_Shown, ...] = (
     ("energy_per_step_j", "energy/step, 95 %", units.energy),
     ("energy_per_image_j", "energy/image, 95 %", units.energy),
+)
+_COST: tuple[_Shown, ...] = (
     ("cost_per_million_images", "cost/million images, 95 %", units.number),
     ("cost_per_epoch", "cost/epoch, 95 %", units.number),
     ("training_s", "training, 95 %", units.seconds),
@@ -43,10 +46,8 @@ def print_answers(found: Answers, out: Console) -> None:
 def print_prediction(prediction: Prediction, advice: Advice | None, out: Console) -> None:
     """World sizes asked for, what limits them, where more stops paying, and what was assumed."""
     out.print(clean(f"\n{prediction.series}"))
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("ranks", "nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("limited by")
+    table = _by_ranks("nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %")
+    table.add_column("limited by", no_wrap=True)
     for one in prediction.points:
         table.add_row(*(clean(cell) for cell in _cells(one)))
     out.print(table)
@@ -70,9 +71,7 @@ def print_memory(prediction: Prediction, out: Console) -> None:
     """What one rank takes, and whether its device has it; nothing where that is not known."""
     if all(one.memory is None for one in prediction.points):
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for title in ("ranks", "memory/rank, 95 %", "80 %", "of", "fits"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = _by_ranks("memory/rank, 95 %", "80 %", "of", "fits")
     for one in prediction.points:
         held = one.memory
         if held is not None:
@@ -85,26 +84,35 @@ def print_memory(prediction: Prediction, out: Console) -> None:
 
 
 def print_spending(prediction: Prediction, out: Console) -> None:
-    """Energy, cost and training: a table of those that are known."""
-    columns = [
-        (name, title, shown)
-        for name, title, shown in _SPENDING
-        if any(getattr(one.spending, name) is not None for one in prediction.points)
-    ]
-    if columns:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for title in ("ranks", *(title for _, title, _ in columns)):
-            table.add_column(title, justify="right", no_wrap=True)
+    """Energy, and cost with training: a table each of those that are known."""
+    for group in (_ENERGY, _COST):
+        columns = [
+            (name, title, shown)
+            for name, title, shown in group
+            if any(getattr(one.spending, name) is not None for one in prediction.points)
+        ]
+        if not columns:
+            continue
+        table = _by_ranks(*(title for _, title, _ in columns))
         for one in prediction.points:
             cells = (_spent(one, name, shown) for name, _, shown in columns)
             table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
         out.print(table)
 
 
+def _by_ranks(*titles: str) -> Table:
+    """A table whose rows begin with their ranks, however narrow the terminal is: figures fold."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("ranks", justify="right", no_wrap=True, min_width=len("ranks"))
+    for title in titles:
+        table.add_column(title, justify="right", overflow="fold")
+    return table
+
+
 def print_missing(prediction: Prediction, out: Console) -> None:
     """Why a figure has no value."""
     missing: dict[str, list[str]] = {}
-    for name, title in (*_OTHERS, *((name, title) for name, title, _ in _SPENDING)):
+    for name, title in (*_OTHERS, *((name, title) for name, title, _ in (*_ENERGY, *_COST))):
         if name in prediction.reasons:
             missing.setdefault(prediction.reasons[name], []).append(title.removesuffix(", 95 %"))
     for reason, titles in missing.items():

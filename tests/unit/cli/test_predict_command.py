@@ -172,7 +172,7 @@ def test_where_every_series_is_refused_each_reason_is_told(vitscale, one_contrad
     ran = vitscale("predict", one_contradicts, "--world-size", "8")
     assert ran.code == 2
     assert "none of 2 series" in ran.error
-    assert "`a`: series `a` tells 1 ranks" in ran.error
+    assert "`a`: series `a` tells 1 rank on 1 node" in ran.error
     assert "`b`: series `b` tells 4 ranks" in ran.error
 
 

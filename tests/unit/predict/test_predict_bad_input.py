@@ -11,6 +11,7 @@ from vitscale.predict.document import prediction_document
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.read import of_table
 from vitscale.predict.series import Observation, Series
+from vitscale.units import ranks
 
 HEADER = (
     "series,device,nodes,world_size,model,micro_batch,grad_accum,global_batch,engine,precision,epoch_s,"
@@ -54,9 +55,9 @@ def test_one_row_predicts_with_the_priors_width_and_says_so(table):
 def test_duplicates_that_disagree_a_little_widen_and_a_lot_are_refused(table):
     (same,) = table(row(1, 1.0), row(1, 1.001), row(2, 1.02))
     (apart,) = table(row(1, 1.0), row(1, 1.15), row(2, 1.02))
-    assert any("1 ranks on 1 node was told 2 times, 15.0% apart" in line for line in apart.remarks)
+    assert any("1 rank on 1 node was told 2 times, 15.0% apart" in line for line in apart.remarks)
     assert width(apart, 2) > 1.5 * width(same, 2)
-    with pytest.raises(UsageError, match="tells 1 ranks on 1 node 2 times, 1 to 2"):
+    with pytest.raises(UsageError, match="tells 1 rank on 1 node 2 times, 1 to 2"):
         table(row(1, 1.0), row(1, 2.5))
 
 
@@ -164,14 +165,14 @@ def test_blank_times_are_specs_only(table):
 def test_a_whole_table_in_milliseconds_is_remarked(table, device, sizes, precision, than):
     (slow,) = table(*(row(size, 160 + size, device=device, precision=precision, micro="64") for size in sizes))
     (told,) = [line for line in slow.remarks if "milliseconds" in line]
-    assert told.startswith(f"{160 + sizes[0]} s a step at {sizes[0]} ranks is 4")
+    assert told.startswith(f"{160 + sizes[0]} s a step at {ranks(sizes[0])} is 4")
     assert than in told
     (sound,) = table(*(row(size, 0.16, device=device, precision=precision, micro="64") for size in sizes))
     assert not any("milliseconds" in line for line in sound.remarks)
 
 
 def test_a_cpu_may_be_slow_and_a_minute_for_a_micro_batch_of_anything_else_is_remarked(table):
-    (cpu,) = table(row(1, 20.0, device="cpu"))
+    (cpu,) = table(row(1, 70.0, device="cpu"), row(2, 75.0))
     assert not any("milliseconds" in line for line in cpu.remarks)
     other = [line.replace("vit_base_patch16_224", "bert-large") for line in (row(1, 160.0), row(2, 170.0))]
     (long,) = table(*other)
@@ -205,6 +206,6 @@ def test_without_a_micro_batch_there_are_no_images_and_a_reason(table):
     found = predict(calibrate(series), [8, 16])
     assert [one.images_per_s for one in found.points] == [None, None]
     assert "micro-batch is not told" in found.reasons["images_per_s"]
-    assert found.knee in (8, 16)
+    assert found.knee == 16
     document = prediction_document(found)
     assert document["points"][0]["images_per_s"] is document["points"][0]["memory_bytes"] is None

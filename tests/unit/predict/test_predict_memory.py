@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from vitscale.config.runspec import RunSpec
 from vitscale.cost import models, vit
+from vitscale.cost.calibrated import knobs_of
+from vitscale.cost.collectives import Links
+from vitscale.cost.run import Machinery, estimate_run
 from vitscale.cost.scaling import Layout
 from vitscale.predict.candidates import Candidate, Pool, Way, needed
 from vitscale.predict.memory import memory_of, untold
@@ -101,3 +105,61 @@ def test_without_a_device_there_is_no_probability_and_a_reason():
     assert found.reasons["fit_probability"] == "the memory of the device is not in the catalog"
     assert "memory_bytes" not in found.reasons
     assert predicted(model="bert-large").reasons["memory_bytes"] == "the model is no timm ViT"
+
+SPEC = {
+    "protocol": "weak",
+    "model": {"name": MODEL, "img_size": 224, "patch_size": 16, "num_classes": 1000},
+    "data": {"name": "synthetic", "fingerprint": "0123456789abcdef", "images": 1024},
+    "world_size": 8,
+    "ranks_per_node": 8,
+    "data_parallel": 8,
+    "precision": "bf16",
+    "device": "cuda",
+    "micro_batch": 64,
+    "grad_accum": 1,
+    "global_batch": 512,
+    "solved": "global_batch",
+    "optimizer": {"name": "adamw", "lr": 0.001},
+    "measure": {"warmup_steps": 3, "steps": None, "seconds": 10.0, "seed": 0},
+}
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"engine": "fsdp", "fsdp": {"reshard_after_forward": True}},
+        {"engine": "fsdp", "fsdp": {"reshard_after_forward": False}},
+        {"engine": "deepspeed", "zero_stage": 2, "deepspeed": {"reduce_bucket_size": 2e7, "overlap_comm": True}},
+        {"engine": "deepspeed", "zero_stage": 3, "deepspeed": {"stage3_param_persistence_threshold": 1e9}},
+        {"engine": "deepspeed", "zero_stage": 0, "deepspeed": {"reduce_bucket_size": 2e7}},
+        {
+            "engine": "deepspeed",
+            "zero_stage": 0,
+            "deepspeed": {"reduce_bucket_size": 2e7},
+            "knobs": {"overlap_reduce": True},
+        },
+    ],
+)
+def test_a_series_needs_what_the_plan_of_its_runs_says(way):
+    spec = RunSpec.model_validate({**SPEC, **way, "deepspeed": {"zero_optimization": way.get("deepspeed", {})}})
+    plan = estimate_run(spec, Machinery(None, Links(None, None), None))
+    facts = {"engine": spec.engine, "zero_stage": spec.zero_stage, "precision": "bf16", "knobs": knobs_of(spec)}
+    held = memory_of(replace(SERIES, **facts), Layout(8, 1, 64, 1), None)
+    assert held.tensors_bytes == plan.memory.total_bytes
+    assert held.needed_bytes.median == plan.need.median_bytes
+
+
+def test_what_ran_is_not_said_to_be_too_large():
+    seen = tuple(Observation(Layout(size, 1, 4096, 1), 100.0) for size in (1, 2))
+    series = replace(SERIES, observations=seen, device="t4")
+
+    def told(series, size, asked=None):
+        (point,) = predict(calibrate(series), [size], asked).points
+        (line,) = [line for line in point.assumptions if "of 14.9 GiB" in line]
+        return line
+
+    assert told(series, 2).startswith("the form of memory is off at 2 ranks: it ran; the form needs ")
+    assert told(series, 1).startswith("the form of memory is off at 1 rank: it ran")
+    for other in (told(series, 4), told(series, 2, Asked(engine="fsdp")), told(replace(series, source="simulated"), 2)):
+        assert "it ran" not in other
+    assert told(series, 4).startswith("at 4 ranks a rank needs about ")

@@ -24,9 +24,9 @@ ONE, FOUR = (Candidate(POOL, WAY, Layout(size, 1, 64 / size, 1)) for size in (1,
 NOISE = np.exp(0.05 * np.random.default_rng(0).standard_normal((3, 4000)))
 
 
-def chosen(steps, *, limits=None, needs=lambda _: DeviceNeed("cuda", 10**9, 0), candidates=(ONE, FOUR)):
+def chosen(steps, *, spread=1, limits=None, needs=lambda _: DeviceNeed("cuda", 10**9, 0), candidates=(ONE, FOUR)):
     def drawn(asked):
-        return [steps[one] * NOISE[index % 3] for index, one in enumerate(asked)]
+        return [steps[one] * NOISE[index % 3] ** spread for index, one in enumerate(asked)]
 
     return recommend(candidates, WORK, limits or Limits(), needs, drawn)
 
@@ -106,6 +106,20 @@ def test_the_front_has_the_simpler_of_what_ties_in_time_and_cost():
     assert [one.candidate for one in kept] == [FOUR, other]
     faster = chosen({**steps, sharded: 0.5}, candidates=(sharded, FOUR, ONE)).front
     assert [one.candidate for one in faster] == [FOUR, sharded]
+
+
+def test_a_wide_interval_puts_nothing_on_the_front_that_is_dearer_and_slower():
+    plain = replace(ONE, way=Way("deepspeed", 3, "fp32"))
+    found = chosen({plain: 3.0, ONE: 1.0, FOUR: 0.4}, spread=20, candidates=(plain, ONE, FOUR))
+    assert found.tied == 2
+    assert [one.candidate for one in found.front] == [FOUR, ONE]
+
+
+def test_what_stands_for_another_on_the_front_is_not_dominated_there():
+    plain = replace(ONE, way=Way("ddp", None, "fp32"))
+    other = replace(ONE, pool=replace(POOL, device="h100", price_per_hour=1.96))
+    front = chosen({ONE: 1.0, plain: 1.02, other: 1.01}, candidates=(ONE, plain, other)).front
+    assert [one.candidate for one in front] == [other]
 
 
 def test_devices_are_read_with_their_prices():
