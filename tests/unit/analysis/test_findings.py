@@ -174,7 +174,7 @@ def test_simulated_results_say_so(make, root):
 
 @pytest.mark.parametrize(("engine", "named"), [("deepspeed", True), ("accelerate_deepspeed", False)])
 def test_a_knob_of_deepspeeds_engine_is_named_to_that_engine(make, root, engine, named):
-    parts = {"data_s": 0.01, "forward_s": 0.2, "backward_s": 0.4, "optimizer_s": 0.06, "comm_exposed_s": 0.3, "wait_s": 0}
+    parts = {"data_s": 0.01, "forward_s": 0.2, "backward_s": 0.4, "optimizer_s": 0.06, "comm_exposed_s": 0.3}
     spec = make.make_spec(2, engine=engine, simulated_device="h100")
     write(make, root, spec, STEADY, source="simulated", parts=parts)
     (finding,) = found(root, "no_overlap")
