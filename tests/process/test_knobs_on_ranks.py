@@ -36,18 +36,30 @@ SAME = {
     ),
 }  # fmt: skip
 COMPRESSED = {name: ("engine=ddp", f"engine.ddp_hook={name}") for name in ("fp16", "bf16")}
+SIXTEEN = {
+    "bf16, after backward": ("zero_stage=0", "precision=bf16"),
+    "bf16, beside backward": ("zero_stage=0", "precision=bf16", "engine.overlap_reduce=true"),
+}
+BESIDE = {"zero0": 4, "bf16, beside backward": 2}
+"""Cases in which the reducer sends in place of DeepSpeed -> bytes of a gradient's element."""
 
 
 @pytest.fixture(scope="module")
-def losses(store, tmp_path_factory):
-    """case -> global mean loss of every step; one process start for all."""
-    cases = {**SAME, **COMPRESSED}
+def launched(store, tmp_path_factory):
+    """case -> folder of its launch; one process start for all."""
+    cases = {**SAME, **COMPRESSED, **SIXTEEN}
     specs = [runs(store, *SIZE, *words)[0] for words in cases.values()]
     end, folders = serve(store, tmp_path_factory.mktemp("knobs"), specs)
     assert end.status == "ok", end.reason
+    return dict(zip(cases, folders, strict=True))
+
+
+@pytest.fixture(scope="module")
+def losses(launched):
+    """case -> global mean loss of every step."""
     return {
         case: np.mean([[line["loss"] for line in lines] for lines in steps(folder).values()], axis=0)
-        for case, folder in zip(cases, folders, strict=True)
+        for case, folder in launched.items()
     }
 
 
@@ -64,6 +76,24 @@ def test_a_knob_changes_rounding_only(losses, case):
 def test_a_hook_compresses_gradients_and_still_learns(losses, case, most):
     assert 1e-7 < gaps(losses, case).max() < most
     assert losses[case][-1] < losses[case][0]
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_gradients_are_sent_once_a_step_by_calls_that_nobody_stands_still_for(launched, case):
+    folder = launched[case]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    lines = [json.loads(line) for line in (folder / "collectives.jsonl").read_text().splitlines()]
+    assert {line["operation"] for line in lines} == {"all_reduce"}
+    assert sum(line["bytes_per_step"] for line in lines) == BESIDE[case] * manifest["parameters"]
+    for device in manifest["devices"]:
+        assert device["overhead"]["synchronous"] == 0
+        assert device["overhead"]["asynchronous"] == sum(line["calls_per_step"] for line in lines)
+
+
+def test_in_16_bits_gradients_beside_backward_are_deepspeeds_own(losses):
+    own, beside = (losses[case] for case in SIXTEEN)
+    assert (np.abs(beside - own) / own).max() < 5e-3
+    assert beside[-1] < beside[0]
 
 
 def test_ranks_that_are_not_bound_have_as_many_threads(store, tmp_path):

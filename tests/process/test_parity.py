@@ -53,7 +53,8 @@ CASES = {
     "bf16_autocast": (ADAMW, STAGES, ENGINES, "precision=bf16_autocast"),
 }
 UPDATES = ("lion", "lamb", "muon", "adafactor", "bf16", "bf16_autocast")
-"""What an optimizer or a precision is to each engine two ranks tell; one rank tells it of DDP and plain torch."""
+"""What an optimizer or a precision is to each engine two ranks tell; one rank tells it of DDP and plain torch, and a
+precision of DeepSpeed and FSDP too, whose master weights are their own."""
 SIXTEEN_BITS = ["bf16", "bf16, accelerate over DeepSpeed", "bf16_autocast"]
 FP32 = [case for case in CASES if case not in SIXTEEN_BITS]
 
@@ -83,7 +84,9 @@ def measured(request, store, tmp_path_factory):
 def on_one_rank(case, words):
     """Plain torch beside the engines; but for one they are left out where they would repeat what they do on two."""
     if case in UPDATES:
-        return ["engine=ddp,single", *(word for word in words if not word.startswith(("engine=", "zero_stage=")))]
+        sixteen = case in SIXTEEN_BITS
+        engines = ["engine=deepspeed,ddp,fsdp,single", "zero_stage=0,3"] if sixteen else ["engine=ddp,single"]
+        return [*engines, *(word for word in words if not word.startswith(("engine=", "zero_stage=")))]
     return [word + ",single" if word == ENGINES else word for word in words]
 
 

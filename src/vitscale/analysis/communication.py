@@ -77,14 +77,16 @@ def _no_overlap(study: StudyData, results: Results) -> Iterator[Finding]:
     if heaviest:
         run, share = max(heaviest, key=lambda pair: pair[1])
         labels = [study.labels[one.series] for one, _ in heaviest]
+        own = any(one.facts.engine == "deepspeed" for one, _ in heaviest)
+        beside = "engine.overlap_reduce=true sends in buckets during the backward pass; " if own else ""
         yield Finding(
             kind="no_overlap",
             severity="warning" if share >= COMMUNICATION_GRAVE else "note",
             evidence="DeepSpeed with ZeRO stage 0 does not overlap its all-reduce with the backward pass: it starts "
             f"when that is done, so all of it adds to the step, up to {percent(share)} ({study.labels[run.run_id]}); "
             f"{text.count(len(heaviest), 'series')}: {text.names(labels)}.",
-            hint="engine.overlap_reduce=true sends in buckets during the backward pass; zero_stage=1 or 2 with "
-            "DeepSpeed's overlap_comm=true overlaps on CUDA; grad_accum reduces less often",
+            hint=f"{beside}zero_stage=1 or 2 with DeepSpeed's overlap_comm=true overlaps on CUDA; "
+            "grad_accum reduces less often",
             runs=tuple(one.run_id for one, _ in heaviest),
         )
 

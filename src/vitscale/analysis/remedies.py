@@ -34,7 +34,8 @@ def _less_traffic(case: Case) -> str | None:
         return "engine.ddp_hook=bf16"
     if spec.precision == "fp32" and spec.device == "cuda" and spec.engine in ("deepspeed", "ddp", "fsdp") and not hook:
         return "precision=bf16"
-    if spec.zero_stage in (2, 3) or spec.engine == "fsdp" or spec.protocol == "strong":
+    once = spec.knobs and (spec.knobs.compile_mode or spec.knobs.static_graph)  # no second micro-step
+    if spec.zero_stage in (2, 3) or spec.engine == "fsdp" or spec.protocol == "strong" or once:
         return _larger_micro_batch(case)
     return f"grad_accum={2 * spec.grad_accum}" if _twice_fits(spec) else None
 

@@ -26,8 +26,9 @@ DDP_BUCKET_MB = 25.0
 def no_overlap(case: Case) -> Iterator[Found]:
     """DeepSpeed's collectives after the backward pass, which could run beside it.
 
-    Stage 0 reduces all gradients when the last backward is done (`allreduce_gradients`), and on a CPU no stage
-    overlaps. At best what is exposed now is hidden behind the backward pass of the last micro-step.
+    Its stage 0 reduces all gradients when the last backward is done (`allreduce_gradients`), where
+    `engine.overlap_reduce` does not send in its place, and on a CPU no other stage overlaps. At best what is exposed
+    now is hidden behind the backward pass of the last micro-step.
     """
     spec, exposed, backward = case.spec, case.mean_s("comm_exposed"), case.typical_s("backward")
     hidden = case.result.overlapped_share

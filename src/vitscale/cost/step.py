@@ -248,9 +248,10 @@ def optimizer_seconds(
 def _overlaps(engine: str, zero_stage: int | None, overlap_comm: bool | None, *, on_cpu: bool) -> bool:
     """Say whether collectives run beside compute.
 
-    DDP does, also on gloo (measured: 35 of 156 ms hidden). DeepSpeed never does on a CPU (measured), never at ZeRO-0
-    (measured logs: the all-reduce follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by
-    default on (cited: zero/config.py). FSDP does on CUDA, on streams of its own; on a CPU assumed not.
+    DDP does, also on gloo (measured: 35 of 156 ms hidden), and so does ZeRO-0 with `engine.overlap_reduce`, which
+    counts as DDP. DeepSpeed itself never does on a CPU (measured), never at ZeRO-0 (measured logs: the all-reduce
+    follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by default on (cited:
+    zero/config.py). FSDP does on CUDA, on streams of its own; on a CPU assumed not.
     """
     if engine == "fsdp":
         return not on_cpu

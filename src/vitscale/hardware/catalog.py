@@ -29,6 +29,13 @@ class LinkSpec:
     latency_s: float | None
     source: str
     """Where the figure is from, or `assumed: …` with the reason."""
+    switched: bool = False
+    """Whether any two devices have all of it between them, over a switch."""
+
+    @property
+    def assumed(self) -> bool:
+        """Whether nothing tells the figure."""
+        return self.source.startswith("assumed")
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,8 @@ def _catalog() -> dict[str, DeviceSpec]:
 
 
 def _link(values: Mapping[str, Any]) -> LinkSpec:
-    return LinkSpec(values["name"], values["bytes_per_s"], values.get("latency_s"), values["source"])
+    switched = values.get("switched", False)
+    return LinkSpec(values["name"], values["bytes_per_s"], values.get("latency_s"), values["source"], switched)
 
 
 def _device(name: str, values: Mapping[str, Any], links: Mapping[str, LinkSpec]) -> DeviceSpec:

@@ -90,6 +90,11 @@ class Round(BaseModel):
     entries: tuple[Entry, ...]
     """Launches, in order."""
 
+    @property
+    def sharing(self) -> int:
+        """Ranks that share the cores and the memory of one machine."""
+        return self.world_size if self.one_machine else self.ranks_per_node
+
     def cores_of(self, rank: int) -> tuple[int, ...]:
         """CPU cores of a rank; ranks are numbered machine by machine, and machines are alike."""
         return self.cores[rank % len(self.cores)] if self.cores else ()

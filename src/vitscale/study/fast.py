@@ -39,6 +39,10 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
     if not variant.engine.fast:
         return Choice(variant, point)
     notes = []
+    given = study.engine.model_fields_set | {path.removeprefix("engine.") for path in study.axes.swept}
+    if point.device == "cuda" and "compile" not in given and _compiles(point, simulated):
+        variant = variant.model_copy(update={"engine": variant.engine.model_copy(update={"compile": True})})
+        notes.append("engine.compile = true")
     if "precision" in study.axes.model_fields_set:
         faster = _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant)
         hint = "; precision=bf16 changes it" if faster and point.precision == "fp32" else ""
@@ -46,10 +50,6 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
     elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant):
         point = point._replace(precision="bf16")
         notes.append("precision = bf16: weights, with an fp32 master copy")
-    given = study.engine.model_fields_set | {path.removeprefix("engine.") for path in study.axes.swept}
-    if point.device == "cuda" and "compile" not in given and _compiles(point, simulated):
-        variant = variant.model_copy(update={"engine": variant.engine.model_copy(update={"compile": True})})
-        notes.append("engine.compile = true")
     where = f"{point.engine} on {point.device}"
     return Choice(variant, point, tuple(f"fast, {where}: {note}" for note in notes or ["nothing to choose"]))
 

@@ -88,13 +88,16 @@ class Follow:
                 self._observer.message(line)
 
     def _tell_slow_links(self) -> None:
-        """Once for each world, before its first launch: links far below their own rate."""
+        """Once for each world, before its first launch: links far below the rate that `lab` shapes them to."""
         round_ = self._round
         if self._links is not None or round_.world_size == 1 or not round_.entries:
             return
         self._links = read_links(self._folder / "rounds" / round_.name)
-        world = f"links of {round_.world_size} ranks on {round_.nodes} hosts"
-        if self._links is not None and world not in self._told:
+        if self._links is None:
+            return
+        link, backend = self._links.link, self._links.backend
+        world = f"links of {round_.world_size} ranks on {round_.nodes} hosts, {link}, {backend}"
+        if world not in self._told:
             self._told.add(world)
             run = RunSpec.model_validate(round_.entries[0].spec)
             found = all_reduce(run, self._links.device, self._links)

@@ -15,7 +15,9 @@ from vitscale.study.points import Point
 
 _FUSED = ("adamw", "sgd")
 _ONE_IMPLEMENTATION = ("muon",)
-_OF_REDUCTION = ("prescale_gradients", "gradient_predivide_factor", "communication_data_type")
+_OF_REDUCTION = (
+    "prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op", "communication_data_type",
+)  # fmt: skip
 """DeepSpeed's keys of how its stage 0 averages gradients."""
 
 
@@ -30,7 +32,7 @@ def require_knobs(knobs: EngineSection, point: Point, optimizer: OptimizerName, 
     if knobs.compile:
         require_compilable(point)
     if knobs.compile_mode:
-        _require_mode(knobs.compile_mode, point, compiled=knobs.compile is True)
+        _require_mode(knobs.compile_mode, point, grad_accum, compiled=knobs.compile is True)
     if knobs.sdpa:
         _require_kernel(knobs.sdpa, point)
     if knobs.optimizer_impl == "deepspeed":
@@ -86,11 +88,17 @@ def require_own_reduction(knobs: EngineSection, point: Point, deepspeed: Mapping
         )
 
 
-def _require_mode(mode: str, point: Point, *, compiled: bool) -> None:
+def _require_mode(mode: str, point: Point, grad_accum: int, *, compiled: bool) -> None:
     if not compiled:
         raise Infeasible(f"`engine.compile_mode = {mode}` says how to compile, and nothing is", "engine.compile=true")
     if point.device == "cpu":
         raise Infeasible(f"`engine.compile_mode = {mode}` is for CUDA's graphs and kernels", "leave it out")
+    if grad_accum > 1:
+        raise Infeasible(
+            f"`engine.compile_mode = {mode}` keeps gradients in the memory of CUDA graphs, which the next pass writes "
+            f"over, and `grad_accum = {grad_accum}` adds them up",
+            "grad_accum=1",
+        )
 
 
 def require_compilable(point: Point) -> None:

@@ -115,7 +115,8 @@ def _links(case: Case, together: Examination) -> Iterator[Check]:
         if pairs and members == "ranks" and gpu is None:  # through the host's memory, for less than a millisecond
             yield Check(name=name, status="ok", where="all ranks", text=f"{_rate_text(pairs)}; {_UNKNOWN}")
         elif pairs:
-            yield from _pairs(name, pairs, members.removesuffix("s"), rate)
+            alike = members == "hosts" or inside is not None
+            yield from _pairs(name, pairs, members.removesuffix("s"), rate, alike=alike)
 
 
 _HINTS = {
@@ -124,26 +125,33 @@ _HINTS = {
 }
 
 
-def _pairs(name: str, pairs: Sequence[PairTiming], kind: str, expected: Expected | None) -> Iterator[Check]:
+def _pairs(
+    name: str, pairs: Sequence[PairTiming], kind: str, expected: Expected | None, *, alike: bool
+) -> Iterator[Check]:
+    """Held against the best of them where no rate is sure. Pairs that are joined unlike tell of a member only."""
     best = max(pairs, key=lambda one: one.bytes_per_s)
-    reference, whose = expected or (best.bytes_per_s, f"the best pair, {kind}s {best.a} and {best.b}")
+    reference, whose = best.bytes_per_s, f"the best pair, {kind}s {best.a} and {best.b}"
+    if expected and expected.judges:
+        reference, whose = expected.bytes_per_s, expected.whose
     slow = [one for one in pairs if one.bytes_per_s < SLOW_SHARE * reference]
-    if not slow:
-        known = f"{decimal(reference, 'B/s')} expected ({whose})" if expected else _UNKNOWN
-        yield Check(name=name, status="ok", where=f"all {kind}s", text=f"{_rate_text(pairs)}; {known}")
-        return
     culprits, hint = slow_members(pairs, slow), _HINTS[kind]
+    alone = [one for one in slow if alike and not {one.a, one.b} & {*culprits}]
+    if not culprits and not alone:
+        yield Check(name=name, status="ok", where=f"all {kind}s", text=f"{_rate_text(pairs)}; {_told(expected)}")
     for member in culprits:
         own = [one for one in slow if member in (one.a, one.b)]
         text = f"{_rate_text(own)} with every other, {percent(_share(own, reference), 0)} of {whose}"
         yield Check(name=name, status="failed", where=f"{kind} {member}", text=text, hint=hint)
-    for one in slow:
-        if not {one.a, one.b} & {*culprits}:
-            text = f"{_rate_text([one])}, {percent(_share([one], reference), 0)} of {whose}"
-            yield Check(name=name, status="failed", where=f"{kind}s {one.a} and {one.b}", text=text, hint=hint)
+    for one in alone:
+        text = f"{_rate_text([one])}, {percent(_share([one], reference), 0)} of {whose}"
+        yield Check(name=name, status="failed", where=f"{kind}s {one.a} and {one.b}", text=text, hint=hint)
 
 
-_UNKNOWN = "no data sheet to hold it against"
+_UNKNOWN = "no known rate to hold it against"
+
+
+def _told(expected: Expected | None) -> str:
+    return expected.text if expected else _UNKNOWN
 
 
 def _all_reduce(case: Case, together: Examination) -> Iterator[Check]:
@@ -151,11 +159,7 @@ def _all_reduce(case: Case, together: Examination) -> Iterator[Check]:
     if found is None:
         return
     text = f"{decimal(found.timing.bus_bytes_per_s, 'B/s')} bus bandwidth with {size(found.timing.bytes)}; "
-    text += (
-        f"{decimal(found.expected.bytes_per_s, 'B/s')} expected ({found.expected.whose})"
-        if found.expected
-        else _UNKNOWN
-    )
+    text += _told(found.expected)
     hint = "a slow link above; where there is none, NCCL_DEBUG=INFO tells which network and rings NCCL has chosen"
     status: CheckStatus = "warning" if found.slow else "ok"
     yield Check(name="all-reduce", status=status, where="all ranks", text=text, hint=hint if found.slow else None)

@@ -97,11 +97,11 @@ def describe(
     )
 
 
-def memory_bytes(ranks: Ranks) -> int:
-    """Memory that this rank may use: its GPU's, or its part of the host's."""
-    if ranks.device.type == "cuda":
-        return int(torch.cuda.get_device_properties(ranks.device).total_memory)
-    return probe().memory_bytes // ranks.ranks_per_node
+def memory_bytes(device: torch.device, sharing: int) -> int:
+    """Memory that this rank may use: its GPU's, or its part of that of the machine, which so many ranks share."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return probe().memory_bytes // sharing
 
 
 def timed_as(device: torch.device) -> str:

@@ -115,7 +115,7 @@ class Launch:
         self.parity = self._parity() if self.entry.parity else None
         data_rank = self.spec.data_rank(self.ranks.rank)
         calibrated = partial(self.beat, "calibrate", steps=uneven.STEPS)
-        self.split = uneven.split_of(self.spec, self.entry, self.ranks, build_model, calibrated)
+        self.split = uneven.split_of(self.spec, self.entry, self.ranks, self.round.sharing, build_model, calibrated)
         self.dealt = uneven.dealt(self.spec, self.split, data_rank)
         heartbeat.beat(Beat(self.number, "setup", 1, 0, None))  # its own time, after steps of another kind
         began = time.perf_counter()

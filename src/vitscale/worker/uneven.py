@@ -43,13 +43,16 @@ FILE = "split.json"
 Build = Callable[[RunSpec, torch.device], nn.Module]
 
 
-def split_of(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split | None:
+def split_of(
+    spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build, beat: Callable[[int], None]
+) -> Split | None:
     """The micro-batches of a run, None where all are equal. All ranks at once.
 
     Args:
         spec: the run.
         entry: one of its launches.
         ranks: all of them take part.
+        sharing: ranks that share the memory of one machine.
         build: makes the run's model.
         beat: is told the number of micro-steps taken.
 
@@ -69,7 +72,7 @@ def split_of(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Call
         found = Split.model_validate_json(json.dumps(told[0]["kept"]))
         _require_devices(path, found, names)
         return found
-    chosen = _timed(spec, entry, ranks, build, beat).model_copy(update={"devices": names})
+    chosen = _timed(spec, entry, ranks, sharing, build, beat).model_copy(update={"devices": names})
     if ranks.rank == 0:
         write_json(path, chosen.model_dump(mode="json"))
     return chosen
@@ -132,9 +135,11 @@ def _require_devices(path: Path, kept: Split, names: tuple[str, ...]) -> None:
             )
 
 
-def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Split:
+def _timed(
+    spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build, beat: Callable[[int], None]
+) -> Split:
     """Time splits on the run's model, and choose."""
-    most = _room(spec, ranks)
+    most = _room(spec, ranks, sharing)
     alone = spec.model_copy(update={"engine": "single", "grad_accum": 1})
     turned = (spec.knobs or EngineSection()).model_copy(update={"compile": None})  # each size would be compiled anew
     model = build(spec, ranks.device)
@@ -181,14 +186,14 @@ def search(even: tuple[int, ...], most: Sequence[int], seconds: Callable[[tuple[
     return Split(micro_batches=best, images_per_s=tuple(rates), full=tuple(full) or None)
 
 
-def _room(spec: RunSpec, ranks: Ranks) -> list[int]:
+def _room(spec: RunSpec, ranks: Ranks, sharing: int) -> list[int]:
     """Images of a micro-step that each rank's memory holds, by the plan's estimate. All ranks at once.
 
     Raises:
         MemoryExceeded: fewer than there are; on all ranks alike.
     """
     images = sum(spec.micro_batches)
-    own = most_images(spec, devices.memory_bytes(ranks), images)
+    own = most_images(spec, devices.memory_bytes(ranks.device, sharing), images)
     most = [int(one["most"]) for one in gathered({"most": own}, ranks)]
     require_room(images, most)
     return most

@@ -172,6 +172,16 @@ def test_simulated_results_say_so(make, root):
     assert "simulated, not measured" in found(root, "simulated")[0].evidence
 
 
+@pytest.mark.parametrize(("engine", "named"), [("deepspeed", True), ("accelerate_deepspeed", False)])
+def test_a_knob_of_deepspeeds_engine_is_named_to_that_engine(make, root, engine, named):
+    parts = {"data_s": 0.01, "forward_s": 0.2, "backward_s": 0.4, "optimizer_s": 0.06, "comm_exposed_s": 0.3}
+    spec = make.make_spec(2, engine=engine, simulated_device="h100")
+    write(make, root, spec, STEADY, source="simulated", parts=parts)
+    (finding,) = found(root, "no_overlap")
+    assert ("engine.overlap_reduce=true" in finding.hint) is named
+    assert "zero_stage=1 or 2" in finding.hint
+
+
 def test_torn_and_altered_records_of_a_finished_launch_are_found(make, root):
     folder = make.write_launch(root, make.make_spec(1))
     path = folder / "steps.rank000.jsonl"

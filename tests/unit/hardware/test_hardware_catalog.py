@@ -71,6 +71,12 @@ def test_few_ranks_of_a_node_reach_the_network_through_their_own_cards():
     assert catalog.device("t4").links(1).inter_node is None
 
 
+def test_what_nothing_tells_and_what_has_a_switch_is_said_of_a_link():
+    links = {name: catalog.device(name) for name in ("a100-80gb", "v100", "t4")}
+    assert [one.intra_node.switched for one in links.values()] == [True, False, False]
+    assert links["a100-80gb"].inter_node.assumed
+    assert not links["a100-80gb"].intra_node.assumed
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

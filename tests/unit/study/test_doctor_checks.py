@@ -4,7 +4,6 @@ import pytest
 
 from vitscale.config.load import load
 from vitscale.data.catalog import DatasetFacts
-from vitscale.hardware import catalog
 from vitscale.hardware.probe import Gpu, Machine
 from vitscale.launch.hostfile import Host
 from vitscale.launch.outcome import RoundEnd
@@ -12,7 +11,6 @@ from vitscale.records.examination import Examination, HostFacts, Interface, Limi
 from vitscale.records.links import LinkBenchmark, Timing
 from vitscale.study.checks import Case, of_hosts
 from vitscale.study.doctor import largest_world, world_of
-from vitscale.study.expected import of_ring
 from vitscale.study.grid import Images, build
 from vitscale.study.link_checks import of_ranks
 from vitscale.study.where import Where
@@ -193,104 +191,6 @@ def test_a_slow_results_folder_is_told():
     hosts = [meeting(0, seen_s=4.0), meeting(1, write_s=0.9), meeting(2)]
     (found,) = wrong(of_ranks(case([host(0), host(1), host(2)], together(hosts))))
     assert found[:2] == ("results folder", "warning")
-
-
-def three(*rates):
-    pairs = [pair(0, 1, rates[0]), pair(0, 2, rates[1]), pair(1, 2, rates[2])]
-    return together([meeting(0), meeting(1), meeting(2)], pairs)
-
-
-def test_a_host_that_is_slow_with_every_other_is_named():
-    (found,) = wrong(of_ranks(case([host(0), host(1), host(2)], three(110e6, 11e6, 12e6))))
-    assert found[:3] == ("links", "failed", "host 2")
-    assert "10 % of the best pair, hosts 0 and 1" in found[3]
-
-
-def test_a_single_slow_pair_is_named_as_a_pair():
-    (found,) = wrong(of_ranks(case([host(0), host(1), host(2)], three(110e6, 109e6, 12e6))))
-    assert found[:3] == ("links", "failed", "hosts 1 and 2")
-
-
-def test_all_pairs_are_slow_where_the_links_own_rate_is_known():
-    hosts = [host(0), host(1), host(2)]
-    words = ("world_size=3", "nodes=3", "link=1gbit")
-    found = wrong(of_ranks(case(hosts, three(11e6, 11e6, 11e6), *words)))
-    assert [one[2] for one in found] == ["hosts 0 and 1", "hosts 0 and 2", "hosts 1 and 2"]
-    assert wrong(of_ranks(case(hosts, three(110e6, 112e6, 117e6), *words))) == []
-
-
-def test_a_gpus_data_sheet_says_what_its_link_gives():
-    gpus = [host(0, devices=(A100,) * 2)]
-    found = together([meeting(0, listens=("lo:1",))], [pair(0, 1, 20e9)], between="ranks")
-    (slow,) = wrong(of_ranks(case(gpus, found, "world_size=2", "device=cuda", gpus=2, lab=False)))
-    assert slow[:3] == ("links", "failed", "ranks 0 and 1")
-
-
-def all_reduces(words, *timings, hosts=3, **where):
-    """The check of the model's own all-reduce."""
-    found = case([host(node) for node in range(hosts)], three(1e9, 1e9, 1e9), *words, **where)
-    found = found._replace(together=together(found.together.hosts, found.together.pairs, timings=timings))
-    return [one for one in of_ranks(found) if one.name == "all-reduce"]
-
-
-def test_the_models_largest_all_reduce_stands_beside_what_its_links_should_give():
-    words = ("world_size=3", "nodes=3", "link=1gbit")
-    (sound,) = all_reduces(words, timing(1e6, 1000), timing(110e6), timing(1e6, operation="broadcast"))
-    assert (sound.status, sound.text) == (
-        "ok",
-        "110 MB/s bus bandwidth with 19.1 MiB; 117 MB/s expected (link = 1gbit)",
-    )
-    (slow,) = all_reduces(words, timing(70e6))
-    assert (slow.status, slow.where) == ("warning", "all ranks")
-    assert slow.hint
-
-
-def test_a_small_all_reduce_is_not_expected_to_take_less_than_one_of_one_element():
-    (small,) = all_reduces(("world_size=3", "nodes=3", "link=1gbit"), timing(25e6, 3000))
-    assert small.status == "ok"  # 4,000 bytes on the wire take 34 us, and one element 100 us
-    assert "29.8 MB/s expected" in small.text
-
-
-def test_without_a_data_sheet_an_all_reduce_is_told_and_not_judged():
-    (told,) = all_reduces(("world_size=3", "nodes=3"), timing(1e6))
-    assert (told.status, told.text) == (
-        "ok",
-        "1.00 MB/s bus bandwidth with 19.1 MiB; no data sheet to hold it against",
-    )
-
-
-def test_a_ring_is_as_fast_as_the_slower_of_a_hosts_links_and_its_network():
-    (run,) = largest_world(runs("world_size=16", "nodes=2", "device=cuda", "protocol=weak", gpus=8, lab=False))
-    network = catalog.match(A100).links(8).inter_node  # a rank's NVLink is faster than the host's network
-    assert of_ring(run, A100) == (network.bytes_per_s, network.name)
-    (one_host,) = largest_world(runs("world_size=8", "device=cuda", "protocol=weak", gpus=8, lab=False))
-    assert of_ring(one_host, A100).bytes_per_s > network.bytes_per_s
-    assert of_ring(run, "somebody's GPU") is None
-
-
-def test_a_slow_rank_inside_one_of_several_hosts_is_named():
-    words = ("world_size=8", "nodes=2", "device=cuda")
-    gpus = [host(node, devices=(A100,) * 4) for node in (0, 1)]
-    inside = [pair(a, b, 20e9 if 6 in (a, b) else 250e9) for a, b in ((4, 5), (4, 6), (4, 7), (5, 6), (5, 7), (6, 7))]
-    found = together([meeting(0), meeting(1)], [pair(0, 1, 24e9)], inside=inside)
-    (slow,) = wrong(of_ranks(case(gpus, found, *words, gpus=4, lab=False)))
-    assert slow[:3] == ("links inside", "failed", "rank 6")
-
-
-def test_a_slow_pair_is_no_slow_member():
-    words = ("world_size=4", "nodes=2", "device=cuda")
-    gpus = [host(node, devices=(A100,) * 2) for node in (0, 1)]
-    found = together([meeting(0), meeting(1)], [pair(0, 1, 24e9)], inside=[pair(0, 1, 250e9), pair(2, 3, 20e9)])
-    (slow,) = wrong(of_ranks(case(gpus, found, *words, gpus=2, lab=False)))
-    assert slow[:3] == ("links inside", "failed", "ranks 2 and 3")
-
-
-def test_between_ranks_of_cpus_the_hosts_memory_is_told_and_not_judged():
-    found = together([meeting(0), meeting(1)], [pair(0, 1, 1e9)], inside=[pair(0, 1, 1e9), pair(2, 3, 0.5e9)])
-    judged = list(of_ranks(case([host(0), host(1)], found, "world_size=4", "nodes=2")))
-    assert wrong(judged) == []
-    (told,) = [one.text for one in judged if one.name == "links inside"]
-    assert told == "750 MB/s with 19.1 MiB; no data sheet to hold it against"
 
 
 def test_the_largest_world_is_looked_at():

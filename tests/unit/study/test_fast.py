@@ -59,3 +59,10 @@ def test_a_run_is_what_was_chosen_however_it_came_to_it():
 def test_it_can_vary():
     runs = grid(CPU, {}, swept={"engine.fast": (False, True)}).runs
     assert [run.precision for run in runs] == ["fp32", "bf16"]
+
+
+def test_how_to_compile_keeps_no_run_from_bf16():
+    found = grid(H100, {"fast": True, "compile_mode": "reduce-overhead"})
+    assert [(run.precision, run.knobs.compile, run.knobs.compile_mode) for run in found.runs] == [
+        ("bf16", True, "reduce-overhead")
+    ]

@@ -44,9 +44,10 @@ def test_gradients_beside_backward_are_sent_and_estimated_as_ddp_sends_them():
     assert beside.memory == after.memory
 
 
-def test_deepspeeds_keys_of_what_it_does_not_send_are_refused():
-    swept = {"engine.overlap_reduce": [True], "deepspeed.prescale_gradients": [True]}
-    with pytest.raises(UsageError, match=r"in place of DeepSpeed, which reads `deepspeed\.prescale_gradients`"):
+@pytest.mark.parametrize(("key", "value"), [("prescale_gradients", True), ("gradient_allreduce_op", "sum")])
+def test_deepspeeds_keys_of_what_it_does_not_send_are_refused(key, value):
+    swept = {"engine.overlap_reduce": [True], f"deepspeed.{key}": [value]}
+    with pytest.raises(UsageError, match=rf"in place of DeepSpeed, which reads `deepspeed\.{key}`"):
         grid(swept=swept)
     assert len(grid(swept=swept, zero_stage=1, world_size=2).runs) == 1
 
@@ -90,6 +91,10 @@ def test_labels_do_not_call_off_what_is_on():
         ({"engine": "ddp", "precision": "bf16"}, {"ddp_hook": "fp16"}, None, "they are 16 bit already"),
         ({}, {"compile_mode": "reduce-overhead"}, GPUS, "says how to compile, and nothing is"),
         ({}, {"compile": True, "compile_mode": "max-autotune"}, None, "is for CUDA's graphs and kernels"),
+        (
+            {"grad_accum": 2}, {"compile": True, "compile_mode": "max-autotune"}, GPUS,
+            "which the next pass writes over, and `grad_accum = 2` adds them up",
+        ),
     ],
 )
 def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rule):

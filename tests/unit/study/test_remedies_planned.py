@@ -20,6 +20,8 @@ VARIANTS = (
     ("grad_accum=3",),
     ("global_batch=1024", "micro_batch=512"),
     ("engine.compile=true", "engine.loader_threads=40"),
+    ("engine.compile=true", "engine.compile_mode=reduce-overhead"),
+    ("engine.static_graph=true",),
     ("engine.channels_last=true", "engine.bind_cores=false"),
     ("engine.ddp_hook=fp16", "optimizer.name=lion"),
     ("tensor_parallel=3", "world_size=3"),

@@ -1,6 +1,8 @@
 """What is heard of a round besides its steps."""
 
-from test_doctor_checks import LINKS, runs, timing
+import pytest
+from test_doctor_checks import A100, LINKS, runs, timing
+from test_link_checks import SIZES_OF_A100
 
 from vitscale.records.links import LINKS as LINKS_FILE
 from vitscale.records.round import LISTENS, Beat, Entry, Round, read_listens
@@ -45,13 +47,14 @@ def test_of_one_host_or_before_the_ranks_are_together_nothing_is_told(tmp_path):
     assert read_listens(tmp_path / "rounds" / one.name) is None
 
 
-def heard(tmp_path, bus_bytes_per_s, *words):
+def heard(tmp_path, bus_bytes_per_s, *words, changes=({}, {}), size=20_000_000, **where):
     """What is said of two rounds of one world whose links give so much."""
-    (run,) = runs("world_size=3", "nodes=3", *words)
+    words = words if where else ("world_size=3", "nodes=3", *words)
+    (run,) = runs(*words, **where)
     spec, observer, told = run.model_dump(mode="json"), Told(), set()
     entry = Entry(folder="runs/a/launch0", run_id=run.run_id, launch=0, spec=spec)
-    for round_ in rounds(tmp_path, [], nodes=3):
-        links = LINKS.model_copy(update={"timings": (timing(bus_bytes_per_s),)})
+    for round_, changed in zip(rounds(tmp_path, [], nodes=3), changes, strict=True):
+        links = LINKS.model_copy(update={"timings": (timing(bus_bytes_per_s, size),), **changed})
         write_json(tmp_path / "rounds" / round_.name / LINKS_FILE, links.model_dump(mode="json"))
         follow = Follow(tmp_path, round_.model_copy(update={"entries": (entry,)}), {}, observer, told)
         follow.beat(Beat(0, "setup", 0, 0, None))
@@ -73,6 +76,18 @@ def test_links_far_below_their_rate_are_told_once_before_the_first_launch(tmp_pa
         "`vitscale doctor` looks for the slow one"
     )
     assert heard(tmp_path, 30e6, "link=1gbit") == [line, "a launch", "a launch"]
+
+
+@pytest.mark.parametrize("changed", [{"link": "1gbit"}, {"backend": "mpi"}])
+def test_links_of_another_rate_or_backend_are_told_by_themselves(tmp_path, changed):
+    assert len(heard(tmp_path, 30e6, "link=1gbit", changes=({}, changed))) == 4
+
+
+@pytest.mark.parametrize(("size", "rate"), SIZES_OF_A100)
+def test_sound_gpus_below_their_data_sheet_are_not_told(tmp_path, size, rate):
+    words, of_gpus = ("world_size=8", "device=cuda"), {"world_size": 8, "nodes": 1, "device": A100}
+    found = heard(tmp_path, rate, *words, changes=(of_gpus, of_gpus), size=size, gpus=8, lab=False)
+    assert found == ["a launch", "a launch"]
 
 
 def test_sound_links_and_links_of_an_unknown_rate_are_not_told(tmp_path):

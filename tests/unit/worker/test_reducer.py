@@ -1,5 +1,7 @@
 """Gradients averaged beside backward, on a process group of two that sends nothing: sums are the rank's own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -7,6 +9,7 @@ from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from vitscale.worker.engines import reducer
+from vitscale.worker.engines.deepspeed import DeepSpeedEngine
 from vitscale.worker.engines.reducer import Reducer
 
 INPUT = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
@@ -110,3 +113,15 @@ def test_nothing_is_sent_once_it_is_closed(layers, sent):
     reduced.close()
     backward(layers)
     assert sent == []
+
+
+def test_the_engine_sends_while_the_last_micro_steps_backward_goes_on(layers, sent):
+    engine = DeepSpeedEngine.__new__(DeepSpeedEngine)  # as it is around DeepSpeed's, which is not needed here
+    engine._engine = SimpleNamespace(backward=lambda loss: loss.backward(), step=lambda: None)
+    engine._reducer = Reducer(layers.parameters(), None)
+    engine.backward(layers(INPUT).square().sum(), last=False)
+    assert sent == []
+    layers.zero_grad()
+    engine.backward(layers(INPUT).square().sum(), last=True)
+    assert sent[0][1] == [0, 1]
+    assert sum(elements for elements, _ in sent) == sum(weight.numel() for weight in layers.parameters())

@@ -46,7 +46,7 @@ def serve(make, tmp_path, monkeypatch):
         entry = next_entry(tmp_path, spec)
         (tmp_path / entry.folder).mkdir(parents=True)
         ranks = SimpleNamespace(rank=rank, device=torch.device("cpu"))
-        return uneven.split_of(spec, entry, ranks, None, None), bool(timed)
+        return uneven.split_of(spec, entry, ranks, 2, None, None), bool(timed)
 
     return go
 

@@ -1,13 +1,17 @@
 """Which split of a run's images is chosen: the fastest of those that are timed, no rank with more than it holds."""
 
+from types import SimpleNamespace
+
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from vitscale.config.knobs import EngineSection
 from vitscale.cost.collectives import Links
 from vitscale.cost.run import Machinery, estimate_run, most_images
 from vitscale.errors import MemoryExceeded
+from vitscale.records.round import Round
+from vitscale.worker import uneven
 from vitscale.worker.__main__ import _kind
 from vitscale.worker.uneven import require_room, search
 
@@ -79,3 +83,18 @@ def test_a_rank_holds_what_the_plan_says_that_fits(make):
     assert (fits(most), fits(most + 1)) == (True, False)
     assert most_images(spec, limit, most - 1) == most - 1
     assert most_images(spec, 1 << 20, 4096) == 0
+
+
+@pytest.mark.parametrize(("one_machine", "sharing"), [(False, 2), (True, 4)])
+def test_all_ranks_of_one_machine_share_its_memory(monkeypatch, one_machine, sharing):
+    round_ = Round(
+        name="0000-w4", world_size=4, nodes=2, ranks_per_node=2, device="cpu", cores=(), one_machine=one_machine,
+        entries=(),
+    )  # fmt: skip
+    seen = []
+    monkeypatch.setattr(uneven.devices, "probe", lambda: SimpleNamespace(memory_bytes=16 << 30))
+    monkeypatch.setattr(uneven, "most_images", lambda spec, memory_bytes, limit: seen.append(memory_bytes) or limit)
+    monkeypatch.setattr(uneven, "gathered", lambda document, ranks: [document])
+    ranks = SimpleNamespace(device=torch.device("cpu"))
+    assert uneven._room(SimpleNamespace(micro_batches=(4, 4)), ranks, round_.sharing) == [8]
+    assert seen == [(16 << 30) // sharing]
