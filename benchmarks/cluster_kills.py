@@ -30,7 +30,7 @@ from benchmarks.killing import SEED, agents_of, alive, descendants, finished, ra
 from vitscale import units
 from vitscale.errors import SetupError
 from vitscale.launch import jobs
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 NOTICED_S = 30.0
 PATIENCE_S = 120.0
@@ -38,9 +38,10 @@ PATIENCE_S = 120.0
 IDLE_STUDIES = 5
 """After so many studies without a blow there will be none: a single one may end before its moment has come."""
 
+RANKS = 2
 COMMAND = [
     "vitscale", "run", "quick", f"measure.launches={kills.LAUNCHES}", "measure.warmup_steps=1", "measure.steps=40",
-    "global_batch=16", "protocol=strong", "world_size=2", "launch.step_timeout_s=10",
+    "global_batch=16", "protocol=strong", f"world_size={RANKS}", "launch.step_timeout_s=10",
 ]  # fmt: skip
 
 
@@ -66,8 +67,8 @@ class Study:
     @property
     def steps(self) -> int:
         """Steps that all ranks have taken in the launch in flight; -1 before a rank has said anything."""
-        beats = [read_heartbeat(self.round, rank) for rank in self.ranks] if self.round else []
-        return min((beat[0].step if beat else -1 for beat in beats), default=-1)
+        beats = read_heartbeats(self.round, RANKS, RANKS) if self.round and self.ranks else []
+        return min((beat.step if beat else -1 for beat in beats), default=-1)
 
     def ends(self) -> dict[Path, dict[str, str | None]]:
         """Every manifest of a launch that did not end well."""
@@ -135,7 +136,7 @@ def strike_job(study: Study, rng: random.Random) -> str | None:
     """`scancel` of the job that the command waits for, once a rank of it has spoken."""
     del rng
     round_name, job = next(iter(jobs.unfinished(study.folder).items()), ("", ""))
-    if not job or read_heartbeat(study.folder / "rounds" / round_name, 0) is None:
+    if not job or read_heartbeats(study.folder / "rounds" / round_name, 1, 1) == [None]:
         return None
     subprocess.run(["scancel", job], env={**os.environ, **study.environ}, check=True, capture_output=True)
     return "cancelled"

@@ -20,7 +20,7 @@ import psutil
 from benchmarks.figure import VITSCALE, Failed, Figure, say, shown
 from vitscale.errors import VitscaleError
 from vitscale.hardware.position import position
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 SEED = 20260101
 ORPHANS_END_S = 5.0
@@ -256,5 +256,5 @@ def agents_of(ranks: Iterable[psutil.Process]) -> list[psutil.Process]:
 def _meanwhile(folder: Path, rank: int) -> str:
     """Where the round in flight was, by a rank's heartbeat."""
     rounds = sorted((folder / "rounds").glob("*"))
-    found = read_heartbeat(rounds[-1], rank) if rounds else None
-    return f"round {rounds[-1].name}, {found[0].phase}, step {found[0].step}" if found else "no rank yet"
+    found = read_heartbeats(rounds[-1], rank + 1, rank + 1)[rank] if rounds else None
+    return f"round {rounds[-1].name}, {found.phase}, step {found.step}" if found else "no rank yet"

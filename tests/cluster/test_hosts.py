@@ -7,7 +7,7 @@ import pytest
 from ranks import finish, launches, start, wait_until, worker_processes
 from ssh_cluster import ssh_hosts
 
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.usefixtures("kernel", "sshd")]
 
@@ -43,7 +43,7 @@ def in_training(process, results):
 
     def both():
         assert process.poll() is None, process.communicate()[1]
-        return all((beat := read_heartbeat(folder, rank)) and beat[0].step == 2 for rank in (0, 1))
+        return all(beat and beat.step == 2 for beat in read_heartbeats(folder, 2, 2))
 
     wait_until(both, 90, "two ranks in training")
     return worker_processes(results)

@@ -9,7 +9,7 @@ from hosts import cut_off, unshared
 from ranks import finish, launches, start, wait_until, worker_processes
 
 from vitscale.launch.lab import NAMESPACES, network
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120), pytest.mark.usefixtures("mpirun")]
 
@@ -30,8 +30,8 @@ def by_mpirun(store, results, *words, **more):
 
 def both_have_trained(process, results):
     assert process.poll() is None, process.communicate()[1]
-    beats = [read_heartbeat(results / "rounds" / "0000-w2", rank) for rank in (0, 1)]
-    return all(beat and beat[0].step == 2 for beat in beats)
+    beats = read_heartbeats(results / "rounds" / "0000-w2", 2, 2)
+    return all(beat and beat.step == 2 for beat in beats)
 
 
 @pytest.fixture

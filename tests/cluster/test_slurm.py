@@ -16,7 +16,7 @@ from ranks import finish, launches, over_tiny, start, wait_until, worker_process
 from vitscale.launch import jobs
 from vitscale.records import checkpoint
 from vitscale.records.examination import DoctorReport
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(180)]
 
@@ -39,8 +39,8 @@ def submitted(results):
 def in_training(results, name, step=1):
     """Whether all ranks of a round have taken so many steps."""
     world_size, folder = int(name.partition("-w")[2]), results / "rounds" / name
-    beats = [read_heartbeat(folder, rank) for rank in range(world_size)]
-    return all(beat and beat[0].step >= step for beat in beats)
+    beats = read_heartbeats(folder, world_size, world_size)
+    return all(beat and beat.step >= step for beat in beats)
 
 
 def test_each_world_size_is_a_job_and_ranks_of_two_nodes_train_together(store, slurm, tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from ranks import digests, finish, launches, start, wait_until, worker_processes
 
-from vitscale.records.round import read_heartbeat
+from vitscale.records.round import read_heartbeats
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -23,8 +23,8 @@ def begin(store, results):
     def stands_still():
         assert process.poll() is None, process.communicate()[1]
         folder = results / "rounds" / "0000-w2"
-        beats = [read_heartbeat(folder, rank) for rank in (0, 1)]
-        return all(beat and beat[0].entry == 1 and beat[0].step == 3 for beat in beats)
+        beats = read_heartbeats(folder, 1, 2)
+        return all(beat and beat.entry == 1 and beat.step == 3 for beat in beats)
 
     wait_until(stands_still, 90, "the second launch")
     assert len(worker_processes(results)) == 2

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from vitscale.config.study import LaunchSection
 from vitscale.errors import Interrupted
 from vitscale.launch.outcome import RoundEnd, Watch
 from vitscale.launch.processes import Command, Ranks, named, poll_s
-from vitscale.records.round import ROUND, Beat, Round, read_failures, read_heartbeats
+from vitscale.records.round import ROUND, Beat, Failure, Round, read_failures, read_heartbeats
 from vitscale.records.schema import Status
 from vitscale.records.writer import make_folder, write_whole
 
@@ -26,6 +27,7 @@ _UNSEEN = re.compile(rb"host (\S+) does not see the results folder")
 """Of `worker/__main__.py`, through the starter's own connection."""
 SHARED = "`--out` on a file system that all hosts share, at one path"
 _NAMED = 4
+_CUT_OFF = "has not answered"
 _STARTING = ("import", "setup")
 
 
@@ -147,13 +149,25 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
         told = f"{named(killed.rank, killed.host)} was ended by {killed.signal} {_when(beats.get(killed.rank))}"
         return RoundEnd("failed", told)
     if failures:
-        first = min(failures, key=lambda failure: (failure.kind != "setup", "onnection" in failure.message))
+        first = _first(failures)
         meant = "setup" if first.kind == "setup" else None
         return RoundEnd("failed", f"rank {first.rank}: {first.message}", meant, hint=first.hint)
     return RoundEnd("failed", f"{ranks.ended()}; see rounds/{round_.name}/stderr.log")
 
 
+def _first(failures: Sequence[Failure]) -> Failure:
+    """The failure that tells most. Ranks on both sides of a cut name the other: then what most of them say."""
+    first = min(failures, key=lambda failure: (failure.kind != "setup", "onnection" in failure.message))
+    if _CUT_OFF not in first.message:
+        return first
+    cut_off = [failure for failure in failures if _CUT_OFF in failure.message]
+    said = Counter(failure.message for failure in cut_off)
+    return max(cut_off, key=lambda failure: said[failure.message])
+
+
 def _when(beat: Beat | None) -> str:
+    if beat is not None and beat.phase == "done":
+        return "after its last step"
     if beat is None or beat.step == 0 or beat.phase in _STARTING:
         return "before its first step"
     return f"after step {beat.step} ({beat.phase})"

@@ -80,7 +80,9 @@ class RanksOfJob(Ranks):
         end = ended_by_slurm(self._job, self._state, _errors(self._folder))
         if end is None and not begun:
             told = f"job {self._job} left no word in the results folder, which its nodes have to share"
-            return RoundEnd("failed", told, "setup", SHARED)
+            # Where another round's job has found the folder it is one node that does not.
+            seen = any(self._folder.parent.glob(f"*/{LOG}"))
+            return RoundEnd("failed", told, None if seen else "setup", SHARED)
         return end
 
     def _has_log(self) -> bool:

@@ -20,7 +20,7 @@ from vitscale.launch.inputs import Inputs, allowed
 from vitscale.launch.job import RanksOfJob, RanksOfStep
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
-from vitscale.launch.processes import Command
+from vitscale.launch.processes import Command, poll_s
 from vitscale.launch.sbatch import ARRAY, SCRIPT, array, resources, script, srun
 from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm
 from vitscale.records.round import ROUND, Beat, Round, read_heartbeats
@@ -193,7 +193,7 @@ def _await_start(ranks: RanksOfJob, folder: Path, round_: Round, watch: Watch) -
     """Wait for a job's turn, however long that takes: time limits are for what runs."""
     while ranks.waiting() and not any(read_heartbeats(folder, round_.nodes, round_.world_size)):
         watch(Beat(0, "queued", 0, 0, None))
-        time.sleep(_POLL_S)
+        time.sleep(poll_s(round_.world_size, _POLL_S))
 
 
 @contextlib.contextmanager

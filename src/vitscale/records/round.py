@@ -163,15 +163,6 @@ def read_heartbeats(folder: Path, nodes: int, world_size: int) -> list[Beat | No
     return beats
 
 
-def read_heartbeat(folder: Path, rank: int) -> tuple[Beat, float] | None:
-    """A rank's last heartbeat and the time its host last wrote one (seconds since the epoch), or None."""
-    for path in sorted(folder.glob("heartbeat.node*")):
-        for other, beat in _beats(path):
-            if other == rank:
-                return beat, path.stat().st_mtime
-    return None
-
-
 def _beats(path: Path) -> Iterator[tuple[int, Beat]]:
     try:
         text = path.read_bytes()

@@ -127,7 +127,7 @@ def _join(
     if round_.examine and place.local_rank == 0:
         examine.write_host(folder, round_, place, machine)
     ranks = meeting.join(round_, place, first.torch_backend, machine, os.environ, late)
-    if round_.nodes > 1:
+    if round_.nodes > 1 and first.torch_backend == "gloo":  # NCCL's sockets stand idle where it talks over InfiniBand
         reach.watch(reach.wires(), lambda address: _cut_off(address, late))
     return ranks, machine, largest(imported_s, ranks.device)
 

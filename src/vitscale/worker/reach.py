@@ -20,15 +20,17 @@ from typing import NamedTuple
 
 import psutil
 
-SILENCE_S = 20.0
-"""Longer than launchers need that hear of hosts themselves: they know more of what went wrong."""
-_LOOK_S = 2.0
+SILENCE_S = 27.0
+"""Longer than launchers need that hear of hosts themselves: they know more of what went wrong. And past the last question
+that can be had in half a minute: a kernel that sends again does so 12.6 s and 25.4 s after the first time, a little
+later by its coarse timers, where a round trip takes few ms."""
+_LOOK_S = 1.0
 _ASK_S = 3
 _ASKED = 30
 """Questions until the kernel ends the connection itself."""
 _UNANSWERED = 2
 _TCP_INFO = struct.Struct("=8B13I")
-_STATE, _RETRANSMITS, _PROBES, _LAST_HEARD_MS = 0, 2, 3, 20
+_STATE, _RETRANSMITS, _PROBES, _LAST_DATA_MS, _LAST_ACK_MS = 0, 2, 3, 19, 20
 _ESTABLISHED = 1
 
 
@@ -70,13 +72,18 @@ def _owed_s(told: bytes) -> float:
     # A host that has no room for more is asked ever more seldom, and answers each time.
     unanswered = max(fields[_RETRANSMITS], fields[_PROBES]) >= _UNANSWERED
     owed = unanswered and fields[_STATE] == _ESTABLISHED
-    return fields[_LAST_HEARD_MS] / 1000 if owed else 0.0
+    # Data that acknowledge nothing new are told in their own field only, and leave the questions counted.
+    return min(fields[_LAST_DATA_MS], fields[_LAST_ACK_MS]) / 1000 if owed else 0.0
 
 
 def wires() -> list[Wire]:
-    """One connection of this process to each other host that it has any to."""
+    """One connection of this process to each other host that it has any to; none where they cannot be listed."""
+    try:
+        connections = psutil.Process().net_connections("tcp")
+    except (OSError, RuntimeError, psutil.Error):
+        return []
     found: dict[str, Wire] = {}
-    for one in psutil.Process().net_connections("tcp"):
+    for one in connections:
         if one.status == psutil.CONN_ESTABLISHED and one.raddr.ip != one.laddr.ip and one.raddr.ip not in found:
             with contextlib.suppress(OSError):
                 found[one.raddr.ip] = Wire(one.raddr.ip, one.fd, os.fstat(one.fd).st_ino)
@@ -86,11 +93,13 @@ def wires() -> list[Wire]:
 def watch(hosts: Iterable[Wire], lost: Callable[[str], None]) -> None:
     """From now on look whether hosts answer; `lost` hears, on another thread, the address of the first that does not.
 
-    Call it when the ranks are together.
+    Call it when the ranks are together. A connection whose kernel cannot be told to ask is not looked at.
     """
-    asked = list(hosts)
-    for wire in asked:
-        wire.ask()
+    asked = []
+    for wire in hosts:
+        with contextlib.suppress(OSError):
+            wire.ask()
+            asked.append(wire)
     threading.Thread(target=_look, args=(asked, lost), name="reach", daemon=True).start()
 
 

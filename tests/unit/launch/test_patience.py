@@ -8,7 +8,7 @@ from vitscale.config.study import LaunchSection
 from vitscale.launch import attend
 from vitscale.launch.attend import _begun, _furthest_behind, _Patience
 from vitscale.launch.processes import poll_s
-from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeat, read_heartbeats
+from vitscale.records.round import Beat, Heartbeat, heartbeat_path, read_heartbeats
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_next_launch_of_a_round_is_a_start_again(now):
 
 
 def test_a_heartbeat_is_overwritten_in_place(tmp_path):
-    assert read_heartbeat(tmp_path, 3) is None
+    assert read_heartbeats(tmp_path, 4, 4) == [None] * 4
     heart = Heartbeat(tmp_path, 3, ranks_per_node=1)
     beats = [
         Beat(0, "import", 0, 0, None),
@@ -61,7 +61,7 @@ def test_a_heartbeat_is_overwritten_in_place(tmp_path):
     ]
     for beat in beats:
         heart.beat(beat)
-        found, _ = read_heartbeat(tmp_path, 3)
+        *_, found = read_heartbeats(tmp_path, 4, 4)
         assert found[:4] == beat[:4]
         assert heartbeat_path(tmp_path, 3).stat().st_size == 96
 
@@ -72,7 +72,6 @@ def test_ranks_of_a_host_share_a_file_in_which_each_has_its_own_line(tmp_path):
     hearts[1].beat(Beat(0, "warmup", 1, 9, None))
     beats = [None, Beat(0, "warmup", 1, 9, None), None, Beat(0, "steady", 7, 9, 2.5)]
     assert read_heartbeats(tmp_path, 2, 4) == beats  # line 0 of either file is a hole
-    assert [found and found[0] for found in (read_heartbeat(tmp_path, rank) for rank in range(4))] == beats
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heartbeat.node000", "heartbeat.node001"]
     with heartbeat_path(tmp_path, 1).open("r+b") as file:
         file.truncate(96 + 4)

@@ -285,6 +285,16 @@ def test_a_job_whose_node_does_not_see_the_folder_ends_the_study_with_what_to_do
     assert jobs.unfinished(tmp_path) == {}
 
 
+def test_where_another_round_has_found_the_folder_a_job_without_a_word_is_one_failure(launcher, tmp_path):
+    earlier = tmp_path / "rounds" / "0000-w2"
+    earlier.mkdir(parents=True)
+    (earlier / "stdout.log").touch()
+    end = launcher("RUNNING", "FAILED").run(tmp_path, round_of(1), lambda beat: None)
+    assert (end.status, end.kind, end.again) == ("failed", None, True)
+    assert "left no word in the results folder" in end.reason
+    assert "`--out`" in end.hint
+
+
 def test_another_node_that_does_not_see_the_folder_is_named_by_what_its_rank_prints(launcher, tmp_path):
     one = launcher("RUNNING", "FAILED")
     folder = tmp_path / "rounds" / "0000-w2"
