@@ -21,9 +21,9 @@ from typing import NamedTuple
 import psutil
 
 SILENCE_S = 27.0
-"""Longer than launchers need that hear of hosts themselves: they know more of what went wrong. And past the last question
-that can be had in half a minute: a kernel that sends again does so 12.6 s and 25.4 s after the first time, a little
-later by its coarse timers, where a round trip takes few ms."""
+"""Longer than launchers need that hear of hosts themselves: they know more of what went wrong. And past the last
+question that can be had in half a minute: a kernel that sends again does so 12.6 s and 25.4 s after the first time, a
+little later by its coarse timers, where a round trip takes few ms."""
 _LOOK_S = 1.0
 _ASK_S = 3
 _ASKED = 30
