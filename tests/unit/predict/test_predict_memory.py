@@ -106,6 +106,7 @@ def test_without_a_device_there_is_no_probability_and_a_reason():
     assert "memory_bytes" not in found.reasons
     assert predicted(model="bert-large").reasons["memory_bytes"] == "the model is no timm ViT"
 
+
 SPEC = {
     "protocol": "weak",
     "model": {"name": MODEL, "img_size": 224, "patch_size": 16, "num_classes": 1000},
