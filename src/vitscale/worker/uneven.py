@@ -135,9 +135,7 @@ def _require_devices(path: Path, kept: Split, names: tuple[str, ...]) -> None:
             )
 
 
-def _timed(
-    spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build, beat: Callable[[int], None]
-) -> Split:
+def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build, beat: Callable[[int], None]) -> Split:
     """Time splits on the run's model, and choose."""
     most = _room(spec, ranks, sharing)
     alone = spec.model_copy(update={"engine": "single", "grad_accum": 1})

@@ -77,6 +77,7 @@ def test_what_nothing_tells_and_what_has_a_switch_is_said_of_a_link():
     assert links["a100-80gb"].inter_node.assumed
     assert not links["a100-80gb"].intra_node.assumed
 
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -92,7 +92,9 @@ def test_labels_do_not_call_off_what_is_on():
         ({}, {"compile_mode": "reduce-overhead"}, GPUS, "says how to compile, and nothing is"),
         ({}, {"compile": True, "compile_mode": "max-autotune"}, None, "is for CUDA's graphs and kernels"),
         (
-            {"grad_accum": 2}, {"compile": True, "compile_mode": "max-autotune"}, GPUS,
+            {"grad_accum": 2},
+            {"compile": True, "compile_mode": "max-autotune"},
+            GPUS,
             "which the next pass writes over, and `grad_accum = 2` adds them up",
         ),
     ],
