@@ -1,4 +1,4 @@
-"""Links as `vitscale doctor` judges them: by the rate that they are shaped to, else by the best pair; not by a sheet."""
+"""Links as `vitscale doctor` judges them: by the rate that they are shaped to, else by the best pair; by no sheet."""
 
 import itertools
 from dataclasses import replace

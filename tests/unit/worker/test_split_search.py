@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+
+import torch
 
 from vitscale.config.knobs import EngineSection
 from vitscale.cost.collectives import Links
