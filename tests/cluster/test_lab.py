@@ -84,7 +84,7 @@ def test_a_link_that_is_cut_ends_both_ranks_and_ctrl_c_leaves_no_namespace_and_n
     (first,) = wait_until(lambda: launches(results), 60, "the launch is closed").values()
     assert first["status"] == "failed"
     assert re.fullmatch(
-        r"rank (0: host `10\.0\.0\.2`|1: host `10\.0\.0\.1`) has not answered for 27 s", first["reason"]
+        r"rank (0: host `10\.0\.0\.2`|1: host `10\.0\.0\.1`) has not answered for 28 s", first["reason"]
     )
     assert not any(rank.is_running() for rank in ranks)
     process.send_signal(signal.SIGINT)

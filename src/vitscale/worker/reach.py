@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import psutil
 
-SILENCE_S = 27.0
+SILENCE_S = 28.0
 """Longer than launchers need that hear of hosts themselves: they know more of what went wrong. And past the last
-question that can be had in half a minute: a kernel that sends again does so 12.6 s and 25.4 s after the first time, a
-little later by its coarse timers, where a round trip takes few ms."""
+question that can be had in half a minute: where a round trip takes few ms, a kernel that sends again does so up to 13 s
+and 26 to 27 s after the first time, as its timers are coarse."""
 _LOOK_S = 1.0
 _ASK_S = 3
 _ASKED = 30

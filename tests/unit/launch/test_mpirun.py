@@ -225,10 +225,10 @@ def test_a_host_that_mpirun_has_lost_is_named(served):
 
 def test_an_mpirun_that_goes_on_after_a_rank_has_said_why_it_ended_is_ended(served, monkeypatch):
     monkeypatch.setattr("vitscale.launch.mpi._LAST_WORDS_S", 0.1)
-    word = json.dumps({"kind": "exception", "message": "host `10.0.0.2` has not answered for 27 s"})
+    word = json.dumps({"kind": "exception", "message": "host `10.0.0.2` has not answered for 28 s"})
     left = f"open('rounds/0000-w2/failure.rank000.json', 'w').write({word!r})"
     end = served(f"{left}; time.sleep(60)", round_of(2, nodes=2))
-    assert end == RoundEnd("failed", "rank 0: host `10.0.0.2` has not answered for 27 s")
+    assert end == RoundEnd("failed", "rank 0: host `10.0.0.2` has not answered for 28 s")
 
 
 def test_ranks_of_several_hosts_are_asked_by_a_file(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from vitscale.records.round import Beat, Failure
 
 
 def cut_off(rank, host):
-    return Failure(rank, "exception", f"host `{host}` has not answered for 27 s")
+    return Failure(rank, "exception", f"host `{host}` has not answered for 28 s")
 
 
 RESET = Failure(0, "exception", "Connection reset by peer")

@@ -93,7 +93,7 @@ def test_a_host_that_does_not_list_connections_is_no_reason_to_end(monkeypatch, 
 
 def test_the_host_that_does_not_answer_is_told_by_its_address(monkeypatch, pair):
     monkeypatch.setattr(reach, "_LOOK_S", 0.01)
-    silent = iter([0.0, 26.5, 27.5])
+    silent = iter([0.0, 27.5, 28.5])
     monkeypatch.setattr(Wire, "silent_s", lambda wire: next(silent, 0.0))
     heard, lost = threading.Event(), []
     watch([wire(pair[0])], lambda address: (lost.append(address), heard.set()))
@@ -122,4 +122,4 @@ def test_a_rank_whose_last_words_reach_no_folder_ends_all_the_same(monkeypatch):
         assert ended.wait(10)
 
     __main__._cut_off("10.0.0.2", late)
-    assert said == ["host `10.0.0.2` has not answered for 27 s"]
+    assert said == ["host `10.0.0.2` has not answered for 28 s"]
