@@ -9,7 +9,12 @@ from ssh_cluster import ssh_hosts
 
 from vitscale.records.round import read_heartbeats
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.usefixtures("kernel", "sshd")]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.alone,
+    pytest.mark.timeout(240),
+    pytest.mark.usefixtures("kernel", "sshd"),
+]
 
 CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "RANK": "7", "WORLD_SIZE": "9"}
 

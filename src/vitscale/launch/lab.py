@@ -20,6 +20,7 @@ from vitscale.config.study import rate_bytes_per_s
 from vitscale.errors import SetupError
 from vitscale.launch.local import Local, Place
 from vitscale.launch.outcome import RoundEnd, Watch
+from vitscale.launch.processes import undisturbed
 from vitscale.records.round import Round
 
 NAMESPACES = Path("/run/netns")  # where iproute2 keeps them
@@ -90,7 +91,8 @@ def network(hosts: int, rate: str | None) -> Iterator[list[str]]:
             _connect(name, switch, number, rate)
         yield names
     finally:
-        _remove([*names, switch])
+        with undisturbed():
+            _remove([*names, switch])
 
 
 def _connect(name: str, switch: str, number: int, rate: str | None) -> None:

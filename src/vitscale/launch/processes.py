@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -15,6 +15,7 @@ import psutil
 from vitscale.launch.outcome import Killed, RoundEnd
 
 _WAIT_S = 1.0
+_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 _POLL_S = 0.1
 _LOOKS_PER_S = 5000
 """Most files of a shared folder that are looked at in a second, by one process for all ranks or by all ranks."""
@@ -35,6 +36,25 @@ def oom_kills() -> int:
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return 0
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off the signals that stop this process until what is within is done. In the main thread only.
+
+    Blocked, for what is started within; and heard by another handler, since threads of libraries do not block them.
+    """
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in _STOPS}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for stop, handler in handlers.items():
+            signal.signal(stop, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 class Command(NamedTuple):

@@ -7,7 +7,6 @@ never from an exit status alone.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from vitscale.launch.inputs import Inputs, allowed
 from vitscale.launch.job import RanksOfJob, RanksOfStep
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
 from vitscale.launch.outcome import RoundEnd, Watch
-from vitscale.launch.processes import Command, poll_s
+from vitscale.launch.processes import Command, poll_s, undisturbed
 from vitscale.launch.sbatch import ARRAY, SCRIPT, array, resources, script, srun
 from vitscale.launch.scheduler import Cluster, Scheduler, require_slurm
 from vitscale.records.round import ROUND, Beat, Round, read_heartbeats
@@ -36,7 +35,6 @@ _DEFAULTS = {
     "SBATCH_TIMELIMIT": "time_limit",
 }
 """Variables that hold where the study says nothing; before the file, SLURM takes all that begin with SBATCH_."""
-_STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 
 
 class Slurm:
@@ -157,7 +155,7 @@ class Slurm:
         path = results / "rounds" / alike[0].name / (ARRAY if len(alike) > 1 else SCRIPT)
         if len(alike) > 1:
             _write(path, array(results, alike, self._inputs.limits))
-        with _undisturbed():
+        with undisturbed():  # a job that was taken is written down
             word = jobs.note_submitting(results, [round_.name for round_ in alike])
             job = self._scheduler.submit(str(path.relative_to(results)), results, self._environ(), word)
             given = {round_.name: f"{job}_{number}" if len(alike) > 1 else job for number, round_ in enumerate(alike)}
@@ -177,16 +175,6 @@ class Slurm:
 def _write(path: Path, text: str) -> None:
     write_whole(path, text.encode())
     path.chmod(0o600)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put off signals: a job that was taken is written down."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _await_start(ranks: RanksOfJob, folder: Path, round_: Round, watch: Watch) -> None:

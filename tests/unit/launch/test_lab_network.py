@@ -1,6 +1,7 @@
 """The network of a lab: what is asked of the kernel, and that all of it is taken back."""
 
 import os
+import signal
 
 import pytest
 
@@ -128,3 +129,18 @@ def test_who_is_not_root_and_what_is_not_installed_is_told(monkeypatch):
 def test_what_the_kernel_says_is_shown(monkeypatch):
     with pytest.raises(SetupError, match="no such file"):
         lab._run("sh", "-c", "echo 'no such file' >&2; exit 3")
+
+
+def test_ctrl_c_while_a_network_is_taken_back_leaves_nothing_of_it(kernel, monkeypatch):
+    def interrupted(*command):
+        if command[1:3] == ("netns", "delete"):
+            os.kill(os.getpid(), signal.SIGINT)
+        kernel(*command)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), network(2, None):
+            monkeypatch.setattr(lab, "_run", interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert kernel.there() == []
