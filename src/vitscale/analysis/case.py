@@ -58,11 +58,14 @@ class Found:
     rank: int | None = None
     node: int | None = None
     within: Kind | None = None
+    signed: bool = False
+    """A difference between ranks: chance gives it either sign, so that values above 0 are no sign of a cost by
+    themselves."""
 
     @property
     def seconds(self) -> Estimate:
         """Cost with its interval over the launches."""
-        if not self.reference_s and min(self.values_s) > 0:
+        if not self.reference_s and not self.signed and min(self.values_s) > 0:
             return interval(self.values_s)
         return difference_interval(self.values_s, self.reference_s)
 

@@ -108,6 +108,7 @@ def straggler(case: Case) -> Iterator[Found]:
         detail=phase if excess_s > 0 else None,
         rank=rank if len(late) == 1 else None,
         node=node,
+        signed=True,
     )
 
 

@@ -37,25 +37,30 @@ def root(make, tmp_path):
     return make.write_study(tmp_path / "study")
 
 
-def write(make, root, spec, seconds=None, step_s=None, **options):
+def write(make, root, spec, seconds=None, step_s=None, launches=(1.0, 1.0, 1.0), **options):
     """Three launches: parts in seconds beyond a clean step of `BASE_S` over the ranks; the step grows with them.
 
-    `seconds` is a dict of seconds, or a function of the rank; what one rank has more, the others wait.
+    `seconds` is a dict of seconds, or a function of the rank; what one rank has more, the others wait. Each launch has
+    so many times as much of it.
     """
     clean = CLEAN if spec.world_size > 1 else ALONE
     ideal_s = step_s or BASE_S * spec.micro_batch * spec.grad_accum / (64 if spec.protocol == "strong" else 32)
     of_rank = seconds if callable(seconds) else lambda rank: seconds or {}
     inside = [name for name in clean if name not in BESIDE]
-    grown = [sum(of_rank(rank).get(name, 0.0) for name in inside) for rank in range(spec.world_size)]
-    whole = ideal_s + max(grown)
 
-    def parts(rank):
-        own = {name: share * ideal_s + of_rank(rank).get(name, 0.0) for name, share in clean.items()}
-        own["wait_s"] += max(grown) - grown[rank]
-        return {name: value / whole for name, value in own.items()}
+    def write_launch(launch, times):
+        grown = [times * sum(of_rank(rank).get(name, 0.0) for name in inside) for rank in range(spec.world_size)]
+        whole = ideal_s + max(grown)
 
-    for launch, factor in enumerate(NOISE):
-        make.write_launch(root, spec, launch, whole * factor, parts=parts, **options)
+        def parts(rank):
+            own = {name: share * ideal_s + times * of_rank(rank).get(name, 0.0) for name, share in clean.items()}
+            own["wait_s"] += max(grown) - grown[rank]
+            return {name: value / whole for name, value in own.items()}
+
+        make.write_launch(root, spec, launch, whole * NOISE[launch], parts=parts, **options)
+
+    for launch, times in enumerate(launches):
+        write_launch(launch, times)
 
 
 def verdict(root, **fields):
@@ -144,6 +149,13 @@ def test_of_two_ranks_the_late_one_is_the_one_that_does_not_wait(make, root):
     (cause,) = verdict(root).causes
     assert (cause.kind, cause.rank) == ("straggler", 1)
     assert cause.seconds.median == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_rank_that_chance_made_late_in_each_of_three_launches_is_noise(make, root):
+    """Of two ranks one is the later one in all of three launches in a quarter of all cases."""
+    late = {"launches": (0.4, 0.7, 1.2)}
+    write(make, root, make.make_spec(2, "weak"), lambda rank: {"forward_s": 0.01} if rank else {}, **late)
+    assert kinds(verdict(root)) == ["noise"]
 
 
 def test_half_of_the_ranks_late_is_no_single_rank(make, root):
