@@ -17,7 +17,7 @@ from vitscale.records.schema import Device
 from vitscale.worker import debug_flags
 from vitscale.worker.distributed import Ranks
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # malloc.h
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_MMAP_MAX, 0)  # a threshold as high is refused before glibc 2.35, and then all above 128 KiB is mapped
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
