@@ -45,6 +45,7 @@ KNOBS = (
     Knob("engine.sdpa", "auto", ("math", "flash")),
     Knob("engine.channels_last", "false", ("true",)),
     Knob("engine.optimizer_impl", "auto", ("fused", "foreach", "for")),
+    Knob("engine.allocator", "libc", ("tcmalloc",)),
     Knob("engine.loader_threads", "0", ("1",)),
     Knob("engine.gradient_as_bucket_view", "true", ("false",), ranks=2),
     Knob("engine.static_graph", "false", ("true",), ranks=2),

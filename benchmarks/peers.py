@@ -3,7 +3,8 @@
 Fresh process starts alternate: of each repetition every peer runs once and vitscale once per world size, with its
 engines one after the other in that start: one more launch of each run of the same study. A ratio is a peer's median
 step over vitscale's in the same repetition, of the slowest rank each; above 1 vitscale is faster. fp32 is against
-fp32; what `engine.fast` chooses stands beside: bf16 (weights, fp32 master copy) where the CPU multiplies it, else fp32.
+fp32; what `engine.fast` chooses stands beside: bf16 (weights, fp32 master copy) where the CPU multiplies it, with the
+attention kernel or the allocator that it then chooses, else fp32.
 
 The engine that stands for vitscale is the fastest of the first repetition, which is not in the figures: the choice
 would flatter it.
@@ -158,8 +159,8 @@ def our_steps_s(setting: dict[str, Any], sizes: list[int], folder: Path, repeat:
         "data.name": "synthetic", "data.images": 2048, "data.flip": "false", "global_batch": setting["global_batch"],
         "engine": "deepspeed,ddp", "zero_stage": "0,1", "precision": "fp32,bf16", **setting.get("ours", {}),
         "world_size": ",".join(map(str, sizes)),
-        "protocol": "strong", "optimizer.clip": 0, "measure.launches": repeat + 1, "warmup_steps": setting["warmup"],
-        "steps": setting["steps"],
+        "protocol": "strong", "optimizer.clip": 0, "engine.fast": "true", "measure.launches": repeat + 1,
+        "warmup_steps": setting["warmup"], "steps": setting["steps"],
     }  # fmt: skip
     run([VITSCALE, "run", "quick", *(f"{key}={value}" for key, value in words.items()), "--out", "ours"], folder)
     found = json.loads((folder / "ours" / "analysis.json").read_text())["runs"]

@@ -22,6 +22,7 @@ Switch = Annotated[bool | None, _off(False)]
 Sdpa = Literal["auto", "math", "flash", "efficient", "cudnn"]
 OptimizerImpl = Literal["auto", "fused", "foreach", "for", "deepspeed"]
 DdpHook = Literal["none", "fp16", "bf16"]
+Allocator = Literal["libc", "tcmalloc"]
 MOST_LOADER_THREADS = 64
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 Split = Literal["even", "proportional"] | tuple[PositiveInt, ...]
@@ -32,7 +33,8 @@ class EngineSection(Section):
 
     fast: Switch = None
     """Choose what makes the device faster, for the keys that the study does not give: `precision = bf16` where the
-    device multiplies it faster, on CUDA `compile`. What was chosen is printed, and is the run's. Off: not."""
+    device multiplies it faster, with it on a CPU `allocator = tcmalloc` where this host has it, on CUDA `compile`. What
+    was chosen is printed, and is the run's. Off: not."""
     compile: Switch = None
     """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""
     compile_mode: Annotated[CompileMode | None, _off("default")] = None
@@ -55,6 +57,9 @@ class EngineSection(Section):
     normalising are the device's. Off: 1 on CUDA; 0 on a CPU, where they take time from those that compute."""
     bind_cores: Annotated[bool | None, _off(True)] = None
     """CPU: each rank stays on cores of its own. False: as many threads, wherever the kernel puts them. Off: true."""
+    allocator: Annotated[Allocator | None, _off("libc")] = None
+    """CPU: who gives ranks their memory: `tcmalloc` of gperftools, which each host must have, or `libc`, which is told
+    to keep what is freed. Off: `libc`."""
     overlap_reduce: Switch = None
     """`deepspeed` at `zero_stage = 0`: gradients are averaged in buckets while backward goes on, as `ddp` does.
     Off: DeepSpeed's own all-reduce, after backward."""
@@ -83,5 +88,5 @@ OF_DDP = ("bucket_mb", "gradient_as_bucket_view", "static_graph", "ddp_hook")
 """Knobs that only the engine `ddp` has."""
 OF_ZERO_0 = ("overlap_reduce",)
 """Knobs that only the engine `deepspeed` at stage 0 has."""
-OF_CPUS = ("bind_cores",)
+OF_CPUS = ("bind_cores", "allocator")
 """Knobs that only runs on a CPU have."""

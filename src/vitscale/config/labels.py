@@ -33,6 +33,7 @@ _UNSET = {
     "engine.loader_threads": "auto",
     "engine.compile_mode": "default",
     "engine.sdpa": "auto",
+    "engine.allocator": "libc",
     "engine.split": "even",
     "engine.optimizer_impl": "auto",
     "engine.bind_cores": "True",

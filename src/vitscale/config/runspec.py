@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from vitscale.config.frozen import Frozen
-from vitscale.config.knobs import EngineSection
+from vitscale.config.knobs import Allocator, EngineSection
 from vitscale.config.study import (
     Backend,
     EngineName,
@@ -171,11 +171,17 @@ class RunSpec(Frozen):
         return f"{self._slug()}-{_digest(json.dumps(tree, sort_keys=True))}"
 
     @property
-    def process_start(self) -> tuple[int, int, str, int, bool, str, str]:
+    def process_start(self) -> tuple[int, int, str, int, bool, str, str, str]:
         """What runs that one process start serves have in common."""
         threads = self.threads_per_rank or 0
         link = self.link or ""
-        return self.world_size, self.nodes, self.device, threads, self.binds_cores, self.torch_backend, link
+        allocator = self.allocator or ""
+        return self.world_size, self.nodes, self.device, threads, self.binds_cores, self.torch_backend, link, allocator
+
+    @property
+    def allocator(self) -> Allocator | None:
+        """Who gives ranks their memory; None is the C library."""
+        return self.knobs.allocator if self.knobs else None
 
     @property
     def torch_backend(self) -> Backend:

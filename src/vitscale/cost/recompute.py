@@ -11,7 +11,9 @@ from vitscale.cost import sequence, vit
 from vitscale.cost.models import ViTShape
 
 
-def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: int) -> int:
+def activation_bytes(
+    shape: ViTShape, micro_batch: int, precision: str, ranks: int, *, fused_attention: bool = True
+) -> int:
     """Return the most bytes that autograd keeps for one micro-batch on one rank, as backward makes a block again.
 
     1. Around the blocks, and of one block, all that `sequence.activation_bytes` counts.
@@ -19,7 +21,9 @@ def activation_bytes(shape: ViTShape, micro_batch: int, precision: str, ranks: i
 
     A test compares it with what autograd saves.
     """
-    one = sequence.activation_bytes(replace(shape, depth=1), micro_batch, precision, ranks)
+    one = sequence.activation_bytes(
+        replace(shape, depth=1), micro_batch, precision, ranks, fused_attention=fused_attention
+    )
     inputs = (shape.depth - 1) * sequence.shares(shape.tokens, ranks)[0] * shape.width
     return one + micro_batch * inputs * vit.PRECISION_BYTES[precision]
 

@@ -164,7 +164,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
             links=machinery.links,
             ranks_per_node=spec.ranks_per_node,
             optimizer=spec.optimizer.name,
-            fused_attention=spec.knobs is None or spec.knobs.sdpa != "math",
+            fused_attention=_fused(spec),
             flop_per_s=machinery.flop_per_s,
             overlap_comm=zero_keys(spec.deepspeed).get("overlap_comm"),
             reshard_after_forward=spec.fsdp is None or spec.fsdp.reshard_after_forward,
@@ -272,7 +272,7 @@ def _checkpointing(spec: RunSpec) -> bool:
 def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
     form = recompute.activation_bytes if _checkpointing(spec) else sequence.activation_bytes
     ranks = spec.sequence_parallel or 1
-    kept_bytes = form(model, max(spec.micro_batches), spec.precision, ranks)
+    kept_bytes = form(model, max(spec.micro_batches), spec.precision, ranks, fused_attention=_fused(spec))
     own_linear = spec.zero_stage == 3 and zero_keys(spec.deepspeed).get("memory_efficient_linear", True)
     if spec.precision == AUTOCAST and own_linear:
         whole = replace(model, depth=1) if _checkpointing(spec) else model
@@ -282,4 +282,10 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
 
 def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
     tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
-    return workspace_bytes(model, max(spec.micro_batches), spec.precision, tokens=tokens)
+    most = max(spec.micro_batches)
+    return workspace_bytes(model, most, spec.precision, fused_attention=_fused(spec), tokens=tokens)
+
+
+def _fused(spec: RunSpec) -> bool:
+    """Whether the weights of attention are never written."""
+    return spec.knobs is None or spec.knobs.sdpa != "math"

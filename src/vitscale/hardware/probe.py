@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from vitscale.hardware import allocators
+
 _ROOT = Path("/")
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """Of x86, as the kernel names them."""
@@ -47,6 +49,8 @@ class Machine:
     driver: str | None
     cpu_bf16: bool = False
     """Whether the CPU has instructions that multiply matrices of bf16."""
+    tcmalloc: bool = False
+    """Whether processes can be started with it."""
 
 
 def probe(environ: Mapping[str, str] | None = None, root: Path = _ROOT) -> Machine:
@@ -67,6 +71,7 @@ def probe(environ: Mapping[str, str] | None = None, root: Path = _ROOT) -> Machi
         gpus_reason=reason,
         driver=driver,
         cpu_bf16=bool(_BF16_FLAGS & set((_cpuinfo(root, "flags") or "").split())),
+        tcmalloc=allocators.tcmalloc(environ, root) is not None,
     )
 
 

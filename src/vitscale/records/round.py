@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vitscale.config.knobs import Allocator
 from vitscale.errors import ResultsError
 
 ROUND = "round.json"
@@ -81,6 +82,8 @@ class Round(BaseModel):
     """Kind of device."""
     cores: tuple[tuple[int, ...], ...]
     """CPU cores of each rank of a machine; empty is not bound."""
+    allocator: Allocator | None = None
+    """Who gives ranks their memory; null is the C library."""
     link: str | None = None
     """What the launcher `lab` shapes the link of each host to, as `tc` writes it; null is not shaped."""
     one_machine: bool = False

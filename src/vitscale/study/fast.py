@@ -6,16 +6,22 @@ kernel of attention, how the optimizer loops over weights.
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 from vitscale.config.knobs import EngineSection
-from vitscale.config.study import Study
-from vitscale.errors import Infeasible
+from vitscale.config.study import ModelSection, Study
+from vitscale.cost import models
+from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
 from vitscale.hardware.probe import Machine
 from vitscale.study.engines import require_possible
 from vitscale.study.knobs import require_compilable, require_compiler, require_knobs
 from vitscale.study.points import Point
+
+_FEW_TOKENS = 160
+"""Up to here torch's fused attention is slower in bf16 on CPUs than the unfused one: by 27 % with 65 tokens, 18 % with
+145; with 197 it is faster (docs/log.md). Above, tcmalloc saves 9 to 12 % of a step."""
 
 
 class Choice(NamedTuple):
@@ -50,6 +56,11 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
     elif _multiplies_bf16(point, machine, simulated) and _takes_bf16(point, variant):
         point = point._replace(precision="bf16")
         notes.append("precision = bf16: weights, with an fp32 master copy")
+    if simulated is None and (point.device, point.precision) == ("cpu", "bf16"):
+        ours = _in_bf16_on_cpus(variant.model, point, machine)
+        taken = {key: value for key, value in ours.items() if key not in given}
+        variant = variant.model_copy(update={"engine": variant.engine.model_copy(update=taken)})
+        notes += [f"engine.{key} = {value}" for key, value in taken.items()]
     where = f"{point.engine} on {point.device}"
     return Choice(variant, point, tuple(f"fast, {where}: {note}" for note in notes or ["nothing to choose"]))
 
@@ -60,6 +71,14 @@ def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> b
         return simulated is None and machine.cpu_bf16
     device = catalog.device(simulated) if simulated else catalog.match(machine.gpus[0].name)
     return device is not None and device.peak("bf16") is not None
+
+
+def _in_bf16_on_cpus(model: ModelSection, point: Point, machine: Machine) -> dict[str, str]:
+    """In fp32 neither gained anything (docs/log.md); of other hosts it is not known whether they have tcmalloc."""
+    with contextlib.suppress(UsageError):  # what is wrong with the model is told where it is resolved
+        if models.shape(model.name, model.img_size, model.patch_size).tokens <= _FEW_TOKENS:
+            return {"sdpa": "math"}
+    return {"allocator": "tcmalloc"} if machine.tcmalloc and point.nodes in (None, 1) else {}
 
 
 def _takes_bf16(point: Point, variant: Study) -> bool:

@@ -30,7 +30,7 @@ from vitscale.study.engines import (
     require_shares,
     require_whole_weights,
 )
-from vitscale.study.knobs import require_compiler, require_knobs, require_own_reduction
+from vitscale.study.knobs import require_allocator, require_compiler, require_knobs, require_own_reduction
 from vitscale.study.offload import require_offload
 from vitscale.study.points import Point, label, points, variants
 from vitscale.study.where import Where
@@ -126,6 +126,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if where.simulated is None:
         require_installed(point.engine)
         require_compiler(study.engine)
+        require_allocator(study.engine, point, machine)
     if point.device == "cuda" and where.simulated is None and where.sharing(topology) > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

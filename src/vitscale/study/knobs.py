@@ -10,6 +10,8 @@ from typing import Any
 from vitscale.config.knobs import EngineSection
 from vitscale.config.study import OptimizerName, Precision
 from vitscale.errors import Infeasible
+from vitscale.hardware import allocators
+from vitscale.hardware.probe import Machine
 from vitscale.study.engines import OF_DEEPSPEED, sharding
 from vitscale.study.points import Point
 
@@ -57,6 +59,16 @@ def require_compiler(knobs: EngineSection) -> None:
         raise Infeasible(f"`{knob}` needs a C++ compiler, and none is found", "install g++, or set CXX")
     if own and not shutil.which("ninja"):
         raise Infeasible(f"`{knob}` needs ninja, and none is found", "pip install ninja, and have it on PATH")
+
+
+def require_allocator(knobs: EngineSection, point: Point, machine: Machine) -> None:
+    """Look for the allocator on this host.
+
+    Raises:
+        Infeasible: it is not there.
+    """
+    if knobs.allocator == "tcmalloc" and point.device == "cpu" and not machine.tcmalloc:
+        raise Infeasible("`engine.allocator = tcmalloc`, and this host does not have it", allocators.INSTALL)
 
 
 def _require_ddp(knobs: EngineSection, precision: Precision, grad_accum: int) -> None:

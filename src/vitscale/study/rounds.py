@@ -43,6 +43,7 @@ def make_round(number: int, run: RunSpec, entries: Sequence[Entry], machine: Mac
         ranks_per_node=run.ranks_per_node,
         device=run.device,
         cores=tuple(cores or ()),
+        allocator=run.allocator,
         link=run.link,
         entries=tuple(entries),
     )

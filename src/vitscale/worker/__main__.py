@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from vitscale.errors import ResultsError, SetupError, VitscaleError, WorkerError
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import ASKED, DETACHED, Beat, Heartbeat, Round, asked_every_s, failure_path
-from vitscale.worker import asked, hang, reach
+from vitscale.worker import allocator, asked, hang, reach
 
 if TYPE_CHECKING:
     from vitscale.hardware.probe import Machine
@@ -47,6 +47,7 @@ def main(path: Path) -> None:
     try:
         place = _place(round_)
         rank = place.rank
+        allocator.start_again_with(round_.allocator)
         hang.answer(rank)
         if _has_parent(place):
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()

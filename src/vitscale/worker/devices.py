@@ -64,8 +64,9 @@ def return_memory(device: torch.device) -> None:
     """Give freed memory back: glibc keeps what a launch freed, and the next one's peak would begin with it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL(None).malloc_trim(0)
+    for name in ("malloc_trim", "MallocExtension_ReleaseFreeMemory"):  # glibc's and tcmalloc's
+        with contextlib.suppress(OSError, AttributeError):
+            getattr(ctypes.CDLL(None), name)(0)
 
 
 def describe(

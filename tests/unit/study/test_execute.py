@@ -127,6 +127,12 @@ def test_runs_whose_ranks_are_not_bound_have_a_process_start_of_their_own(go, ma
     ]  # fmt: skip
 
 
+def test_ranks_are_told_their_allocator(go, make):
+    other = make.make_spec(2, knobs=EngineSection(allocator="tcmalloc"))
+    fake, _, _ = go(runs=[make.make_spec(2), other], launches=1)
+    assert [round_.allocator for round_ in fake.rounds] == [None, "tcmalloc"]
+
+
 def test_what_is_finished_is_not_measured_again(go, make, tmp_path):
     go(launches=2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
+
+from vitscale.config.knobs import EngineSection
 from vitscale.config.load import validate
 from vitscale.data.catalog import DatasetFacts
 from vitscale.hardware.probe import Gpu, Machine
@@ -13,11 +16,14 @@ CPU = Machine(4, (0, 1, 2, 3), 16 << 30, "a CPU", (), "NVML sees no GPU", None, 
 H100 = replace(CPU, gpus=(Gpu("NVIDIA H100 80GB HBM3", 80 << 30),) * 2, gpus_reason=None)
 
 
-def grid(machine, engine, **axes):
+FEW, MANY = {"img_size": 32, "patch_size": 4}, {"img_size": 56, "patch_size": 4}  # 65 and 197 tokens
+
+
+def grid(machine, engine, model=MANY, **axes):
     tree = {
         "name": "mine",
         "protocol": "strong",
-        "model": {"name": "vit_tiny_patch16_224", "img_size": 32, "patch_size": 4},
+        "model": {"name": "vit_tiny_patch16_224", **model},
         "data": {"name": "digits"},
         "engine": engine,
         "axes": {"global_batch": 64, **axes},
@@ -42,6 +48,36 @@ def test_what_the_study_gives_stays():
     assert [(run.precision, run.knobs) for run in found.runs] == [("fp32", None)]
     stays = "precision stays fp32, which the study gives; precision=bf16 changes it"
     assert f"fast, deepspeed on cuda: {stays}" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("model", "machine", "knobs"),
+    [
+        (FEW, replace(CPU, tcmalloc=True), EngineSection(sdpa="math")),
+        (MANY, CPU, None),
+        (MANY, replace(CPU, tcmalloc=True), EngineSection(allocator="tcmalloc")),
+    ],
+)
+def test_in_bf16_a_cpu_gets_the_kernel_or_the_allocator_for_its_tokens(model, machine, knobs):
+    found = grid(machine, {"fast": True}, model)
+    assert [run.knobs for run in found.runs] == [knobs]
+    assert grid(machine, {"fast": True}, model, precision="bf16").runs == found.runs
+    chosen = {} if knobs is None else knobs.model_dump(exclude_none=True)
+    assert {f"fast, deepspeed on cpu: engine.{key} = {value}" for key, value in chosen.items()} <= set(found.notes)
+
+
+@pytest.mark.parametrize("axes", [{"precision": "fp32"}, {"nodes": 2, "ranks_per_node": 1, "world_size": 2}])
+def test_no_allocator_where_it_gains_nothing_or_may_not_be(axes):
+    (run,) = grid(replace(CPU, tcmalloc=True), {"fast": True}, **axes).runs
+    assert run.knobs is None or run.knobs.allocator is None
+
+
+def test_kernel_and_allocator_that_the_study_gives_stay():
+    machine = replace(CPU, tcmalloc=True)
+    (few,) = grid(machine, {"fast": True, "sdpa": "flash"}, FEW).runs
+    (many,) = grid(machine, {"fast": True, "allocator": "libc"}).runs
+    assert (few.knobs.sdpa, few.knobs.allocator) == ("flash", None)
+    assert many.knobs is None
 
 
 def test_cuda_compiles_where_it_can_be_traced():

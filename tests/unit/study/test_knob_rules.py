@@ -1,5 +1,7 @@
 """Knobs of `[engine]` in the grid: off is no other run, an engine reads its own, and rules are quoted."""
 
+from dataclasses import replace
+
 import pytest
 from test_grid import grid, machine
 
@@ -62,6 +64,20 @@ def test_cores_are_bound_on_a_cpu_only():
     cpu, cuda = grid(world_size=2, swept=swept).runs, grid(world_size=2, swept=swept, where=GPUS).runs
     assert [(run.binds_cores, run.threads_per_rank) for run in cpu] == [(True, 2), (False, 2)]
     assert [(run.device, run.binds_cores, run.knobs) for run in cuda] == [("cuda", False, None)]
+
+
+def test_another_allocator_is_another_process_start_on_a_cpu():
+    here = Where(replace(machine(), tcmalloc=True))
+    swept = {"engine.allocator": ["libc", "tcmalloc"]}
+    runs = grid(world_size=2, swept=swept, where=here).runs
+    assert [run.allocator for run in runs] == [None, "tcmalloc"]
+    assert len({run.process_start for run in runs}) == 2
+    assert [run.allocator for run in grid(world_size=2, swept=swept, where=GPUS).runs] == [None]
+
+
+def test_an_allocator_that_this_host_does_not_have_is_refused():
+    with pytest.raises(UsageError, match="this host does not have it"):
+        grid(swept={"engine.allocator": ["tcmalloc"]}, where=Where(replace(machine(), tcmalloc=False)))
 
 
 def test_labels_name_the_knob_that_differs():
