@@ -21,8 +21,8 @@ _COMMAND = "python -m benchmarks recommend"
 def measure(short: bool) -> list[Figure]:
     """The choice from part of the grid, and what it lost in the whole: step time over the least step time."""
     launches = 1 if short else 3
-    common = [f"world_size={RANKS}", "protocol=strong", "global_batch=64", f"measure.launches={launches}",
-              "measure.seconds=3"]  # fmt: skip
+    common = [f"world_size={RANKS}", "protocol=strong", "global_batch=32", f"measure.launches={launches}",
+              "measure.seconds=2"]  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         ways = [["engine=deepspeed", "zero_stage=0" if short else "zero_stage=0,1,2,3"], ["engine=ddp"]]

@@ -18,6 +18,7 @@ from vitscale.hardware.probe import Machine
 from vitscale.study.engines import require_possible
 from vitscale.study.knobs import require_compilable, require_compiler, require_knobs
 from vitscale.study.points import Point
+from vitscale.study.where import Where
 
 _FEW_TOKENS = 160
 """Up to here torch's fused attention is slower in bf16 on CPUs than the unfused one: by 27 % with 65 tokens, 18 % with
@@ -32,19 +33,18 @@ class Choice(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def choose(study: Study, variant: Study, point: Point, machine: Machine, simulated: str | None) -> Choice:
+def choose(study: Study, variant: Study, point: Point, where: Where) -> Choice:
     """Turn on what helps and can be combined with the rest of the run, where the study asks for it.
 
     Args:
         study: as written: a key that it gives stays as it is.
         variant: with the values of the keys that vary.
         point: the combination.
-        machine: what it runs on.
-        simulated: the device in its place, see `Where.simulated`.
+        where: what it runs on.
     """
     if not variant.engine.fast:
         return Choice(variant, point)
-    notes = []
+    notes, machine, simulated = [], where.machine, where.simulated
     given = study.engine.model_fields_set | {path.removeprefix("engine.") for path in study.axes.swept}
     if point.device == "cuda" and "compile" not in given and _compiles(point, simulated):
         variant = variant.model_copy(update={"engine": variant.engine.model_copy(update={"compile": True})})
@@ -57,12 +57,12 @@ def choose(study: Study, variant: Study, point: Point, machine: Machine, simulat
         point = point._replace(precision="bf16")
         notes.append("precision = bf16: weights, with an fp32 master copy")
     if simulated is None and (point.device, point.precision) == ("cpu", "bf16"):
-        ours = _in_bf16_on_cpus(variant.model, point, machine)
+        ours = _in_bf16_on_cpus(variant.model, where)
         taken = {key: value for key, value in ours.items() if key not in given}
         variant = variant.model_copy(update={"engine": variant.engine.model_copy(update=taken)})
         notes += [f"engine.{key} = {value}" for key, value in taken.items()]
-    where = f"{point.engine} on {point.device}"
-    return Choice(variant, point, tuple(f"fast, {where}: {note}" for note in notes or ["nothing to choose"]))
+    what = f"{point.engine} on {point.device}"
+    return Choice(variant, point, tuple(f"fast, {what}: {note}" for note in notes or ["nothing to choose"]))
 
 
 def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> bool:
@@ -73,12 +73,13 @@ def _multiplies_bf16(point: Point, machine: Machine, simulated: str | None) -> b
     return device is not None and device.peak("bf16") is not None
 
 
-def _in_bf16_on_cpus(model: ModelSection, point: Point, machine: Machine) -> dict[str, str]:
+def _in_bf16_on_cpus(model: ModelSection, where: Where) -> dict[str, str]:
     """In fp32 neither gained anything (docs/log.md); of other hosts it is not known whether they have tcmalloc."""
     with contextlib.suppress(UsageError):  # what is wrong with the model is told where it is resolved
         if models.shape(model.name, model.img_size, model.patch_size).tokens <= _FEW_TOKENS:
             return {"sdpa": "math"}
-    return {"allocator": "tcmalloc"} if machine.tcmalloc and point.nodes in (None, 1) else {}
+    alone = not (where.hosts or where.elsewhere)
+    return {"allocator": "tcmalloc"} if alone and where.machine.tcmalloc else {}
 
 
 def _takes_bf16(point: Point, variant: Study) -> bool:

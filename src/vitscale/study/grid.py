@@ -98,7 +98,7 @@ def build(study: Study, where: Where, images_of: Callable[[DataSection], Images]
     for variant, varied in variants(study):
         images = images_of(variant.data)
         for open_point in points(variant, where.device):
-            taken, point, chosen = fast.choose(study, variant, open_point, where.machine, where.simulated)
+            taken, point, chosen = fast.choose(study, variant, open_point, where)
             notes |= dict.fromkeys(chosen)
             try:
                 run = _resolve(taken, point, where, images)

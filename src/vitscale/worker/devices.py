@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_MAX, 0)  # a threshold as high is refused before glibc 2.35, and then all above 128 KiB is mapped
+        mallopt(_M_MMAP_MAX, 0)  # M_MMAP_THRESHOLD has a limit before glibc 2.35: 32 MiB
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

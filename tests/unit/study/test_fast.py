@@ -19,7 +19,7 @@ H100 = replace(CPU, gpus=(Gpu("NVIDIA H100 80GB HBM3", 80 << 30),) * 2, gpus_rea
 FEW, MANY = {"img_size": 32, "patch_size": 4}, {"img_size": 56, "patch_size": 4}  # 65 and 197 tokens
 
 
-def grid(machine, engine, model=MANY, **axes):
+def grid(machine, engine, model=MANY, *, elsewhere=False, **axes):
     tree = {
         "name": "mine",
         "protocol": "strong",
@@ -28,7 +28,7 @@ def grid(machine, engine, model=MANY, **axes):
         "engine": engine,
         "axes": {"global_batch": 64, **axes},
     }
-    return build(validate(tree, "study `mine`"), Where(machine), lambda section: DIGITS)
+    return build(validate(tree, "study `mine`"), Where(machine, elsewhere=elsewhere), lambda section: DIGITS)
 
 
 def test_bf16_where_the_cpu_multiplies_it_and_what_was_chosen_is_said():
@@ -66,10 +66,11 @@ def test_in_bf16_a_cpu_gets_the_kernel_or_the_allocator_for_its_tokens(model, ma
     assert {f"fast, deepspeed on cpu: engine.{key} = {value}" for key, value in chosen.items()} <= set(found.notes)
 
 
-@pytest.mark.parametrize("axes", [{"precision": "fp32"}, {"nodes": 2, "ranks_per_node": 1, "world_size": 2}])
-def test_no_allocator_where_it_gains_nothing_or_may_not_be(axes):
-    (run,) = grid(replace(CPU, tcmalloc=True), {"fast": True}, **axes).runs
-    assert run.knobs is None or run.knobs.allocator is None
+@pytest.mark.parametrize(("precision", "elsewhere"), [("fp32", False), ("bf16", True)])
+def test_no_allocator_where_it_gains_nothing_or_may_not_be(precision, elsewhere):
+    machine = replace(CPU, tcmalloc=True)
+    (run,) = grid(machine, {"fast": True}, elsewhere=elsewhere, precision=precision).runs
+    assert run.knobs is None
 
 
 def test_kernel_and_allocator_that_the_study_gives_stay():
