@@ -55,6 +55,16 @@ def of_data(series: Series) -> tuple[str, ...]:
     return ()
 
 
+def of_input(series: Series) -> tuple[str, ...]:
+    """That steps wait for images, and what is taken as known of that."""
+    readings, ahead = series.input.readings, series.input.ahead
+    if not readings:
+        return ()
+    most = percent(max(one.wait_s / one.step_s for one in readings))
+    kept = "ahead: no step is shorter than its images take to be read" if ahead else "on demand: images take as long"
+    return (f"steps wait for images, up to {most} of one; they are read {kept}, on any device, by hosts as measured",)
+
+
 def of_fit(series: Series, seen: Evidence, posterior: Posterior) -> tuple[str, ...]:
     """Measured steps that the mechanisms do not explain, and whether a run, the work or the network is to be doubted.
 
@@ -106,7 +116,8 @@ def of_layout(series: Series, wanted: Series, layout: Layout, memory: Memory | N
     own = [one.layout for one in series.measured]
     ran = layout in own and series.source != "simulated" and replace(wanted, protocol=series.protocol) == series
     far = beyond([(one.world_size, one.nodes) for one in own], layout.world_size, layout.nodes)
-    return (*far, *_batch(series, wanted, layout), *_memory(layout, memory, ran))
+    read = series.input.assumptions(layout)
+    return (*far, *read, *_batch(series, wanted, layout), *_memory(layout, memory, ran))
 
 
 def _batch(series: Series, wanted: Series, layout: Layout) -> list[str]:

@@ -133,6 +133,28 @@ def test_fitted_figures_take_the_place_of_data_sheets(simulate, tmp_path):
     assert all(run.calibration for run in plan.grid.runs)
 
 
+@pytest.mark.parametrize(
+    ("stage", "knob", "word"),
+    [
+        (0, "overlap_reduce", "engine.overlap_reduce=true"),
+        (1, "overlap_comm", "deepspeed.zero_optimization.overlap_comm=true"),
+    ],
+)
+def test_a_fitted_step_hides_what_the_study_sends_beside_backward(tmp_path, stage, knob, word):
+    def exposed_s(*words, **changes):
+        path = fitted(tmp_path, zero_stage=stage, **changes)
+        asked = (
+            *BIG, "world_size=64", "protocol=weak", "micro_batch=32", "precision=bf16", f"zero_stage={stage}",
+            "data.images_per_device=3200", f"hardware.calibration={path}", *words,
+        )  # fmt: skip
+        plan = planning.make(load("quick", asked), Where(probe(), "h100"), planning.described(tmp_path / "data"))
+        (estimate,) = plan.estimates.values()
+        return estimate.step.exposed_comm_s
+
+    assert exposed_s() == pytest.approx(0.08 * 0.2 * 63 / 64)
+    assert exposed_s(word, knobs={knob: True}) == 0
+
+
 def test_a_calibration_of_something_else_is_refused(simulate, tmp_path):
     path = fitted(tmp_path, precision="fp32")
     with pytest.raises(UsageError, match="no series"):
