@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vitscale.config import offload
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import models
-from vitscale.cost.input import Input, Reading, reads_ahead
+from vitscale.cost.input import Input, Reading
 from vitscale.cost.memory import zero_keys
 from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, parts, schedule
@@ -69,8 +69,8 @@ class FittedSeries(_Frozen):
     measured: tuple[tuple[int, int, float, int, float | None], ...]
     """Of each run: world size, nodes, micro-batch, accumulation, step in seconds (null: not measured)."""
     readings: tuple[Reading, ...] = ()
-    """What runs say of reading images, where steps wait for them: ranks on a node, the wait and the step of a rank for
-    each of its images, seconds. Mechanisms are of the steps without that."""
+    """What runs took for their images, where that is no small part: ranks on a node, and seconds of a rank for each of
+    its images. Mechanisms are of the steps without that."""
     effective_draws: float
     """Draws of the fit that carried weight."""
     assumptions: tuple[str, ...]
@@ -205,8 +205,8 @@ def fitted_step(one: FittedSeries, spec: RunSpec) -> StepEstimate:
     layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
     plan = schedule(spec.engine, spec.zero_stage, knobs_of(spec), on_cpu=spec.device == "cpu")
     found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
-    told = Input(one.readings, reads_ahead(one.knobs, on_cpu=spec.device == "cpu"))
-    step_s = float(told.total_s(one.micro_step_s.median * found.step, layout, np.zeros(1))[0])
+    images = Input(one.readings)
+    step_s = float(images.total_s(one.micro_step_s.median * found.step, layout, np.zeros(1))[0])
     seconds = {
         name: one.micro_step_s.median * float(getattr(found, name)[0])
         for name in ("compute", "update", "exposed", "wait", "step")
@@ -223,7 +223,7 @@ def fitted_step(one: FittedSeries, spec: RunSpec) -> StepEstimate:
         assumptions=(
             "fitted: medians of the calibration, stragglers and shared links in them",
             *one.assumptions,
-            *told.assumptions(layout),
+            *images.assumptions(layout),
             *beyond([(run[0], run[1]) for run in one.measured if run[4] is not None], spec.world_size, spec.nodes),
         ),
     )

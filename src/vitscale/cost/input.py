@@ -1,20 +1,19 @@
-"""What waiting for images makes of a step: closed forms over what runs measured.
+"""What a step takes for its images beside computing with them: closed forms over what runs measured.
 
-1. A rank that reads on demand waits w seconds for each image, whatever computes: step = busy + A · b · w.
-2. A rank that reads ahead waits only where reading takes longer than all the rest. Then the step is as long as its
-   images take to read, r seconds each, which neither a faster device nor network shortens: step = max(busy, A · b · r).
-   r is at most the least seconds an image of any run took, since its reader kept up with that.
-3. Both are those of the runs with the nearest number of ranks on a node, which share its cores and disks; at another
-   number they are as unsure as it is far. Nodes read each for itself.
+1. A rank takes w seconds for each of its images, to read, copy and prepare it as far as the step waits for that:
+   step = busy + A · b · w.
+2. w is the median of the runs with the nearest number of ranks on a node, which share its cores and disks; at another
+   number it is as unsure as it is far. Nodes read each for itself.
+3. w stays as it is whatever computes, between two ends that records do not tell apart: what the device itself prepares
+   becomes faster with it, and for what is read ahead a faster device waits longer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean, median, pstdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,44 +21,41 @@ from numpy.typing import NDArray
 from vitscale.cost.scaling import Layout
 
 _LOG_SD = 0.1
-"""Least log standard deviation of w and r."""
+"""Least log standard deviation of w."""
 
 
 class Reading(NamedTuple):
-    """What one run says of reading."""
+    """What one run took for its images."""
 
     ranks_per_node: float
-    wait_s: float
+    image_s: float
     """Of a rank, for each of its images."""
-    step_s: float
-    """Of the step, for each image of a rank."""
-
-
-def reads_ahead(knobs: Mapping[str, Any], *, on_cpu: bool) -> bool:
-    """Whether ranks read micro-batches ahead: as `engine.loader_threads` has it, by default on CUDA only."""
-    return bool(knobs.get("loader_threads", 0 if on_cpu else 1))
 
 
 @dataclass(frozen=True)
 class Input:
-    """What the runs of a series say of reading; without readings steps stay as they are."""
+    """What the runs of a series took for their images; without readings steps stay as they are."""
 
     readings: tuple[Reading, ...]
-    ahead: bool
 
-    def total_s(self, busy_s: NDArray[np.float64], layout: Layout, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Seconds of a step with its wait for images, from those without it; `z` is standard normal, 0 the median."""
+    def total_s(
+        self, busy_s: NDArray[np.float64], layout: Layout, z: NDArray[np.float64], log_sd: float = 0.0
+    ) -> NDArray[np.float64]:
+        """Seconds of a step with its images, from those without.
+
+        Args:
+            busy_s: the step without.
+            layout: ranks and their images.
+            z: standard normal values, as many; 0 is the median.
+            log_sd: further log standard deviation of w.
+        """
         if not self.readings:
             return busy_s
         near, apart = self._nearest(layout)
-        waits = [one.wait_s for one in near]
-        if self.ahead:
-            seconds, spread = min(one.step_s for one in near), 0.0
-        else:
-            seconds, spread = median(waits), pstdev(waits) / (fmean(waits) or 1.0)
-        log_sd = math.hypot(max(_LOG_SD, spread), apart)
-        images_s = layout.micro_batch * layout.grad_accum * seconds * np.exp(log_sd * z)
-        total: NDArray[np.float64] = np.maximum(busy_s, images_s) if self.ahead else busy_s + images_s
+        images_s = [one.image_s for one in near]
+        own = max(_LOG_SD, pstdev(images_s) / (fmean(images_s) or 1.0))
+        factor = np.exp(math.hypot(own, apart, log_sd) * z)
+        total: NDArray[np.float64] = busy_s + layout.micro_batch * layout.grad_accum * median(images_s) * factor
         return total
 
     def assumptions(self, layout: Layout) -> tuple[str, ...]:
@@ -68,7 +64,7 @@ class Input:
             return ()
         near = self._nearest(layout)[0][0].ranks_per_node
         per_node = layout.world_size / layout.nodes
-        return (f"{per_node:g} ranks of a node read images, {near:g} did where it was measured: the wait is less sure",)
+        return (f"images: {per_node:g} ranks of a node read them, {near:g} did where it was measured; less sure",)
 
     def _nearest(self, layout: Layout) -> tuple[list[Reading], float]:
         """The readings at the nearest number of ranks on a node, and how far that is, as a logarithm."""

@@ -99,14 +99,9 @@ def predict(
     layouts = [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(set(world_sizes))]
     base = _baseline(calibration, asked, ranks_per_node)
     seen, drawn = calibration.seen, calibration.posterior.parameters
-    own = calibration.series.measured
     busy = [np.exp(logs) for logs in log_steps(seen, drawn, layouts, change)]
-    steps = [_with_input(calibration.series, *one) for one in zip(busy, layouts, strict=True)]
-    if own and not change.any:
-        gains = [math.log(_seen_s(own, base)) - np.log(step_s) for step_s in steps]
-    else:
-        alone = log_gains(seen, drawn, layouts, base, change)
-        gains = [_gain(calibration.series, base, *one) for one in zip(alone, busy, layouts, strict=True)]
+    steps = [_with_input(change, *one) for one in zip(busy, layouts, strict=True)]
+    gains = _log_gains(calibration, change, layouts, base, busy, steps)
     theta, known = change.parameters(drawn), rates(calibration.series, asked)
     points = tuple(
         _point(
@@ -141,7 +136,7 @@ def predict_layouts(calibration: Calibration, layouts: Sequence[Layout], asked: 
     change = changed(calibration.series, asked or Asked(), calibration.micro_step_s.median)
     drawn = log_steps(calibration.seen, calibration.posterior.parameters, layouts, change)
     pairs = zip(drawn, layouts, strict=True)
-    return [quantiles(_with_input(calibration.series, np.exp(logs), layout)) for logs, layout in pairs]
+    return [quantiles(_with_input(change, np.exp(logs), layout)) for logs, layout in pairs]
 
 
 def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
@@ -156,21 +151,34 @@ def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked
     theta = calibration.posterior.parameters
     launch = f"{name} {to.device} {to.engine} {to.zero_stage} {to.precision}"
     drawn = joint_log_steps(calibration.seen, theta, layouts, change, name, launch)
-    return [_with_input(series, np.exp(logs), layout) for logs, layout in zip(drawn, layouts, strict=True)]
+    return [_with_input(change, np.exp(logs), layout) for logs, layout in zip(drawn, layouts, strict=True)]
 
 
-def _with_input(series: Series, busy_s: Array, layout: Layout) -> Array:
-    """Draws of a step with its wait for images, which is one uncertainty for all layouts of a series."""
-    told = series.input
-    return told.total_s(busy_s, layout, normals(f"input {series.name}", busy_s.shape)) if told.readings else busy_s
+def _with_input(change: Change, busy_s: Array, layout: Layout) -> Array:
+    """Draws of a step with what it takes for its images, one uncertainty for all layouts of a series."""
+    told, name = change.series.input, f"input {change.series.name}"
+    return told.total_s(busy_s, layout, normals(name, busy_s.shape), change.log_sd) if told.readings else busy_s
 
 
-def _gain(series: Series, base: Layout, alone: Array, busy_s: Array, layout: Layout) -> Array:
-    """ln of the base's step over a layout's, from that of steps without their wait for images."""
+def _log_gains(
+    calibration: Calibration,
+    change: Change,
+    layouts: Sequence[Layout],
+    base: Layout,
+    busy: Sequence[Array],
+    steps: Sequence[Array],
+) -> list[Array]:
+    """Draws of ln of the base's step over each layout's: the measured one, or under a change a launch like it."""
+    series = calibration.series
+    if series.measured and not change.any:
+        return [math.log(_seen_s(series.measured, base)) - np.log(step_s) for step_s in steps]
+    alone = log_gains(calibration.seen, calibration.posterior.parameters, layouts, base, change)
     if not series.input.readings:
         return alone
-    at = np.full_like(alone, np.median(busy_s))
-    found: Array = np.log(_with_input(series, at * np.exp(alone), base) / _with_input(series, at, layout))
+    found = []
+    for gain, busy_s, layout in zip(alone, busy, layouts, strict=True):
+        at = np.full_like(gain, np.median(busy_s))
+        found.append(np.log(_with_input(change, at * np.exp(gain), base) / _with_input(change, at, layout)))
     return found
 
 

@@ -193,7 +193,7 @@ def _seen(run: Run) -> Observation:
 
 
 def _input_told(found: list[Observation]) -> list[Observation]:
-    """The wait for images where it is told of all runs and is material in one; else it stays part of their steps."""
+    """What images took where it is told of all runs and is material in one; else it stays part of their steps."""
     shares = [one.input_s / one.step_s for one in found if one.input_s is not None and one.step_s]
     if len(shares) == len(found) and MATERIAL <= max(shares, default=0.0) < 1:
         return found

@@ -56,13 +56,12 @@ def of_data(series: Series) -> tuple[str, ...]:
 
 
 def of_input(series: Series) -> tuple[str, ...]:
-    """That steps wait for images, and what is taken as known of that."""
-    readings, ahead = series.input.readings, series.input.ahead
-    if not readings:
+    """How much of a step its images take, and what is taken as known of that."""
+    shares = [one.input_s / one.step_s for one in series.measured if one.input_s is not None and one.step_s]
+    if not shares:
         return ()
-    most = percent(max(one.wait_s / one.step_s for one in readings))
-    kept = "ahead: no step is shorter than its images take to be read" if ahead else "on demand: images take as long"
-    return (f"steps wait for images, up to {most} of one; they are read {kept}, on any device, by hosts as measured",)
+    told = f"images: to read, copy and prepare them is up to {percent(max(shares))} of a step"
+    return (f"{told}; it is taken to stay as long whatever computes, with hosts like the measured ones",)
 
 
 def of_fit(series: Series, seen: Evidence, posterior: Posterior) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Loss:
     communication: float
     waiting: float
     input: float
-    """Waiting for images."""
+    """Reading, copying and preparing images, as far as a step waits for it."""
 
     @property
     def limit(self) -> str:

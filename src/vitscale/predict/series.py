@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitscale.cost.input import Input, Reading, reads_ahead
+from vitscale.cost.input import Input, Reading
 from vitscale.cost.scaling import Layout
 from vitscale.units import ranks
 
@@ -37,11 +37,11 @@ class Observation:
     images_per_epoch: int | None = None
     """Over all ranks."""
     input_s: float | None = None
-    """Wait of the mean rank for images; None: not told, or a small part of the steps of the series."""
+    """What the mean rank took for its images beside computing; None: not told, or small in all steps of the series."""
 
     @property
     def busy_s(self) -> float | None:
-        """The step without its wait for images, where that is told."""
+        """The step without what it took for its images, where that is told."""
         return None if self.step_s is None else self.step_s - (self.input_s or 0.0)
 
 
@@ -103,15 +103,9 @@ class Series:
 
     @property
     def input(self) -> Input:
-        """What its runs say of the wait for images."""
-        told = ((one.layout, one.step_s, one.input_s) for one in self.measured)
-        readings = tuple(
-            Reading(at.world_size / at.nodes, input_s / images, step_s / images)
-            for at, step_s, input_s in told
-            for images in (at.micro_batch * at.grad_accum,)
-            if step_s is not None and input_s is not None
-        )
-        return Input(readings, reads_ahead(self.knobs, on_cpu=self.device == "cpu"))
+        """What its runs took for their images, where that is told."""
+        told = ((one.layout, one.input_s) for one in self.measured if one.input_s is not None)
+        return Input(tuple(Reading(at.world_size / at.nodes, s / (at.micro_batch * at.grad_accum)) for at, s in told))
 
     def first(self, count: int) -> Series:
         """The series as if only its `count` smallest world sizes had been measured."""

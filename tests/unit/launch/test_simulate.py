@@ -237,3 +237,12 @@ def test_of_two_fits_of_one_protocol_the_nearer_batch_decides(simulate, tmp_path
     path = fitted(tmp_path, {"micro_step_s": slow, "reference_micro_batch": 32.0}, reference_micro_batch=256.0)
     folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
     assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.16 * 1.1)
+
+
+def test_what_images_took_is_the_data_of_a_fitted_step(simulate, tmp_path):
+    # 32 images of a rank, on nodes with one rank each as it was measured.
+    path = fitted(tmp_path, readings=[[1, 1e-3]])
+    folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
+    (run,) = analyse(folder).analysis.runs
+    assert run.step_s.median == pytest.approx(0.08 * 1.1 + 32e-3)
+    assert run.shares.data == pytest.approx(32e-3 / run.step_s.median)
