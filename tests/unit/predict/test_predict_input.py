@@ -16,6 +16,7 @@ from vitscale.predict.from_source import Source, steps_of
 from vitscale.predict.model import calibrate, predict, predict_layouts
 from vitscale.predict.read import read
 from vitscale.predict.series import Asked, Observation, Series
+from vitscale.records.writer import file_digest
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "study"
 BUSY = {1: 0.1, 2: 0.102, 4: 0.104}
@@ -89,16 +90,28 @@ def test_candidates_and_simulations_have_it_too():
     assert fitted.micro_step_s.median < 0.11
 
 
-def test_records_tell_it_where_it_is_no_small_part(tmp_path):
+def golden(tmp_path, changed):
+    """The golden study, its step lines as `changed` makes them of the run's name and the line; torn lines left out."""
     folder = tmp_path / "results"
     shutil.copytree(GOLDEN, folder)
-    before = {one.name: one for one in read(folder)}
-    assert all(at.input_s is None for one in before.values() for at in one.observations)
     for path in folder.glob("runs/*/launch*/steps.rank*.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        longer = [{**line, "data_s": line["data_s"] + 0.05, "step_s": line["step_s"] + 0.05} for line in lines]
-        path.write_text("".join(json.dumps(line) + "\n" for line in longer))
-    for one in read(folder):
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        lines = [changed(path.parts[-3], json.loads(line)) for line in whole]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        manifest = path.with_name("manifest.json")
+        if manifest.exists():
+            told = json.loads(manifest.read_text())
+            manifest.write_text(json.dumps({**told, "files": {**told["files"], path.name: file_digest(path)}}))
+    return folder
+
+
+def test_records_tell_it_where_it_is_no_small_part(tmp_path):
+    def longer(_, line):
+        return {**line, "data_s": line["data_s"] + 0.05, "step_s": line["step_s"] + 0.05}
+
+    before = {one.name: one for one in read(GOLDEN)}
+    assert all(at.input_s is None for one in before.values() for at in one.observations)
+    for one in read(golden(tmp_path, longer)):
         for seen, old in zip(one.observations, before[one.name].observations, strict=True):
             assert seen.step_s == pytest.approx(old.step_s + 0.05)
             assert seen.input_s == pytest.approx(0.05, rel=0.1)
@@ -106,12 +119,9 @@ def test_records_tell_it_where_it_is_no_small_part(tmp_path):
 
 
 def test_where_one_run_does_not_tell_it_no_step_is_taken_apart(tmp_path):
-    folder = tmp_path / "results"
-    shutil.copytree(GOLDEN, folder)
-    for path in folder.glob("runs/*/launch*/steps.rank*.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        longer = [{**line, "data_s": line["step_s"] / 2 if "-w1-" in str(path) else None} for line in lines]
-        path.write_text("".join(json.dumps(line) + "\n" for line in longer))
-    found = [one for one in read(folder) if len(one.observations) > 1]
+    def told_alone(run, line):
+        return {**line, "data_s": line["step_s"] / 2 if "-w1-" in run else None}
+
+    found = [one for one in read(golden(tmp_path, told_alone)) if len(one.observations) > 1]
     assert found
     assert all(at.input_s is None for one in found for at in one.observations)
