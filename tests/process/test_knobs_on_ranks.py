@@ -92,7 +92,7 @@ def test_gradients_are_sent_once_a_step_by_calls_that_nobody_stands_still_for(la
 
 def test_in_16_bits_gradients_beside_backward_are_deepspeeds_own(losses):
     own, beside = (losses[case] for case in SIXTEEN)
-    assert (np.abs(beside - own) / own).max() < 5e-3
+    assert (np.abs(beside - own) / own).max() < 1e-4  # the sum of two and its half are exact
     assert beside[-1] < beside[0]
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from vitscale.config import offload
 from vitscale.config.runspec import RunSpec
 from vitscale.cost import models
+from vitscale.cost.input import Input, Reading
 from vitscale.cost.memory import zero_keys
 from vitscale.cost.models import ViTShape
 from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, parts, schedule
@@ -26,7 +27,7 @@ CHECKED_TIMES = 64
 """Times the largest shown world size, up to which the package's published tables check predictions."""
 
 _FAR_TIMES = 16
-_OF_ZERO = ("overlap_comm", "reduce_bucket_size", "stage3_param_persistence_threshold")
+OF_ZERO = ("overlap_comm", "reduce_bucket_size", "stage3_param_persistence_threshold")
 """Keys of DeepSpeed's `zero_optimization` that change a step or its memory."""
 
 
@@ -67,6 +68,9 @@ class FittedSeries(_Frozen):
     of a doubling of the world size, both as standard deviations of the logarithm of the step."""
     measured: tuple[tuple[int, int, float, int, float | None], ...]
     """Of each run: world size, nodes, micro-batch, accumulation, step in seconds (null: not measured)."""
+    readings: tuple[Reading, ...] = ()
+    """What runs took for their images, where that is no small part: ranks on a node, and seconds of a rank for each of
+    its images. Mechanisms are of the steps without that."""
     effective_draws: float
     """Draws of the fit that carried weight."""
     assumptions: tuple[str, ...]
@@ -93,7 +97,7 @@ def knobs_of(spec: RunSpec) -> dict[str, Any]:
     shared = {"sequence_parallel": spec.sequence_parallel, "tensor_parallel": spec.tensor_parallel}
     on |= {name: ranks for name, ranks in shared.items() if ranks is not None}
     zero = zero_keys(spec.deepspeed)
-    on |= {name: zero[name] for name in _OF_ZERO if name in zero}
+    on |= {name: zero[name] for name in OF_ZERO if name in zero}
     if spec.fsdp is not None and not spec.fsdp.reshard_after_forward:
         on["reshard_after_forward"] = False
     away = offload.asked(spec.deepspeed)
@@ -195,30 +199,31 @@ def _catalog_name(device: str) -> str:
     return known.name if known else device.lower()
 
 
-def fitted_step(one: FittedSeries, spec: RunSpec, overlap_comm: bool | None) -> StepEstimate:
+def fitted_step(one: FittedSeries, spec: RunSpec) -> StepEstimate:
     """The step of the slowest rank by the medians of the fitted mechanisms."""
     names = {name: np.array([one.parameters[name].median]) for name in MECHANISMS}
     layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
-    beside = spec.knobs.overlap_reduce if spec.knobs else None
-    on_cpu = spec.device == "cpu"
-    plan = schedule(spec.engine, spec.zero_stage, on_cpu=on_cpu, overlap=overlap_comm, overlap_reduce=beside)
+    plan = schedule(spec.engine, spec.zero_stage, knobs_of(spec), on_cpu=spec.device == "cpu")
     found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
+    images = Input(one.readings)
+    step_s = float(images.total_s(one.micro_step_s.median * found.step, layout, np.zeros(1))[0])
     seconds = {
         name: one.micro_step_s.median * float(getattr(found, name)[0])
         for name in ("compute", "update", "exposed", "wait", "step")
     }
     return StepEstimate(
         compute_s=seconds["compute"],
-        data_s=0.0,
+        data_s=step_s - seconds["step"],
         optimizer_s=seconds["update"],
         communication_s=None,
         exposed_comm_s=seconds["exposed"],
         wait_s=seconds["wait"],
-        step_s=seconds["step"],
-        images_per_s=spec.global_batch / seconds["step"],
+        step_s=step_s,
+        images_per_s=spec.global_batch / step_s,
         assumptions=(
             "fitted: medians of the calibration, stragglers and shared links in them",
             *one.assumptions,
+            *images.assumptions(layout),
             *beyond([(run[0], run[1]) for run in one.measured if run[4] is not None], spec.world_size, spec.nodes),
         ),
     )

@@ -172,8 +172,7 @@ def estimate_run(spec: RunSpec, machinery: Machinery) -> RunEstimate:
         ),
     )
     if machinery.fitted is not None:
-        overlap_comm = zero_keys(spec.deepspeed).get("overlap_comm")
-        return replace(estimate, step=fitted_step(machinery.fitted, spec, overlap_comm))
+        return replace(estimate, step=fitted_step(machinery.fitted, spec))
     if any(away):
         return replace(estimate, step=_untimed(estimate.step))
     step_s = estimate.step.step_s

@@ -20,12 +20,14 @@ So the seconds of a device stand in one figure, and what is fitted of one device
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vitscale.cost.overlap import OF_ACCELERATE, overlaps
 from vitscale.cost.stragglers import expected_maximum
 
 Array = NDArray[np.float64]
@@ -107,26 +109,19 @@ class Parts:
 
 
 def schedule(
-    engine: str | None,
-    zero_stage: int | None,
-    *,
-    on_cpu: bool = False,
-    overlap: bool | None = None,
-    overlap_reduce: bool | None = None,
+    engine: str | None, zero_stage: int | None, knobs: Mapping[str, Any] | None = None, *, on_cpu: bool = False
 ) -> Schedule:
     """Return what an engine sends and hides; an engine that is not known sends one all-reduce and hides nothing.
 
-    Volumes: `collectives.step_collectives`; what overlaps: `step._overlaps`. Of an unknown engine the fit finds the
-    part that is not hidden. `overlap` is DeepSpeed's `overlap_comm`, `overlap_reduce` the knob of stage 0.
+    Volumes: `collectives.step_collectives`; what overlaps, and the arguments: `overlap.overlaps`.
     """
-    stage = zero_stage or 0
-    if engine == "fsdp" or (engine == "deepspeed" and stage == 3):
-        hides = (not on_cpu) if overlap is None else overlap
+    stage, hides = zero_stage or 0, overlaps(engine, zero_stage, knobs or {}, on_cpu=on_cpu)
+    by_deepspeed = engine in ("deepspeed", OF_ACCELERATE)
+    if engine == "fsdp" or (by_deepspeed and stage == 3):
         return Schedule(1.5, hides, 1.0, every_micro_step=True, shared_update=True)
-    if engine == "deepspeed":
-        hides = bool(overlap) and not on_cpu if stage else bool(overlap_reduce)
+    if by_deepspeed:
         return Schedule(1.0, hides, every_micro_step=stage == 2, shared_update=stage > 0)
-    return Schedule(1.0, engine is not None and engine != "single")
+    return Schedule(1.0, hides)
 
 
 def parts(mechanisms: Mechanisms, layout: Layout, reference_micro_batch: float, plan: Schedule) -> Parts:

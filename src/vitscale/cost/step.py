@@ -26,6 +26,7 @@ from vitscale.cost.compute import Device
 from vitscale.cost.memory import sharding_stage
 from vitscale.cost.models import ViTShape
 from vitscale.cost.optimizers import moment_elements
+from vitscale.cost.overlap import overlaps
 from vitscale.cost.stragglers import expected_maximum as expected_maximum
 from vitscale.cost.vit import AUTOCAST, parameter_tensors
 
@@ -131,7 +132,7 @@ def estimate_step(
         compute_s=compute_s,
         grad_accum=grad_accum,
         zero_stage=stage,
-        overlap=_overlaps(engine, zero_stage, overlap_comm, on_cpu=device is None),
+        overlap=overlaps(engine, zero_stage, {"overlap_comm": overlap_comm}, on_cpu=device is None),
         assumptions=assumptions,
     )
     world_size = ranks * tensor_parallel
@@ -243,23 +244,6 @@ def optimizer_seconds(
     if memory_bytes_per_s is None:
         return None
     return (12 * parameters + 8 * moments) / shards / memory_bytes_per_s
-
-
-def _overlaps(engine: str, zero_stage: int | None, overlap_comm: bool | None, *, on_cpu: bool) -> bool:
-    """Say whether collectives run beside compute.
-
-    DDP does, also on gloo (measured: 35 of 156 ms hidden), and so does ZeRO-0 with `engine.overlap_reduce`, which
-    counts as DDP. DeepSpeed itself never does on a CPU (measured), never at ZeRO-0 (measured logs: the all-reduce
-    follows the backward), at 1 and 2 only with `overlap_comm` (default off), at 3 by default on (cited:
-    zero/config.py). FSDP does on CUDA, on streams of its own; on a CPU assumed not.
-    """
-    if engine == "fsdp":
-        return not on_cpu
-    if engine != "deepspeed":
-        return True
-    if on_cpu or (zero_stage or 0) == 0:
-        return False
-    return zero_stage == 3 if overlap_comm is None else overlap_comm
 
 
 def exposed_seconds(

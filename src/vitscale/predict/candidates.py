@@ -150,9 +150,8 @@ def _sizes(most: int) -> list[int]:
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
-def needed(one: Candidate, shape: ViTShape, optimizer: str, *, checkpointing: bool) -> DeviceNeed:
-    """Memory of one rank of a candidate."""
+def needed(one: Candidate, shape: ViTShape, optimizer: str, knobs: Mapping[str, Any]) -> DeviceNeed:
+    """Memory of one rank of a candidate, with knobs as `cost.calibrated.knobs_of` names them."""
     way, device = one.way, CPU if one.pool.device == CPU else "cuda"
     engine: Mapping[str, Any] = {"engine": way.engine, "zero_stage": way.zero_stage, "precision": way.precision}
-    knobs = {"activation_checkpointing": checkpointing}
     return rank_need(shape, one.layout, **engine, optimizer=optimizer, device=device, knobs=knobs)[1]

@@ -96,8 +96,7 @@ def changed(series: Series, asked: Asked, micro_step_s: float) -> Change:
         values |= {"inter_node": _link_ratio(wanted, asked.link, micro_step_s / speed), "contention": 0.0}
         log_sds[asked.link] = _LINK_LOG_SD
         told.append(f"network: {asked.link} of each node at its full rate, 2 bytes sent for each byte of gradients")
-    beside = wanted.knobs.get("overlap_reduce")
-    plan = schedule(wanted.engine, wanted.zero_stage, on_cpu=wanted.device == "cpu", overlap_reduce=beside)
+    plan = schedule(wanted.engine, wanted.zero_stage, wanted.knobs, on_cpu=wanted.device == "cpu")
     scale = -float(np.log(speed))
     return Change(wanted, plan, scale, factors, values, log_sds, tuple(told), asked.any)
 

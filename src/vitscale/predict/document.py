@@ -84,6 +84,7 @@ def _fitted(one: Calibration) -> FittedSeries:
             for seen in series.observations
             for at in (seen.layout,)
         ),
+        readings=series.input.readings,
         effective_draws=one.posterior.effective,
         assumptions=one.assumptions,
     )

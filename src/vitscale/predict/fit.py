@@ -80,9 +80,9 @@ class Evidence:
 def evidence(observations: tuple[Observation, ...], reference: float, plan: Schedule, prior: Priors) -> Evidence:
     """Step times first, then the parts of steps."""
     rows = [
-        _Row(one.layout, "step", math.log(one.step_s), one.launches, one.spread)
+        _Row(one.layout, "step", math.log(one.busy_s), one.launches, one.spread)
         for one in observations
-        if one.step_s is not None
+        if one.busy_s is not None
     ]
     for one in observations:
         if one.compute_s:

@@ -40,10 +40,13 @@ class Source:
     """The study as it was resolved; empty where only a model is named."""
     assumptions: tuple[str, ...] = ()
 
-    @property
-    def checkpointing(self) -> bool:
-        """Whether backward computes activations again, as the study has it."""
-        return bool((self.resolved.get("engine") or {}).get("activation_checkpointing"))
+    def nearest(self, way: Way) -> Series:
+        """The measured series that is most like a way: what the way is predicted from."""
+        return min(self.series, key=lambda each: _distance(each, way))
+
+    def knobs(self, way: Way) -> Mapping[str, Any]:
+        """Of the series that a way is predicted from; none where nothing was measured."""
+        return self.nearest(way).knobs if self.series else {}
 
     @property
     def measured_device(self) -> str | None:
@@ -158,7 +161,7 @@ def steps_of(source: Source) -> Callable[[Sequence[Candidate]], list[Array]]:
         for (pool, way), own in alike.items():
             layouts = [candidates[index].layout for index in own]
             if source.series:
-                series = min(source.series, key=lambda each: _distance(each, way))
+                series = source.nearest(way)
                 if series.name not in fitted:
                     fitted[series.name] = calibrate(series)
                 fit = fitted[series.name]

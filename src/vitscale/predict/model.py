@@ -12,7 +12,7 @@ from vitscale.cost.scaling import Array, Layout, Schedule, parts, schedule
 from vitscale.errors import UsageError
 from vitscale.predict import memory, remarks
 from vitscale.predict.change import Change, changed
-from vitscale.predict.draws import joint_log_steps, log_gains, log_steps
+from vitscale.predict.draws import joint_log_steps, log_gains, log_steps, normals
 from vitscale.predict.fit import Evidence, Posterior, covariance, evidence, fit, log_ratios
 from vitscale.predict.layouts import baseline_of
 from vitscale.predict.layouts import layout_of as layout_of
@@ -59,8 +59,7 @@ def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     if not series.observations:
         raise UsageError(f"series `{series.name}` has no runs", "at least one run, or a row without times, is needed")
     reference = max(one.layout.micro_batch for one in series.measured or series.observations)
-    beside = series.knobs.get("overlap_reduce")
-    plan = schedule(series.engine, series.zero_stage, on_cpu=series.device == "cpu", overlap_reduce=beside)
+    plan = schedule(series.engine, series.zero_stage, series.knobs, on_cpu=series.device == "cpu")
     prior = priors(series, reference)
     if not series.measured and prior.micro_step_s is None:
         raise UsageError(
@@ -70,7 +69,8 @@ def calibrate(series: Series, draws: int = 2000, seed: int = 0) -> Calibration:
     posterior = fit(seen, draws, seed)
     names = {name: parameter(posterior.parameters[:, index]) for index, name in enumerate(PARAMETERS)}
     micro = np.exp(_log_micro(seen, posterior.parameters))
-    told = (*series.remarks, *prior.assumptions, *remarks.of_data(series), *remarks.of_fit(series, seen, posterior))
+    told = (*series.remarks, *prior.assumptions, *remarks.of_data(series), *remarks.of_input(series))
+    told += remarks.of_fit(series, seen, posterior)
     return Calibration(series, reference, plan, seen, posterior, parameter(micro), names, told)
 
 
@@ -99,10 +99,9 @@ def predict(
     layouts = [layout_of(calibration.series, asked, size, ranks_per_node) for size in sorted(set(world_sizes))]
     base = _baseline(calibration, asked, ranks_per_node)
     seen, drawn = calibration.seen, calibration.posterior.parameters
-    steps, own = log_steps(seen, drawn, layouts, change), calibration.series.measured
-    gains = log_gains(seen, drawn, layouts, base, change)
-    if own and not change.any:
-        gains = [math.log(_seen_s(own, base)) - logs for logs in steps]
+    busy = [np.exp(logs) for logs in log_steps(seen, drawn, layouts, change)]
+    steps = [_with_input(change, *one) for one in zip(busy, layouts, strict=True)]
+    gains = _log_gains(calibration, change, layouts, base, busy, steps)
     theta, known = change.parameters(drawn), rates(calibration.series, asked)
     points = tuple(
         _point(
@@ -110,10 +109,11 @@ def predict(
             change,
             layout,
             base,
+            busy[index],
             steps[index],
             gains[index],
             theta,
-            spending(calibration.series, asked, known, layout, np.exp(steps[index])),
+            spending(calibration.series, asked, known, layout, steps[index]),
         )
         for index, layout in enumerate(layouts)
     )
@@ -135,7 +135,8 @@ def predict_layouts(calibration: Calibration, layouts: Sequence[Layout], asked: 
     """Steps of exactly these layouts, seconds; None asks for the configuration of the series."""
     change = changed(calibration.series, asked or Asked(), calibration.micro_step_s.median)
     drawn = log_steps(calibration.seen, calibration.posterior.parameters, layouts, change)
-    return [quantiles(np.exp(logs)) for logs in drawn]
+    pairs = zip(drawn, layouts, strict=True)
+    return [quantiles(_with_input(change, np.exp(logs), layout)) for logs, layout in pairs]
 
 
 def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked) -> list[Array]:
@@ -150,7 +151,35 @@ def step_draws(calibration: Calibration, layouts: Sequence[Layout], asked: Asked
     theta = calibration.posterior.parameters
     launch = f"{name} {to.device} {to.engine} {to.zero_stage} {to.precision}"
     drawn = joint_log_steps(calibration.seen, theta, layouts, change, name, launch)
-    return [np.exp(logs) for logs in drawn]
+    return [_with_input(change, np.exp(logs), layout) for logs, layout in zip(drawn, layouts, strict=True)]
+
+
+def _with_input(change: Change, busy_s: Array, layout: Layout) -> Array:
+    """Draws of a step with what it takes for its images, one uncertainty for all layouts of a series."""
+    told, name = change.series.input, f"input {change.series.name}"
+    return told.total_s(busy_s, layout, normals(name, busy_s.shape), change.log_sd) if told.readings else busy_s
+
+
+def _log_gains(
+    calibration: Calibration,
+    change: Change,
+    layouts: Sequence[Layout],
+    base: Layout,
+    busy: Sequence[Array],
+    steps: Sequence[Array],
+) -> list[Array]:
+    """Draws of ln of the base's step over each layout's: the measured one, or under a change a launch like it."""
+    series = calibration.series
+    if series.measured and not change.any:
+        return [math.log(_seen_s(series.measured, base)) - np.log(step_s) for step_s in steps]
+    alone = log_gains(calibration.seen, calibration.posterior.parameters, layouts, base, change)
+    if not series.input.readings:
+        return alone
+    found = []
+    for gain, busy_s, layout in zip(alone, busy, layouts, strict=True):
+        at = np.full_like(gain, np.median(busy_s))
+        found.append(np.log(_with_input(change, at * np.exp(gain), base) / _with_input(change, at, layout)))
+    return found
 
 
 def _baseline(calibration: Calibration, asked: Asked, ranks_per_node: int | None) -> Layout:
@@ -167,16 +196,17 @@ def _point(
     change: Change,
     layout: Layout,
     base: Layout,
-    logs: Array,
+    busy: Array,
+    step: Array,
     gains: Array,
     theta: Array,
     spent: Spending,
 ) -> Point:
-    step = np.exp(logs)
     gain = np.ones_like(gains) if layout == base else np.exp(gains) * layout.global_batch / base.global_batch
     series, batch_told = change.series, calibration.series.batch_told
     device = find_device(series.device)
     held = memory.memory_of(series, layout, None if device is None else device.memory_bytes)
+    busy_share = float(np.median(busy) / np.median(step))
     return Point(
         layout,
         quantiles(step),
@@ -185,7 +215,7 @@ def _point(
         quantiles(gain * base.world_size / layout.world_size),
         held,
         spent,
-        _losses(theta, layout, calibration.reference_micro_batch, change.plan),
+        _losses(theta, layout, calibration.reference_micro_batch, change.plan, busy_share),
         remarks.of_layout(calibration.series, series, layout, held),
     )
 
@@ -214,10 +244,11 @@ def _log_micro(seen: Evidence, theta: Array) -> Array:
     return found
 
 
-def _losses(theta: Array, layout: Layout, reference: float, plan: Schedule) -> Loss:
+def _losses(theta: Array, layout: Layout, reference: float, plan: Schedule, busy_share: float) -> Loss:
     middle = mechanisms(np.median(theta, axis=0, keepdims=True))
     found = parts(middle, layout, reference, plan)
-    step = float(found.step[0])
+    step = float(found.step[0]) / busy_share
     ideal = layout.grad_accum * layout.micro_batch / reference
     lost = max(0.0, float(found.compute[0]) - ideal)
-    return Loss(lost / step, float(found.update[0]) / step, float(found.exposed[0]) / step, float(found.wait[0]) / step)
+    update, exposed, wait = (float(part[0]) / step for part in (found.update, found.exposed, found.wait))
+    return Loss(lost / step, update, exposed, wait, 1 - busy_share)

@@ -182,9 +182,9 @@ def sheet_micro_step_s(series: Series, device: DeviceSpec, micro_batch: float) -
 def _seen_micro_s(series: Series, reference: float) -> float | None:
     """The least that a reference micro-step can have taken, by the measured steps."""
     times = [
-        one.step_s / one.layout.grad_accum * reference / one.layout.micro_batch
+        one.busy_s / one.layout.grad_accum * reference / one.layout.micro_batch
         for one in series.measured
-        if one.step_s is not None
+        if one.busy_s is not None
     ]
     return min(times, default=None)
 

@@ -17,6 +17,7 @@ from vitscale.errors import UsageError
 from vitscale.predict import from_table
 from vitscale.predict.checks import checked
 from vitscale.predict.from_table import Makers, one_of
+from vitscale.predict.result import MATERIAL
 from vitscale.predict.series import SIZES, LinkRates, Observation, Series
 from vitscale.units import ranks
 
@@ -146,7 +147,7 @@ def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
     several = {device for run in runs for device in run.device_names}
     if len(several) > 1:
         raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(several))}", "measure them as two studies")
-    observations = tuple(_seen(run) for run in runs if run.facts.micro_batch is not None)
+    observations = _input_told([_seen(run) for run in runs if run.facts.micro_batch is not None])
     return Series(
         name,
         tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
@@ -187,7 +188,16 @@ def _seen(run: Run) -> Observation:
         memory_bytes=int(max(peaks)) if peaks else None,
         power_w=median(powers) if powers else None,
         images_per_epoch=run.facts.images_per_epoch,
+        input_s=part("data"),
     )
+
+
+def _input_told(found: list[Observation]) -> list[Observation]:
+    """What images took where it is told of all runs and is material in one; else it stays part of their steps."""
+    shares = [one.input_s / one.step_s for one in found if one.input_s is not None and one.step_s]
+    if len(shares) == len(found) and MATERIAL <= max(shares, default=0.0) < 1:
+        return found
+    return [replace(one, input_s=None) for one in found]
 
 
 def _layout_of(run: Run) -> Layout:

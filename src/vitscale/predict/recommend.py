@@ -6,8 +6,9 @@
    both, the knee of `analysis.costs`.
 3. Candidates are compared draw by draw, so that what they share (the speed of the device, a series' parameters) does
    not count as noise between them. Where the 95 % interval of the ratio of their aims holds 1, no difference is
-   detected. Of the best by the median and those that tie with it the simplest is chosen (`Candidate.complexity`);
-   what is said of the others is by their ratio to the choice.
+   detected. A wide interval is no reason to take what is slower at the median, so the simplest is chosen
+   (`Candidate.complexity`) of the best by the median and of those that tie with it and are `NEAR` it; what is said of
+   the others is by their ratio to the choice.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SURE = 0.9
 """Probability with which a limit has to be kept."""
 
 NEAR = 0.03
-"""How far apart the medians of two that tie may be for the simpler to stand for both on the front."""
+"""How far apart the medians of two that tie may be for the simpler to stand for both, as the choice or on the front."""
 
 Steps = Callable[[Sequence[Candidate]], list[Array]]
 """Draws of the step's seconds, one array a candidate, draw by draw from the same parameters."""
@@ -175,7 +176,7 @@ def _broken(one: _Drawn, limits: Limits) -> str | None:
 def _chosen(kept: Sequence[_Drawn], losers: list[Judged], limits: Limits) -> Recommendation:
     best = min(kept, key=lambda one: float(np.median(one.aim)))
     choice = min(
-        (one for one in kept if _same(one, best)),
+        (one for one in kept if _alike(one.aim, best.aim)),
         key=lambda one: (one.candidate.complexity, float(np.median(one.aim))),
     )
     aim = "cost" if limits.deadline_s else "time" if limits.budget else "time x cost"
@@ -204,8 +205,13 @@ def _why(one: _Drawn, choice: _Drawn, best: _Drawn, aim: str) -> str:
         return ratio
     if choice.candidate.complexity < one.candidate.complexity:
         reason = "the choice is simpler"
+    elif not _same(one, best):
+        reason = f"but not as good as the best, {best.candidate}"
+    elif choice.candidate.complexity == one.candidate.complexity:
+        reason = "the choice is as simple"
     else:
-        reason = "the choice is as simple" if _same(one, best) else f"but not as good as the best, {best.candidate}"
+        above = float(np.median(one.aim) / np.median(best.aim)) - 1
+        reason = f"simpler, but its median is {percent(above)} above the least"
     return f"no difference detected, {ratio}; {reason}"
 
 

@@ -85,7 +85,7 @@ def answer(
         candidates,
         Work(source.images_per_epoch * source.epochs, source.global_batch),
         limits,
-        lambda one: needed(one, source.shape, source.optimizer, checkpointing=source.checkpointing),
+        lambda one: needed(one, source.shape, source.optimizer, source.knobs(one.way)),
         from_source.steps_of(source),
     )
     told = list(source.assumptions)

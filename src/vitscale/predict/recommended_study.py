@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+from vitscale.config.knobs import EngineSection
+from vitscale.cost.calibrated import OF_ZERO
 from vitscale.predict.candidates import Candidate
 from vitscale.predict.from_source import Source
 
 FILE = "recommended.toml"
 """Its name in a results folder."""
 
-_KEPT = ("model", "data", "optimizer", "train", "engine", "measure")
+_KEPT = ("model", "data", "optimizer", "train", "engine", "deepspeed", "fsdp", "measure")
 
 
 def study_text(one: Candidate, source: Source) -> str:
@@ -43,11 +45,30 @@ def study_text(one: Candidate, source: Source) -> str:
         "patch_size": shape.patch_size,
     }
     sections["data"] = sections["data"] or {"name": "synthetic"}
+    # What it was predicted with, where the measured study varies it.
+    knobs = source.knobs(way)
+    sections["engine"] = {**sections["engine"], **_named(knobs, EngineSection.model_fields.keys())}
+    sections["fsdp"] = {**sections["fsdp"], **_named(knobs, ("reshard_after_forward",))}
+    zero = {f"zero_optimization.{key}": value for key, value in _named(knobs, OF_ZERO).items()}
+    sections["deepspeed"] = {**dict(_flat(sections["deepspeed"])), **zero}
     lines = [*_table(head)]
     for name, values in sections.items():
         if told := list(_table(values)):
             lines += ["", f"[{name}]", *told]
     return "\n".join(lines) + "\n"
+
+
+def _named(knobs: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in knobs.items() if name in names}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested tables by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _table(values: Mapping[str, Any]) -> list[str]:

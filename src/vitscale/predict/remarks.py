@@ -55,6 +55,15 @@ def of_data(series: Series) -> tuple[str, ...]:
     return ()
 
 
+def of_input(series: Series) -> tuple[str, ...]:
+    """How much of a step its images take, and what is taken as known of that."""
+    shares = [one.input_s / one.step_s for one in series.measured if one.input_s is not None and one.step_s]
+    if not shares:
+        return ()
+    told = f"images: to read, copy and prepare them is up to {percent(max(shares))} of a step"
+    return (f"{told}; it is taken to stay as long whatever computes, with hosts like the measured ones",)
+
+
 def of_fit(series: Series, seen: Evidence, posterior: Posterior) -> tuple[str, ...]:
     """Measured steps that the mechanisms do not explain, and whether a run, the work or the network is to be doubted.
 
@@ -106,7 +115,8 @@ def of_layout(series: Series, wanted: Series, layout: Layout, memory: Memory | N
     own = [one.layout for one in series.measured]
     ran = layout in own and series.source != "simulated" and replace(wanted, protocol=series.protocol) == series
     far = beyond([(one.world_size, one.nodes) for one in own], layout.world_size, layout.nodes)
-    return (*far, *_batch(series, wanted, layout), *_memory(layout, memory, ran))
+    read = series.input.assumptions(layout)
+    return (*far, *read, *_batch(series, wanted, layout), *_memory(layout, memory, ran))
 
 
 def _batch(series: Series, wanted: Series, layout: Layout) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +10,9 @@ import numpy as np
 from vitscale.cost.scaling import Array, Layout
 
 _LEVELS = (0.025, 0.1, 0.5, 0.9, 0.975)
+
+MATERIAL = 0.05
+"""Share of a step from which something is said to limit it."""
 
 MEMORY = ("memory_bytes", "memory_needed_bytes", "memory_limit_bytes", "fit_probability")
 """Names of the fields of `Memory` in JSON, in their order."""
@@ -49,14 +52,14 @@ class Loss:
     update: float
     communication: float
     waiting: float
+    input: float
+    """Reading, copying and preparing images, as far as a step waits for it."""
 
     @property
     def limit(self) -> str:
-        """The dearest of them, in words; `compute` where each takes less than 5 % of the step."""
-        dearest = max(
-            ("small_batch", "update", "communication", "waiting"), key=lambda name: float(getattr(self, name))
-        )
-        return dearest.replace("_", " ") if getattr(self, dearest) >= 0.05 else "compute"
+        """The dearest of them, in words; `compute` where each takes less than `MATERIAL` of the step."""
+        dearest = max((one.name for one in fields(self)), key=lambda name: float(getattr(self, name)))
+        return dearest.replace("_", " ") if getattr(self, dearest) >= MATERIAL else "compute"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitscale.cost.input import Input, Reading
 from vitscale.cost.scaling import Layout
 from vitscale.units import ranks
 
@@ -35,6 +36,13 @@ class Observation:
     """Of all its devices, over the steady window."""
     images_per_epoch: int | None = None
     """Over all ranks."""
+    input_s: float | None = None
+    """What the mean rank took for its images beside computing; None: not told, or small in all steps of the series."""
+
+    @property
+    def busy_s(self) -> float | None:
+        """The step without what it took for its images, where that is told."""
+        return None if self.step_s is None else self.step_s - (self.input_s or 0.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,12 @@ class Series:
     def measured(self) -> tuple[Observation, ...]:
         """Observations with a step time."""
         return tuple(one for one in self.observations if one.step_s is not None)
+
+    @property
+    def input(self) -> Input:
+        """What its runs took for their images, where that is told."""
+        told = ((one.layout, one.input_s) for one in self.measured if one.input_s is not None)
+        return Input(tuple(Reading(at.world_size / at.nodes, s / (at.micro_batch * at.grad_accum)) for at, s in told))
 
     def first(self, count: int) -> Series:
         """The series as if only its `count` smallest world sizes had been measured."""

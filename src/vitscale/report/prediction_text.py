@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,14 +12,35 @@ from rich.text import Text
 
 from vitscale import units
 from vitscale.predict.ask import Answers
-from vitscale.predict.model import Point, Prediction, Quantiles
+from vitscale.predict.model import Memory, Point, Prediction, Quantiles
 from vitscale.predict.score import Scored, Summary
 from vitscale.predict.suggest import Advice, Start
 from vitscale.predict.validate import Validation
 from vitscale.report.terminal import clean
 
 _MOST_MISSES = 12
-_Shown = tuple[str, str, Callable[[float], str]]
+_GAP, _EDGE = 2, 1
+"""Cells between two columns of a table by ranks, and at each of its ends."""
+
+_Text = Callable[[float], str]
+_Column = tuple[str, Callable[[Point], str]]
+_whole = "{:.0%}".format
+_rate: _Text = partial(units.number, digits=4)
+_SHOWN: tuple[_Column, ...] = (
+    ("nodes", lambda one: f"{one.layout.nodes:,}"),
+    ("step, 95 %", lambda one: _wide(one.step_s, units.seconds)),
+    ("images/s, 95 %", lambda one: _wide(one.images_per_s, _rate)),
+    ("efficiency, 95 %", lambda one: _wide(one.efficiency, _whole)),
+    ("efficiency, 80 %", lambda one: _narrow(one.efficiency, _whole)),
+    ("limited by", lambda one: one.losses.limit),
+)
+_MEMORY: tuple[_Column, ...] = (
+    ("memory/rank, 95 %", lambda one: _wide(_held(one).needed_bytes, units.size)),
+    ("memory/rank, 80 %", lambda one: _narrow(_held(one).needed_bytes, units.size)),
+    ("of", lambda one: units.size(_held(one).limit_bytes)),
+    ("fits", lambda one: units.probability(_held(one).fit_probability)),
+)
+_Shown = tuple[str, str, _Text]
 _ENERGY: tuple[_Shown, ...] = (
     ("energy_per_step_j", "energy/step, 95 %", units.energy),
     ("energy_per_image_j", "energy/image, 95 %", units.energy),
@@ -46,11 +68,7 @@ def print_answers(found: Answers, out: Console) -> None:
 def print_prediction(prediction: Prediction, advice: Advice | None, out: Console) -> None:
     """World sizes asked for, what limits them, where more stops paying, and what was assumed."""
     out.print(clean(f"\n{prediction.series}"))
-    table = _by_ranks("nodes", "step, 95 %", "images/s, 95 %", "efficiency, 95 %", "80 %")
-    table.add_column("limited by", no_wrap=True)
-    for one in prediction.points:
-        table.add_row(*(clean(cell) for cell in _cells(one)))
-    out.print(table)
+    _print_by_ranks(prediction.points, _SHOWN, out)
     if prediction.knee is not None:
         last = prediction.knee == prediction.points[-1].layout.world_size
         beyond = "or beyond what was asked" if last else "of those asked; beyond, cost rises faster than time falls"
@@ -69,44 +87,50 @@ def print_prediction(prediction: Prediction, advice: Advice | None, out: Console
 
 def print_memory(prediction: Prediction, out: Console) -> None:
     """What one rank takes, and whether its device has it; nothing where that is not known."""
-    if all(one.memory is None for one in prediction.points):
-        return
-    table = _by_ranks("memory/rank, 95 %", "80 %", "of", "fits")
-    for one in prediction.points:
-        held = one.memory
-        if held is not None:
-            need, size = held.needed_bytes, units.size
-            wide = f"{size(need.median)} [{size(need.low95)}, {size(need.high95)}]"
-            narrow = f"[{size(need.low80)}, {size(need.high80)}]"
-            cells = (wide, narrow, size(held.limit_bytes), units.probability(held.fit_probability))
-            table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
-    out.print(table)
+    points = [one for one in prediction.points if one.memory is not None]
+    if points:
+        _print_by_ranks(points, _MEMORY, out)
 
 
 def print_spending(prediction: Prediction, out: Console) -> None:
     """Energy, and cost with training: a table each of those that are known."""
     for group in (_ENERGY, _COST):
         columns = [
-            (name, title, shown)
+            (title, partial(_spent, name=name, shown=shown))
             for name, title, shown in group
             if any(getattr(one.spending, name) is not None for one in prediction.points)
         ]
-        if not columns:
-            continue
-        table = _by_ranks(*(title for _, title, _ in columns))
-        for one in prediction.points:
-            cells = (_spent(one, name, shown) for name, _, shown in columns)
-            table.add_row(f"{one.layout.world_size:,}", *(clean(cell) for cell in cells))
+        if columns:
+            _print_by_ranks(prediction.points, columns, out)
+
+
+def _print_by_ranks(points: Sequence[Point], columns: Sequence[_Column], out: Console) -> None:
+    """Tables whose rows begin with their ranks: one, or in a narrow terminal as many as it takes that no line folds.
+
+    A column that is wider than the terminal folds.
+    """
+    begin = ("ranks", [f"{one.layout.world_size:,}" for one in points])
+    tables, width = [[begin]], _width(begin)
+    for title, cell in columns:
+        column = (title, [cell(one) for one in points])
+        if len(tables[-1]) > 1 and width + _GAP + _width(column) > out.width - 2 * _EDGE:
+            tables.append([begin])
+            width = _width(begin)
+        tables[-1].append(column)
+        width += _GAP + _width(column)
+    for of in tables:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("ranks", justify="right", no_wrap=True, min_width=_width(begin))
+        for title, _ in of[1:]:
+            table.add_column(title, justify="right", overflow="fold")
+        for row in zip(*(cells for _, cells in of), strict=True):
+            table.add_row(*(clean(cell) for cell in row))
         out.print(table)
 
 
-def _by_ranks(*titles: str) -> Table:
-    """A table whose rows begin with their ranks, however narrow the terminal is: figures fold."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ranks", justify="right", no_wrap=True, min_width=len("ranks"))
-    for title in titles:
-        table.add_column(title, justify="right", overflow="fold")
-    return table
+def _width(column: tuple[str, list[str]]) -> int:
+    title, cells = column
+    return max(map(len, (title, *cells)))
 
 
 def print_missing(prediction: Prediction, out: Console) -> None:
@@ -119,33 +143,25 @@ def print_missing(prediction: Prediction, out: Console) -> None:
         out.print(Text("n/a      ", style="dim") + clean(f"{', '.join(titles)}: {reason}"))
 
 
-def _spent(one: Point, name: str, shown: Callable[[float], str]) -> str:
-    value: Quantiles | None = getattr(one.spending, name)
+def _spent(one: Point, name: str, shown: _Text) -> str:
+    told = _wide(getattr(one.spending, name), shown)
+    bound = one.spending.energy_is_bound and name.startswith("energy") and told != units.NOT_AVAILABLE
+    return f"at most {told}" if bound else told
+
+
+def _held(one: Point) -> Memory:
+    assert one.memory is not None
+    return one.memory
+
+
+def _wide(value: Quantiles | None, text: _Text) -> str:
     if value is None:
         return units.NOT_AVAILABLE
-    told = f"{shown(value.median)} [{shown(value.low95)}, {shown(value.high95)}]"
-    return f"at most {told}" if one.spending.energy_is_bound and name.startswith("energy") else told
+    return f"{text(value.median)} [{text(value.low95)}, {text(value.high95)}]"
 
 
-def _cells(one: Point) -> tuple[str, ...]:
-    share = one.efficiency
-    return (
-        f"{one.layout.world_size:,}",
-        f"{one.layout.nodes:,}",
-        _seconds(one.step_s),
-        _rate(one.images_per_s),
-        f"{share.median:.0%} [{share.low95:.0%}, {share.high95:.0%}]",
-        f"[{share.low80:.0%}, {share.high80:.0%}]",
-        one.losses.limit,
-    )
-
-
-def _rate(value: Quantiles | None) -> str:
-    return units.NOT_AVAILABLE if value is None else f"{value.median:,.4g} [{value.low95:,.4g}, {value.high95:,.4g}]"
-
-
-def _seconds(value: Quantiles) -> str:
-    return f"{units.seconds(value.median)} [{units.seconds(value.low95)}, {units.seconds(value.high95)}]"
+def _narrow(value: Quantiles, text: _Text) -> str:
+    return f"[{text(value.low80)}, {text(value.high80)}]"
 
 
 def print_advice(advice: Advice, out: Console) -> None:

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscale.predict.model import Quantiles
-from vitscale.predict.recommend import Judged
+from vitscale.predict.recommend import NEAR, Judged
 from vitscale.predict.recommend_ask import Answer
 from vitscale.report.terminal import clean
-from vitscale.units import number, probability, seconds, size
+from vitscale.units import number, percent, probability, seconds, size
 
 _MOST_LOSERS = 12
 
@@ -24,9 +24,8 @@ def print_recommendation(answer: Answer, out: Console) -> None:
     out.print(Text.assemble(("choice  ", "bold"), clean(found.choice.candidate)))
     if found.tied:
         others = "1 other" if found.tied == 1 else f"{found.tied:,} others"
-        out.print(
-            clean(f"no difference in {found.aim} detected to {others}; the choice is the simplest beside the best")
-        )
+        beside = f"the choice is the simplest of those whose median is within {percent(NEAR, 0)} of the least"
+        out.print(clean(f"no difference in {found.aim} detected to {others}; {beside}"))
     cost = "cost, 80 %" if answer.priced else "device-hours, 80 %"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("least time against least cost", overflow="fold")

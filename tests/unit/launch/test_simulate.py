@@ -133,6 +133,28 @@ def test_fitted_figures_take_the_place_of_data_sheets(simulate, tmp_path):
     assert all(run.calibration for run in plan.grid.runs)
 
 
+@pytest.mark.parametrize(
+    ("stage", "knob", "word"),
+    [
+        (0, "overlap_reduce", "engine.overlap_reduce=true"),
+        (1, "overlap_comm", "deepspeed.zero_optimization.overlap_comm=true"),
+    ],
+)
+def test_a_fitted_step_hides_what_the_study_sends_beside_backward(tmp_path, stage, knob, word):
+    def exposed_s(*words, **changes):
+        path = fitted(tmp_path, zero_stage=stage, **changes)
+        asked = (
+            *BIG, "world_size=64", "protocol=weak", "micro_batch=32", "precision=bf16", f"zero_stage={stage}",
+            "data.images_per_device=3200", f"hardware.calibration={path}", *words,
+        )  # fmt: skip
+        plan = planning.make(load("quick", asked), Where(probe(), "h100"), planning.described(tmp_path / "data"))
+        (estimate,) = plan.estimates.values()
+        return estimate.step.exposed_comm_s
+
+    assert exposed_s() == pytest.approx(0.08 * 0.2 * 63 / 64)
+    assert exposed_s(word, knobs={knob: True}) == 0
+
+
 def test_a_calibration_of_something_else_is_refused(simulate, tmp_path):
     path = fitted(tmp_path, precision="fp32")
     with pytest.raises(UsageError, match="no series"):
@@ -215,3 +237,12 @@ def test_of_two_fits_of_one_protocol_the_nearer_batch_decides(simulate, tmp_path
     path = fitted(tmp_path, {"micro_step_s": slow, "reference_micro_batch": 32.0}, reference_micro_batch=256.0)
     folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
     assert analyse(folder).analysis.runs[0].step_s.median == pytest.approx(0.16 * 1.1)
+
+
+def test_what_images_took_is_the_data_of_a_fitted_step(simulate, tmp_path):
+    # 32 images of a rank, on nodes with one rank each as it was measured.
+    path = fitted(tmp_path, readings=[[1, 1e-3]])
+    folder, _ = simulate(*FITTED_FOR, "img_size=224", f"hardware.calibration={path}", calibration=path)
+    (run,) = analyse(folder).analysis.runs
+    assert run.step_s.median == pytest.approx(0.08 * 1.1 + 32e-3)
+    assert run.shares.data == pytest.approx(32e-3 / run.step_s.median)

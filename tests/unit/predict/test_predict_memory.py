@@ -61,7 +61,9 @@ def test_attention_that_is_not_fused_keeps_its_scores():
 
 def test_a_candidate_of_a_checkpointed_study_needs_less():
     one = Candidate(Pool("h100", 1, None, None), Way("ddp", None, "fp32"), AT)
-    whole, again = (needed(one, models.shape(MODEL), "adamw", checkpointing=given) for given in (False, True))
+    whole, again = (
+        needed(one, models.shape(MODEL), "adamw", knobs) for knobs in ({}, {"activation_checkpointing": True})
+    )
     assert again.median_bytes < 0.6 * whole.median_bytes
 
 
@@ -70,7 +72,7 @@ def test_a_series_needs_what_a_candidate_of_its_engine_needs(engine, stage):
     at = Layout(8, 1, 64, 2)
     series = replace(SERIES, engine=engine, zero_stage=stage, precision="bf16")
     one = Candidate(Pool("h100", 8, None, None), Way(engine, stage, "bf16"), at)
-    need = needed(one, models.shape(MODEL), "adamw", checkpointing=False)
+    need = needed(one, models.shape(MODEL), "adamw", {})
     held = memory_of(series, at, 20 * 10**9)
     assert held.needed_bytes.median == need.median_bytes
     assert held.needed_bytes.high95 == need.high95_bytes

@@ -9,6 +9,7 @@ import pytest
 from vitscale.cost.scaling import MECHANISMS, Layout, Mechanisms, Schedule, parts, schedule
 from vitscale.cost.stragglers import expected_maximum
 from vitscale.errors import UsageError
+from vitscale.predict.change import changed
 from vitscale.predict.model import calibrate, predict
 from vitscale.predict.priors import PARAMETERS, priors
 from vitscale.predict.series import Asked, LinkRates, Observation, Series
@@ -70,8 +71,25 @@ def test_engines_hide_what_they_hide(engine, stage, overlaps, volume):
     assert (found.overlap, found.volume) == (overlaps, volume)
 
 
-def test_stage_0_hides_where_a_knob_sends_beside_backward():
-    assert [schedule("deepspeed", stage, on_cpu=True, overlap_reduce=True).overlap for stage in (0, 1)] == [True, False]
+@pytest.mark.parametrize(
+    ("stage", "knobs"), [(0, {"overlap_reduce": True}), (1, {"overlap_comm": True}), (2, {"overlap_comm": True})]
+)
+def test_what_a_study_sends_beside_backward_is_predicted_so(stage, knobs):
+    facts = {"model": "vit_base_patch16_224", "device": "h100", "engine": "deepspeed", "precision": "bf16"}
+    alone = made((1,), zero_stage=stage, **facts)
+    beside = replace(alone, knobs=knobs)
+    shown, hidden = (predict(calibrate(one), [8]).points[0].losses.communication for one in (alone, beside))
+    assert 0 < hidden < shown / 2
+    on_cpu = replace(beside, device="cpu")
+    assert calibrate(on_cpu).plan.overlap == (stage == 0)
+
+
+def test_another_stage_has_the_knobs_of_the_series():
+    series = made((1, 2), model="vit_base_patch16_224", engine="deepspeed", zero_stage=3, knobs={"overlap_comm": False})
+    assert not calibrate(series).plan.overlap
+    for asked in (False, True):
+        own = replace(series, knobs={"overlap_comm": asked})
+        assert changed(own, Asked(zero_stage=2), 0.1).plan == schedule("deepspeed", 2, {"overlap_comm": asked})
 
 
 def test_larger_counts_are_found_from_smaller_ones():

@@ -1,6 +1,7 @@
 """The choice among candidates: limits are kept, noise is not ranked, each loser has its reason."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,16 @@ import numpy as np
 import pytest
 
 from vitscale.config.load import load
+from vitscale.cost import models
 from vitscale.cost.device_memory import DeviceNeed
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.predict import recommend_ask
-from vitscale.predict.candidates import Candidate, Pool, Way, enumerate_candidates, pools
+from vitscale.predict.candidates import Candidate, Pool, Way, enumerate_candidates, needed, pools
+from vitscale.predict.from_source import Source
 from vitscale.predict.recommend import Limits, Work, recommend
+from vitscale.predict.recommended_study import study_text
+from vitscale.predict.series import Observation, Series
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "study"
 POOL = Pool("a100-40gb", 8, 2.0, 40 * 10**9)
@@ -54,7 +59,7 @@ def test_a_budget_takes_the_fastest_that_keeps_it():
 
 def test_what_noise_does_not_tell_apart_is_a_tie_and_the_simpler_is_chosen():
     sharded = replace(ONE, way=Way("deepspeed", 3, "bf16"))
-    tie = chosen({ONE: 1.0, sharded: 0.98}, candidates=(sharded, ONE))
+    tie = chosen({ONE: 1.0, sharded: 0.99}, candidates=(sharded, ONE))
     assert tie.choice.candidate == ONE
     assert tie.tied == 1
     assert "no difference detected" in tie.losers[0].lost
@@ -62,12 +67,12 @@ def test_what_noise_does_not_tell_apart_is_a_tie_and_the_simpler_is_chosen():
 
 
 def test_ties_are_with_the_choice_where_they_do_not_chain():
-    # Each of the two ratios of 1.1 and 1.07 is within noise, their product is not.
+    # Ratios of 1.02 and 1.14 are within noise, their product is not.
     simple, middle, sharded = (
         replace(ONE, way=way) for way in (Way("ddp", None, "fp32"), WAY, Way("deepspeed", 3, "bf16"))
     )
     found = chosen(
-        {simple: 1.18, middle: 1.1, sharded: 1.0}, limits=Limits(budget=10), candidates=(simple, middle, sharded)
+        {simple: 1.16, middle: 1.02, sharded: 1.0}, limits=Limits(budget=10), candidates=(simple, middle, sharded)
     )
     assert found.choice.candidate == middle
     assert found.tied == 2
@@ -75,6 +80,32 @@ def test_ties_are_with_the_choice_where_they_do_not_chain():
     assert all(words.startswith("no difference detected") for words in lost.values())
     assert lost[simple].endswith(f"but not as good as the best, {sharded}")
     assert lost[sharded].endswith("the choice is simpler")
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(budget=10), Limits(deadline_s=20 * 3600)])
+def test_a_wide_interval_chooses_nothing_that_is_slower_at_the_median(limits):
+    sharded = replace(ONE, way=Way("deepspeed", 3, "bf16"))
+    found = chosen({ONE: 1.3, sharded: 1.0}, spread=5, limits=limits, candidates=(ONE, sharded))
+    assert found.choice.candidate == sharded
+    assert found.tied == 1
+    (loser,) = found.losers
+    assert loser.lost.startswith("no difference detected, ")
+    above = float(re.search(r"; simpler, but its median is ([\d.]+) % above the least$", loser.lost)[1])
+    assert above == pytest.approx(100 * (1.3 ** (2 if found.aim == "time x cost" else 1) - 1), rel=0.1)
+
+
+def test_of_wide_intervals_the_simplest_near_the_least_median_is_chosen():
+    plain, sharded = replace(ONE, way=Way("ddp", None, "fp32")), replace(ONE, way=Way("deepspeed", 3, "bf16"))
+    of = (plain, ONE, sharded)
+    found = chosen({plain: 1.5, ONE: 1.01, sharded: 1.0}, spread=5, limits=Limits(budget=10), candidates=of)
+    assert found.choice.candidate == ONE
+    assert found.tied == 2
+    lost = {one.candidate: one.lost for one in found.losers}
+    assert "; simpler, but its median is " in lost[plain]
+    assert lost[sharded].endswith("; the choice is simpler")
+    equal = replace(ONE, pool=replace(POOL, device="h100"))
+    (loser,) = chosen({ONE: 1.3, equal: 1.0}, spread=5, limits=Limits(budget=10), candidates=(ONE, equal)).losers
+    assert loser.lost.endswith("; the choice is as simple")
 
 
 def test_what_does_not_fit_is_out_with_its_probability():
@@ -201,3 +232,24 @@ def test_results_are_answered_with_what_was_measured(tmp_path):
     path = tmp_path / "recommended.toml"
     path.write_text(found.study)
     assert load(str(path), ()).study.model.name == found.source.shape.name
+
+
+def test_the_study_has_the_knobs_that_its_steps_and_memory_were_predicted_with(tmp_path):
+    way, seen = Way("deepspeed", 2, "bf16"), (Observation(Layout(1, 1, 64, 1), 1.0),)
+    knobs = {"activation_checkpointing": True, "overlap_comm": True}
+    shape = models.shape("vit_base_patch16_224")
+    facts = {"model": shape.name, "device": "a100-40gb", "precision": "bf16"}
+    zero2 = Series("zero 2", seen, engine="deepspeed", zero_stage=2, knobs=knobs, **facts)
+    other = Series("ddp", seen, engine="ddp", knobs={"sdpa": "math"}, **facts)
+    kept = {"deepspeed": {"zero_optimization": {"reduce_bucket_size": 10**6, "overlap_comm": False}}}
+    source = Source(shape, 64, 640, 1.0, "adamw", (other, zero2), kept)
+    path = tmp_path / "recommended.toml"
+    path.write_text(study_text(replace(FOUR, way=way), source))
+    study = load(str(path), ()).study
+    assert study.deepspeed == {"zero_optimization": {"reduce_bucket_size": 10**6, "overlap_comm": True}}
+    assert study.engine.activation_checkpointing
+    assert study.engine.sdpa is None
+    one = replace(FOUR, way=way)
+    least = needed(one, shape, "adamw", source.knobs(way)).median_bytes
+    assert least < needed(one, shape, "adamw", {"overlap_comm": True}).median_bytes
+    assert least > needed(one, shape, "adamw", {"activation_checkpointing": True}).median_bytes
