@@ -71,7 +71,7 @@ def run(
         workflow.print_json(result.analysis.model_dump(mode="json"))
     else:
         terminal.print_summary(result, page, console)
-    if others := starting.of_other_starts(plan, runs):
+    if others := starting.of_other_starts(plan, runs, folder):
         console.print(others)
     if error := outcome.error(len(runs)):
         raise error

@@ -183,9 +183,25 @@ def startable(plan: Plan, launcher: LauncherName) -> tuple[RunSpec, ...]:
     return runs
 
 
-def of_other_starts(plan: Plan, runs: Sequence[RunSpec]) -> str | None:
-    """What to start for the runs that this start could not measure, or None where it could all."""
-    others = [run for run in plan.grid.runs if run not in runs]
+def of_other_starts(plan: Plan, runs: Sequence[RunSpec], folder: Path) -> str | None:
+    """What to start for the runs that this start could not measure and no earlier one has, or None where none is left.
+
+    Args:
+        plan: all runs.
+        runs: those of this start.
+        folder: the results folder.
+    """
+    from vitscale.records.launches import read_launches
+    from vitscale.records.schema import FINAL
+
+    ended = [(one.run_id, one.manifest.status) for one in read_launches(folder) if one.manifest]
+    enough = plan.loaded.study.measure.launches
+
+    def left(run: RunSpec) -> bool:
+        statuses = [status for run_id, status in ended if run_id == run.run_id]
+        return statuses.count("ok") < enough and not ({*FINAL} - {"ok"}) & {*statuses}
+
+    others = [run for run in plan.grid.runs if run not in runs and left(run)]
     return f"{len(others)} of {len(plan.grid.runs)} runs are for another start: {_worlds(others)}" if others else None
 
 

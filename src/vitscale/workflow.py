@@ -37,6 +37,9 @@ def resolve(study: str, overrides: list[str] | None, launcher: LauncherName | No
     from vitscale.study.where import Where
 
     loaded = load(study, overrides or ())
+    if loaded.study.launch.hostfile and launcher not in (None, LauncherName.mpi, LauncherName.hosts):
+        unread = f"`launch.hostfile` is for --launcher hosts and mpi: `{launcher}` does not read it"
+        loaded = loaded._replace(notes=(*loaded.notes, unread))
     simulated = simulated_by(loaded.study.hardware, launcher)
     if simulated is not None:
         # A closed form has no noise: further launches would repeat the first to the last digit.

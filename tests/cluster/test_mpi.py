@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(120), pytest.mark.usefixt
 CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "SLURM_JWT": "canary", "RANK": "7", "WORLD_SIZE": "9"}
 # In place of ssh: a host's name and a command, as mpirun hands them over, run in the host's network under its own name.
 REMOTE_SHELL = """#!/bin/sh
+[ "$1" != -x ] || shift  # as MPICH's mpirun calls ssh
 host=$1; shift
 into="nsenter --net={folder}/$host --mount=/proc/{pid}/ns/mnt"
 exec unshare --uts sh -c 'hostname "$1" && exec $2 -- sh -c "$3"' sh "$host" "$into" "$*"

@@ -170,9 +170,11 @@ def _spread(study: StudyData, results: Mapping[str, RunResult]) -> str:
             placed = sorted(by_size[max(told)], key=lambda run: run.facts.nodes or 0)
             few, many = placed[0], placed[-1]
             gain = text.ratio(speedup(many, few))
-            same = outcome(results[many.run_id], results[few.run_id]) == "same"
+            found = outcome(results[many.run_id], results[few.run_id])
             where = f"on {many.facts.nodes} nodes as on {few.facts.nodes}"
-            doubt = ", no difference detected" if same else ""
+            imported = results[many.run_id].source == "imported"
+            unknown = ", with no interval" if imported else ", too few launches to tell it from noise"
+            doubt = {"same": ", no difference detected", "unknown": unknown}.get(found, "")
             many_ranks = ranks(max(told), many.facts.device_kind)
             clauses.append(f"{many_ranks} train {gain} as fast {where} ({study.labels[name]}{doubt})")
     return f"; {'; '.join(clauses)}" if clauses else ""

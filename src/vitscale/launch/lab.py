@@ -28,6 +28,7 @@ _INTERFACE = "eth0"
 _BUCKET_BYTES, _BUCKET_S = 8192, 0.65e-3
 _HOSTS = ipaddress.ip_network("10.0.0.0/16")
 _NAME = re.compile(r"vitscale-(\d+)-(?:host\d+|switch)")
+_SUDO = 'sudo "$(command -v vitscale)" with the same words: sudo does not know your PATH'
 _HINT = "it needs CAP_SYS_ADMIN and CAP_NET_ADMIN, and a kernel with veth, bridge and sch_tbf"
 
 
@@ -63,7 +64,7 @@ def require_namespaces() -> None:
         SetupError: not root, or no tools.
     """
     if os.geteuid() != 0:
-        raise SetupError("the launcher `lab` makes network namespaces, which only root may", "start it by sudo")
+        raise SetupError("the launcher `lab` makes network namespaces, which only root may", _SUDO)
     if missing := [name for name in ("ip", "tc", "nsenter") if shutil.which(name) is None]:
         named = ", ".join(f"`{name}`" for name in missing)
         raise SetupError(f"the launcher `lab` needs {named}, not found", "apt-get install iproute2 util-linux")

@@ -177,14 +177,20 @@ class RanksOfMpirun(Ranks):
         if match := _KILLED_OPEN_MPI.search(told):
             return self._by_signal(int(match[1]), int(match[3]), match[2])
         process, number = _PROCESS_HYDRA.search(told), _SIGNAL_HYDRA.search(told)
-        if process is None or number is None:
+        code = _CODE_HYDRA.search(told)
+        if process is None or code is None:
             return None
         # Of a process that hydra ended itself it tells as well: then the rank that left no word is the one.
-        ranks = {int(own[2]): int(own[1]) for own in _RANK.finditer(told)}
         spoke = {failure.rank for failure in read_failures(self._folder, self._round.world_size)}
         silent = [rank for rank in range(self._round.world_size) if rank not in spoke]
-        named = ranks.get(int(process[1]))
-        rank = named if named in silent else silent[0] if len(silent) == 1 else None
+        found = (int(own[1]) for own in _RANK.finditer(told) if own[2] == process[1])  # hosts number theirs alike
+        named = next((rank for rank in found if rank in silent), None)
+        if number is None:
+            # Of another host's process it may tell the number alone, as an exit status: not 1, which is a rank's own.
+            if named is None or int(code[1]) == 1:
+                return None
+            return self._by_signal(named, int(code[1]), process[2])
+        rank = named if named is not None else silent[0] if len(silent) == 1 else None
         if rank is None:
             return None
         return self._by_signal(rank, int(number[1]), process[2] if rank == named else None)
@@ -220,6 +226,7 @@ _KILLED_OPEN_MPI = re.compile(
 )
 _PROCESS_HYDRA = re.compile(r"PID (\d+) RUNNING AT (\S+)")
 _SIGNAL_HYDRA = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
+_CODE_HYDRA = re.compile(r"EXIT CODE: (\d+)")
 _RANK = re.compile(r"^rank (\d+) is process (\d+)$", re.MULTILINE)
 
 

@@ -206,7 +206,7 @@ def _cluster(kinds: list[_Kind]) -> Cluster:
         memory_bytes=min(kind.memory_bytes for kind in kinds),
         cpu_name=None,
         gpus=(Gpu(kinds[0].gpu, None),) * gpus,
-        gpus_reason=None if gpus else "SLURM knows of none in these nodes",
+        gpus_reason=None if gpus else "SLURM knows of no GPU in these nodes",
         driver=None,
     )
     hosts = [Host(kind.partition, kind.gpus or kind.cores) for kind in kinds for _ in range(kind.nodes)]

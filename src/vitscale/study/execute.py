@@ -99,6 +99,9 @@ class _Execution:
     def run(self, left: Sequence[Round]) -> Outcome:
         done = sum(min(self._ok(run), self.measure.launches) for run in self.runs)
         self.observer.started(self.measure.launches * len(self.runs), done)
+        if left:
+            names = ", ".join(round_.name for round_ in left)
+            self.observer.message(f"waiting for what was handed over before: {names}")
         self.ahead = [*left]
         if isinstance(self.launcher, Queue):
             self._serve_ahead(self.launcher)

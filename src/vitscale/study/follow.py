@@ -131,7 +131,8 @@ class Follow:
 
 def _listening(hosts: list[list[str]]) -> str:
     ports = [port for host in hosts for port in host]
-    on = ", ".join(f"`{name}`" for name in sorted({port.partition(":")[0] for port in ports}))
+    names = sorted({port.partition(":")[0] for port in ports})
+    on = ", ".join("every interface" if name == "all" else f"`{name}`" for name in names)
     where = f"{len(ports)} ports, on {on}" if ports else "no port"
     return f"ranks of {len(hosts)} hosts listen on {where}; whoever reaches them is trusted"
 

@@ -66,9 +66,10 @@ class Where:
             return layout(world_size, None, None if fits else per_node)
         spread = layout(world_size, nodes, ranks_per_node)
         if self.simulated is None and not self.lab and not self.elsewhere and spread.nodes > 1:
-            hint = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
-            hint += "" if self.machine.gpus else ", or --launcher lab"
-            raise Infeasible(f"`nodes = {spread.nodes}`: the local launcher starts ranks on this host only", hint)
+            here = "nodes=1" if ranks_per_node is None else f"ranks_per_node={world_size}"
+            others = "slurm" if self.machine.gpus else "slurm or lab"
+            hint = f"{here}; on several hosts: --launcher hosts or mpi with launch.hostfile, or --launcher {others}"
+            raise Infeasible(f"`nodes = {spread.nodes}`: ranks are started on this host only", hint)
         return spread
 
     def _over_hosts(self, world_size: int, nodes: int | None, ranks_per_node: int | None) -> Topology:
@@ -80,8 +81,9 @@ class Where:
             spread = layout(world_size, nodes, ranks_per_node)
         if chosen(self.hosts, spread.nodes, spread.ranks_per_node) is None:
             slots = ", ".join(str(host.slots) for host in self.hosts[:8]) + ("…" if len(self.hosts) > 8 else "")
+            on = "one host" if spread.nodes == 1 else f"each of {spread.nodes} hosts"
             raise Infeasible(
-                f"{spread.ranks_per_node} ranks on each of {spread.nodes} hosts: those there are have {slots} slots",
+                f"{spread.ranks_per_node} ranks on {on}: those there are have {slots} slots",
                 "more hosts or slots in launch.hostfile, another launch.partition, or a smaller world",
             )
         return spread

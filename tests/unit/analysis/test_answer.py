@@ -170,6 +170,14 @@ def test_what_it_costs_to_spread_the_same_ranks_over_nodes_is_told(make, tmp_pat
     )
 
 
+def test_one_launch_does_not_tell_what_it_costs_to_spread_them(make, tmp_path):
+    placed = [make.make_spec(2, nodes=nodes, ranks_per_node=2 // nodes) for nodes in (1, 2)]
+    answer = study(make, tmp_path, [(spec, [step_s]) for spec, step_s in zip(placed, (0.1, 0.08), strict=True)])
+    assert answer.endswith(
+        "; 2 processes train 1.25x as fast on 2 nodes as on 1 (strong, too few launches to tell it from noise)."
+    )
+
+
 def of_stages(make, peaks):
     """ZeRO stage -> runs of 1 and 2 processes, the higher the stage the slower."""
     for stage in peaks:

@@ -123,6 +123,7 @@ def test_a_lab_is_planned_by_anyone_and_started_by_root(vitscale, monkeypatch, t
     ran = vitscale(*words, "--out", tmp_path / "out")
     assert ran.code == 3
     assert "only root may" in ran.error
+    assert 'sudo "$(command -v vitscale)"' in ran.hint
     assert not (tmp_path / "out").exists()
 
 
@@ -140,6 +141,15 @@ def test_hosts_are_planned_by_anyone_and_reached_where_there_is_a_list_and_ssh(v
     ran = vitscale(*words, "--out", tmp_path / "out")
     assert (ran.code, ran.error) == (3, "the launcher `hosts` needs `ssh`, not found")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_hostfile_that_the_launcher_does_not_read_is_a_note_and_no_silence(vitscale, tmp_path):
+    hosts = tmp_path / "hosts"
+    hosts.write_text("a slots=2\nb slots=2\n")
+    words = ("run", "quick", f"launch.hostfile={hosts}", "--dry-run", "--launcher")
+    told = "note     `launch.hostfile` is for --launcher hosts and mpi: `local` does not read it\n"
+    assert told in vitscale(*words, "local").out
+    assert "launch.hostfile" not in vitscale(*words, "hosts").out
 
 
 def test_ranks_of_mpirun_are_planned_by_anyone_and_started_where_there_is_one(vitscale, monkeypatch, tmp_path):

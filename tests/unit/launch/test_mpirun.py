@@ -211,6 +211,20 @@ Heartbeat(Path({folder!r}), 1, 1).beat(Beat(0, "steady", 3, 9, None))"""
     assert end.reason == f"rank 1 on host `{host}` was ended by SIGKILL after step 3 (steady)"
 
 
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (9, "rank 1 on host `10.0.0.2` was ended by SIGKILL before its first step"),
+        (1, "`mpirun` ended with status 137"),
+    ],
+)
+def test_of_a_process_on_another_host_hydra_tells_the_signal_as_an_exit_code(served, code, reason):
+    told = KILLED["hydra"].partition("YOUR APPLICATION TERMINATED")[0]  # as recorded on two hosts
+    told = told.replace("localhost", "10.0.0.2").replace("CODE: 9", f"CODE: {code}")
+    end = served(f"sys.stderr.write({told!r}); sys.exit(137)", round_of(2, nodes=2), kind="hydra")
+    assert end.reason.startswith(reason)
+
+
 def test_a_host_that_does_not_see_the_results_folder_ends_the_study_with_what_to_do(served):
     told = "host b does not see the results folder\nTraceback …\nhost b does not see the results folder\n"
     end = served(f"sys.stderr.write({told!r}); sys.exit(1)", round_of(4, nodes=2))

@@ -109,7 +109,7 @@ def test_studies_of_ones_own_miss_nothing(make, tmp_path):
 
 def test_what_was_skipped_is_said_with_its_rule(make, tmp_path):
     root = study(make, tmp_path / "fig14_cpu", "paper/fig14_cpu")
-    rule = "`nodes = 2`: the local launcher starts ranks on this host only"
+    rule = "`nodes = 2`: ranks are started on this host only"
     (root / "plan.json").write_text(f'{{"schema_version": 1, "skipped": [{{"label": "away", "reason": "{rule}"}}]}}')
     chapters, page = write_collection(tmp_path, [root])
     assert next(one.state for one in chapters if one.folder) == "2 runs, 1 skipped"

@@ -385,7 +385,8 @@ def test_rounds_that_go_on_without_the_command_are_not_closed_and_are_served_fir
         go(stopped, launches=1)
     assert statuses(tmp_path) == {}  # its ranks go on writing
     (handed,) = stopped.handed
-    again, _, outcome = go(FakeQueue(make, tmp_path, going_on=handed), launches=1)
+    again, observer, outcome = go(FakeQueue(make, tmp_path, going_on=handed), launches=1)
+    assert ("message", "waiting for what was handed over before: 0000-w1, 0001-w2") in observer.told
     assert again.rounds == handed
     assert again.handed == []
     assert outcome.missing == ()

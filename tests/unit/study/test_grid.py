@@ -229,9 +229,10 @@ def test_ranks_per_node_say_how_many_hosts_are_needed():
 
 
 def test_where_ranks_per_node_ask_for_more_hosts_the_hint_names_what_fits_on_one():
-    with pytest.raises(UsageError, match="the local launcher starts ranks on this host only") as caught:
+    with pytest.raises(UsageError, match="ranks are started on this host only") as caught:
         grid(world_size=[2], ranks_per_node=1)
-    assert caught.value.hint == "ranks_per_node=2, or --launcher lab"
+    several = "on several hosts: --launcher hosts or mpi with launch.hostfile, or --launcher slurm or lab"
+    assert caught.value.hint == f"ranks_per_node=2; {several}"
 
 
 def test_a_simulated_device_fills_its_nodes_and_needs_no_gpu_here():

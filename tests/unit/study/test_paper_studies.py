@@ -93,12 +93,12 @@ def test_a_twin_that_trains_sees_few_images(name):
 def test_runs_over_several_hosts_are_skipped_here_with_their_rule(name):
     made = grid(name, HERE)
     assert {run.nodes for run in made.runs} == {1}
-    away = [one for one in made.skipped if "the local launcher starts ranks on this host only" in one.why]
+    away = [one for one in made.skipped if "ranks are started on this host only" in one.why]
     assert len(away) == len(load(name).study.protocol)
 
 
 def test_where_no_run_fits_this_host_the_study_is_refused_with_the_rule():
-    with pytest.raises(UsageError, match=r"`world_size = 2` is possible: `nodes = 2`: the local launcher"):
+    with pytest.raises(UsageError, match=r"`world_size = 2` is possible: `nodes = 2`: ranks are started on this host"):
         grid("paper/fig14", HERE)
 
 

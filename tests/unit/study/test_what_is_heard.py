@@ -29,11 +29,12 @@ def rounds(tmp_path, hosts, nodes=2):
 
 def test_where_ranks_of_several_hosts_listen_is_told_once(tmp_path):
     observer, told = Lines(), set()
-    for round_ in rounds(tmp_path, [["eth0:40001", "eth0:40002"], ["ib0:40003"]]):
+    for round_ in rounds(tmp_path, [["eth0:40001", "all:40002"], ["ib0:40003"]]):
         follow = Follow(tmp_path, round_, {}, observer, told)
         follow.beat(Beat(0, "setup", 0, 0, None))
         follow.beat(Beat(0, "steady", 1, 4, None))
-    assert observer.lines == ["ranks of 2 hosts listen on 3 ports, on `eth0`, `ib0`; whoever reaches them is trusted"]
+    where = "3 ports, on every interface, `eth0`, `ib0`"
+    assert observer.lines == [f"ranks of 2 hosts listen on {where}; whoever reaches them is trusted"]
 
 
 def test_of_one_host_or_before_the_ranks_are_together_nothing_is_told(tmp_path):

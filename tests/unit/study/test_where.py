@@ -117,7 +117,7 @@ def test_ranks_are_spread_over_as_few_hosts_as_have_room(slots, words, expected)
     [((4,), ("world_size=8",)), ((4, 1), ("world_size=8",)), ((2, 2), ("world_size=4", "nodes=1"))],
 )
 def test_a_world_that_the_hosts_have_no_room_for_is_refused(slots, words):
-    with pytest.raises(UsageError, match=r"those there are have \d(, \d)? slots") as refused:
+    with pytest.raises(UsageError, match=r"on one host: those there are have \d(, \d)? slots") as refused:
         runs("protocol=strong", *words, where=over(*slots))
     assert "launch.hostfile" in refused.value.hint
 
