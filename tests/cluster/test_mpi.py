@@ -49,6 +49,7 @@ def hosts(kernel, tmp_path):
         yield ("nsenter", f"--net={NAMESPACES / names[0]}", "--"), environ, hostfile
 
 
+@pytest.mark.timeout(240)
 def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_the_next_attempt(
     store, tmp_path, hosts
 ):
@@ -56,7 +57,7 @@ def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_
     results = tmp_path / "results"
     fault = f"kill rank=1 step=2 launch=fp32 once={tmp_path}/mark; oom rank=1 step=1 launch=bf16"
     words = (f"launch.hostfile={hostfile}", "engine=ddp", "precision=bf16,fp32")
-    code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix))
+    code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix), 200)
     assert code == 0, err
     (without,) = launches(results, "bf16").values()  # and the study goes on with its next run
     told = "rank 1 on host `10.0.0.2`: OutOfMemoryError: asked for by VITSCALE_INJECT"

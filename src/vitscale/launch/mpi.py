@@ -166,7 +166,7 @@ class RanksOfMpirun(Ranks):
         results: Path,
         round_: Round,
         hosts: Sequence[Host] = (),
-        counts: Callable[[Host], str] = lambda host: "",
+        counts: Callable[[Host], str] = lambda _host: "",
     ) -> None:
         several = hosts if round_.nodes > 1 else ()
         super().__init__([f"host `{host.name}`" for host in several for _ in range(round_.ranks_per_node)])
