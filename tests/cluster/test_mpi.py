@@ -50,16 +50,20 @@ def hosts(kernel, tmp_path):
         yield ("nsenter", f"--net={NAMESPACES / names[0]}", "--"), environ, hostfile
 
 
+@pytest.mark.timeout(240)
 def test_a_rank_that_is_killed_on_another_host_is_named_and_its_run_measured_at_the_next_attempt(
     store, tmp_path, hosts
 ):
     prefix, environ, hostfile = hosts
     results = tmp_path / "results"
-    fault = f"kill rank=1 step=2 once={tmp_path}/mark"
-    words = (f"launch.hostfile={hostfile}", "engine=ddp")
-    code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix))
+    fault = f"kill rank=1 step=2 launch=fp32 once={tmp_path}/mark; oom rank=1 step=1 launch=bf16"
+    words = (f"launch.hostfile={hostfile}", "engine=ddp", "precision=bf16,fp32")
+    code, err = finish(by_mpirun(store, results, *words, inject=fault, environ=environ, prefix=prefix), 200)
     assert code == 0, err
-    first, second = launches(results).values()
+    (without,) = launches(results, "bf16").values()  # and the study goes on with its next run
+    told = "rank 1 on host `10.0.0.2`: OutOfMemoryError: asked for by VITSCALE_INJECT"
+    assert (without["status"], without["reason"]) == ("oom", told)
+    first, second = launches(results, "fp32").values()
     killed = "rank 1 on host `10.0.0.2` was ended by SIGKILL after step 3 (steady)"
     assert (first["status"], first["reason"]) == ("failed", killed)
     assert second["status"] == "ok"

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from ranks import launches, on_ranks, runs, serve, steps
 
+from vitscale.records.collectives import COLLECTIVES
+
 pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
@@ -15,11 +17,15 @@ BOUND = 1e-5
 UPDATE = ("optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.clip=1.0")
 
 
-def cases(store, split, accum, *engines):
-    """Name -> the RunSpec of the even split, and the micro-batches by rank."""
+def cases(store, split, accum, *engines, micro_steps=None):
+    """Name -> the RunSpec of the even split, the images by rank, and in how many micro-steps each takes them."""
     words = (f"world_size={len(split)}", f"global_batch={sum(split) * accum}", f"grad_accum={accum}", *UPDATE)
     return {
-        f"{one.engine} {one.zero_stage}, {split} x {accum}": {"spec": one.model_dump(mode="json"), "split": split}
+        f"{one.engine} {one.zero_stage}, {split} in {micro_steps} x {accum}": {
+            "spec": one.model_dump(mode="json"),
+            "split": split,
+            "micro_steps": micro_steps,
+        }
         for one in runs(store, *words, *engines)
     }
 
@@ -27,14 +33,20 @@ def cases(store, split, accum, *engines):
 EVERY = ("engine=ddp,deepspeed,fsdp", "zero_stage=0,1,2,3")
 TWO_RANKS = ([3, 21], 2, *EVERY), ([19, 5], 1, "engine=ddp,deepspeed", "zero_stage=2")
 THREE_RANKS = (([14, 1, 9], 2, "engine=ddp"),)
+# Where gradients are reduced after the last micro-step only, ranks may have unlike numbers of them.
+IN_PARTS = ([3, 21], 1, "engine=ddp,deepspeed", "zero_stage=0,1"), [1, 3]
+OVERLAPPED = ([20, 4], 2, "engine=deepspeed", "zero_stage=0", "engine.overlap_reduce=true"), [2, 1]
 
 
 @pytest.mark.parametrize("asked", [TWO_RANKS, THREE_RANKS], ids=["2 ranks", "3 ranks"])
 def test_losses_and_weights_are_those_of_the_even_split(store, tmp_path, asked):
     given = {name: case for one in asked for name, case in cases(store, *one).items()}
+    if asked is TWO_RANKS:
+        for words, micro_steps in (IN_PARTS, OVERLAPPED):
+            given |= cases(store, *words, micro_steps=micro_steps)
     (tmp_path / "cases.json").write_text(json.dumps(given))
     found = on_ranks(RANKS, tmp_path, len(asked[0][0]), str(store))[0]
-    assert len(found) == len(given) == (8 if asked is TWO_RANKS else 1)
+    assert len(found) == len(given) == (12 if asked is TWO_RANKS else 1)
     for name, one in found.items():
         assert max(one["weighted"].values()) < BOUND, (name, one)
         assert one["plain"]["weights"] > 100 * BOUND, (name, one)
@@ -43,8 +55,10 @@ def test_losses_and_weights_are_those_of_the_even_split(store, tmp_path, asked):
 def test_the_first_launch_chooses_for_all_launches_of_a_run(store, tmp_path):
     words = ("world_size=2", "engine=ddp", "global_batch=48", "steps=4")
     (even,), (asked,) = runs(store, *words), runs(store, *words, "engine.split=proportional")
+    (parts,) = runs(store, *words, "engine.split=proportional", "engine.bucket_mb=1")
+    choose(tmp_path, parts, {"micro_batches": [8, 40], "micro_steps": [1, 5]})
     slow = {"VITSCALE_INJECT": "slow rank=1 factor=6"}
-    end, folders = serve(store, tmp_path, [asked, asked, even], slow)
+    end, folders = serve(store, tmp_path, [asked, asked, even, parts], slow)
     assert end.status == "ok", end.reason
     told = [manifest["split"] for manifest in launches(tmp_path, asked.run_id).values()]
     assert told[0] == told[1] == json.loads((folders[0].parent / "split.json").read_text())
@@ -54,8 +68,28 @@ def test_the_first_launch_chooses_for_all_launches_of_a_run(store, tmp_path):
     seen = [steps(folder) for folder in folders]
     assert {line["images"] for line in seen[0][0]} == {fast}
     assert {line["images"] for line in seen[0][1]} == {slowed}
-    for ours, same in zip(losses(seen[0]), losses(seen[2]), strict=True):
-        assert ours == pytest.approx(same, rel=BOUND)
+    for own in (seen[0], seen[3]):
+        assert losses(own) == pytest.approx(losses(seen[2]), rel=BOUND)
+    # A rank that takes its share in micro-steps of the other's size holds as much as the other, and sends as much.
+    assert [[line["images"] for line in lines] for lines in seen[3].values()] == [[8] * 5, [40] * 5]
+    (in_parts,) = launches(tmp_path, parts.run_id).values()
+    assert in_parts["split"]["micro_steps"] == [1, 5]
+    once, more = (one["memory"]["activations_bytes"] for one in in_parts["devices"])
+    assert once == more
+    assert carried(folders[3])["all_reduce"] == carried(folders[2])["all_reduce"]
+
+
+def choose(root, spec, split):
+    """Leave a split where a run's launches find the one that its first chose."""
+    folder = root / "runs" / spec.run_id
+    folder.mkdir(parents=True)
+    (folder / "split.json").write_text(json.dumps(split))
+
+
+def carried(folder):
+    """Bytes of a step by operation."""
+    lines = [json.loads(line) for line in (folder / COLLECTIVES).read_text().splitlines()]
+    return {line["operation"]: line["bytes_per_step"] for line in lines}
 
 
 def losses(by_rank):

@@ -1,7 +1,8 @@
 """One rank of `test_uneven.py`: each run with equal and with unequal shares, and with unequal ones not weighted.
 
 `python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/cases.json has by name the even
-split's RunSpec and the micro-batches by rank. Rank 0 leaves what the unequal shares end in, beside the even split.
+split's RunSpec, the images by rank, and in how many micro-steps each takes them. Rank 0 leaves what the unequal shares
+end in, beside the even split.
 """
 
 import json
@@ -28,13 +29,13 @@ def trained(spec, split, weighing, ranks, data):
     """Losses of each step, mean over its images, and the weights after the last and before the first."""
     model = build_model(spec, ranks.device)
     before = {name: one.detach().clone() for name, one in model.named_parameters()}
-    built = engines.build(spec, model, optimizers.build(model, spec.optimizer, ranks.device))
-    engine = uneven.weighted(built, split if weighing else None, ranks.rank)
     own = uneven.dealt(spec, split, ranks.rank)
+    built = engines.build(own, model, optimizers.build(model, spec.optimizer, ranks.device))
+    engine = uneven.weighted(built, split if weighing else None, ranks.rank)
     batches = open_batches(own, open_split(spec.data.name, "train", data), ranks, engine.dtype)
-    losses = Losses(spec.grad_accum)
-    run_steps(range(STEPS), engine, batches, NoClock(), losses, spec.grad_accum, lambda step: None)
-    means = torch.tensor(losses.drain(), dtype=torch.float64) * own.micro_batch / sum(own.micro_batches)
+    losses = Losses(own.grad_accum)
+    run_steps(range(STEPS), engine, batches, NoClock(), losses, own.grad_accum, lambda step: None)
+    means = torch.tensor(losses.drain(), dtype=torch.float64) * own.images_counted(ranks.rank) / own.global_batch
     weights = engine.weights()
     batches.close()
     engine.close()
@@ -64,8 +65,9 @@ def main(out, data):
     barrier()
     found = {}
     for name, spec in specs.items():
-        split = Split(micro_batches=tuple(cases[name]["split"]))
-        knobs = EngineSection(split=split.micro_batches)
+        micro_steps = cases[name]["micro_steps"]
+        split = Split(micro_batches=tuple(cases[name]["split"]), micro_steps=micro_steps and tuple(micro_steps))
+        knobs = (spec.knobs or EngineSection()).model_copy(update={"split": split.micro_batches})
         even = trained(spec, None, False, ranks, data)
         asked = spec.model_copy(update={"knobs": knobs})
         dealt, plain = (trained(asked, split, weighing, ranks, data) for weighing in (True, False))

@@ -12,7 +12,9 @@ class RankShare(Frozen):
     device: str | None
     """Name of its device; null where no manifest tells."""
     micro_batch: float
-    """Images of a micro-step."""
+    """Images of a forward pass."""
+    micro_steps: int
+    """In how many passes of that size it takes its share of a micro-step; more than 1 where its memory holds less."""
     images_per_s: float
     """Images that it computes per second of its forward and backward passes, without waiting and communication."""
     idle_share: float

@@ -38,9 +38,9 @@ def memory(run: Run, closed_form: Mapping[str, int]) -> MemoryResult:
 
 
 def _more_images(run: Run) -> float:
-    """Images of the rank that takes most over those that the plan expected of it: it knows no `proportional` split."""
+    """Images of the largest forward pass over those that the plan expected: it knows no `proportional` split."""
     splits = [one.record.manifest.split for one in run.counted if one.record.manifest]
-    most = max((max(one.micro_batches) for one in splits if one is not None), default=None)
+    most = max((max(one.at_once) for one in splits if one is not None), default=None)
     return most / max(run.spec.micro_batches) if most and isinstance(run.spec, RunSpec) else 1.0
 
 

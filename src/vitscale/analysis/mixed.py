@@ -46,6 +46,7 @@ def find(study: StudyData, results: Mapping[str, RunResult]) -> Iterator[Finding
             continue
         left = dealt.without_slowest
         shares = _told([one.micro_batch for one in dealt.ranks], "{:g}".format)
+        shares += _more(dealt.ranks)
         idle = _told([one.idle_share for one in dealt.ranks], percent)
         gain = f"; {text.ratio(dealt.gain)} the even split's throughput" if dealt.gain else ""
         yield Finding(
@@ -64,6 +65,13 @@ def _told(values: Sequence[float], form: Callable[[float], str]) -> str:
     if len(values) > _LISTED:
         return f"{form(min(values))} to {form(max(values))}"
     return ", ".join(map(form, values))
+
+
+def _more(ranks: Sequence[RankShare]) -> str:
+    """Which ranks take several micro-steps while the others take one."""
+    several = [f"{one.micro_steps} on rank {one.rank}" for one in ranks if one.micro_steps > 1]
+    others = f" and {len(several) - _LISTED} others" if len(several) > _LISTED else ""
+    return f" (micro-steps to the others' one: {', '.join(several[:_LISTED])}{others})" if several else ""
 
 
 def _hint(run: Run, left: Without) -> str | None:
@@ -91,7 +99,7 @@ def _dealt(run: Run, even: Run | None) -> Dealt | None:
     told = launches and all(len(one.by_rank.get(name, ())) == spec.world_size for one in launches for name in needed)
     if not isinstance(spec, RunSpec) or not told or spec.world_size == 1 or spec.ranks_per_replica > 1:
         return None
-    names = _device_names(run)
+    names, counts = _device_names(run), _micro_steps(run)
     ranks = []
     for rank in range(spec.world_size):
         images = fmean(one.by_rank["images"][rank] for one in launches)
@@ -102,7 +110,8 @@ def _dealt(run: Run, even: Run | None) -> Dealt | None:
             RankShare(
                 rank=rank,
                 device=names.get(rank),
-                micro_batch=images / spec.grad_accum,
+                micro_batch=images / spec.grad_accum / counts[rank],
+                micro_steps=counts[rank],
                 images_per_s=images / busy_s,
                 idle_share=fmean(one.by_rank["wait"][rank] for one in launches),
             )
@@ -113,6 +122,13 @@ def _dealt(run: Run, even: Run | None) -> Dealt | None:
         ratio = ratio_interval(even.step_s, run.step_s)
         gain = Interval(median=ratio.median, low=ratio.low, high=ratio.high)
     return Dealt(ranks=tuple(ranks), gain=gain, without_slowest=_without(spec, ranks, step_s))
+
+
+def _micro_steps(run: Run) -> tuple[int, ...]:
+    """By rank, those in which it takes its share of a micro-step of the run, as the first manifest tells them."""
+    splits = (one.record.manifest.split for one in run.counted if one.record.manifest)
+    split = next(splits, None)
+    return split.micro_steps if split and split.micro_steps else (1,) * run.facts.world_size
 
 
 def _device_names(run: Run) -> dict[int, str]:
@@ -126,7 +142,8 @@ def _without(spec: RunSpec, ranks: Sequence[RankShare], step_s: float) -> Withou
     slowest = min(ranks, key=lambda one: one.images_per_s)
     rates = [one.images_per_s for one in ranks if one.rank != slowest.rank]
     images = spec.global_batch // spec.grad_accum
-    computing_s = max(one.micro_batch * spec.grad_accum / one.images_per_s for one in ranks)
+    shares = [one.micro_batch * one.micro_steps for one in ranks]
+    computing_s = max(spec.grad_accum * own / one.images_per_s for own, one in zip(shares, ranks, strict=True))
     fixed_s = max(0.0, step_s - computing_s)
     left = mixed.images_per_s(mixed.proportional(images, rates), rates, spec.grad_accum, fixed_s)
     return Without(rank=slowest.rank, images_per_s=left, gain=left * step_s / spec.global_batch)

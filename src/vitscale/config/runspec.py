@@ -214,10 +214,16 @@ class RunSpec(Frozen):
         """Which of the `data_parallel` shares of a global batch a rank takes."""
         return rank // self.ranks_per_replica
 
+    @property
+    def blocks(self) -> int:
+        """Parts of a global batch that all ranks share out: `grad_accum`, but for a rank that takes its share of each
+        in several micro-steps."""
+        return self.global_batch // sum(self.micro_batches)
+
     def images_counted(self, rank: int) -> int:
         """Images of a step in a rank's records: of ranks that take the same images the first counts them."""
         first = rank % self.ranks_per_replica == 0
-        return self.micro_batches[self.data_rank(rank)] * self.grad_accum if first else 0
+        return self.micro_batches[self.data_rank(rank)] * self.blocks if first else 0
 
     def canonical(self) -> str:
         """JSON with sorted keys and no free whitespace, without nulls: a new optional field renames no run."""

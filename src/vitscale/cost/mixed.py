@@ -5,15 +5,25 @@
 2. The largest of the quotients is least where b_r is in proportion to rate_r: then all are done at once.
 3. The gradient of the global batch is the mean over images. Engines average over ranks, so rank r's mean loss is
    weighted by `b_r · ranks / sum(b)`.
+4. A rank that takes its b images in equal parts, one after another, has the same mean loss: the mean over its parts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 ALIKE = 0.05
 """Rates that differ by less than this are one rate: timing a few micro-steps cannot tell them apart."""
+
+
+class Shares(NamedTuple):
+    """What each rank takes of the images of a micro-step."""
+
+    images: tuple[int, ...]
+    parts: tuple[int, ...]
+    """Equal parts in which a rank takes its images, one after another; 1 is all at once."""
 
 
 def proportional(images: int, rates: Sequence[float]) -> tuple[int, ...]:
@@ -54,6 +64,27 @@ def within(images: int, rates: Sequence[float], most: Sequence[int]) -> tuple[in
             found = full | dict(zip(free, dealt, strict=True))
             return tuple(found[rank] for rank in range(len(rates)))
         full |= over
+
+
+def in_parts(images: int, rates: Sequence[float], most: Sequence[int]) -> Shares:
+    """Deal as `proportional` does; a rank that cannot hold its share at once takes it in as few equal parts as it can.
+
+    What such a share has beyond equal parts the ranks that hold theirs take, as `within` deals it. They have room for
+    it: a share in k parts exceeds what its rank holds by at least the k - 1 images that may be left over.
+
+    Args:
+        images: in all, at least one for each rank.
+        rates: of each rank, as there.
+        most: images that each rank can hold at once, at least one each and all images together.
+    """
+    asked = proportional(images, rates)
+    parts = [math.ceil(own / held) for own, held in zip(asked, most, strict=True)]
+    found = {rank: asked[rank] - asked[rank] % count for rank, count in enumerate(parts) if count > 1}
+    free = [rank for rank, count in enumerate(parts) if count == 1]
+    rest = within(images - sum(found.values()), [rates[rank] for rank in free], [most[rank] for rank in free])
+    found |= dict(zip(free, rest, strict=True))
+    shares = tuple(found[rank] for rank in range(len(rates)))
+    return Shares(shares, tuple(1 if own <= most[rank] else parts[rank] for rank, own in enumerate(shares)))
 
 
 def alike(rates: Sequence[float]) -> list[float]:

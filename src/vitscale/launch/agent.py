@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vitscale.errors import ResultsError
+from vitscale.hardware.oom_kills import oom_kills
 from vitscale.hardware.position import Position
 from vitscale.launch.inputs import allowed
 from vitscale.launch.local import LOOPBACK, of_the_round, worker
-from vitscale.launch.processes import Command, Ranks, begin, end_leftovers, oom_kills
+from vitscale.launch.processes import Command, Ranks, begin, end_leftovers
 from vitscale.records.round import ROUND, Round
 
 LIFE_S = 1.0

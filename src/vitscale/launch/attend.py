@@ -143,7 +143,8 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
         for failure in failures:
             if failure.kind == kind:
                 status: Status = "oom" if kind == "oom" else "failed"
-                return RoundEnd(status, f"rank {failure.rank}: {failure.message}", kind)
+                who = named(failure.rank, ranks.host(failure.rank) if kind == "oom" else None)
+                return RoundEnd(status, f"{who}: {failure.message}", kind)
     if killed := ranks.killed():
         beats = dict(enumerate(read_heartbeats(folder, round_.nodes, round_.world_size)))
         told = f"{named(killed.rank, killed.host)} was ended by {killed.signal} {_when(beats.get(killed.rank))}"

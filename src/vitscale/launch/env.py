@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitscale.errors import Interrupted, SetupError
+from vitscale.hardware.oom_kills import oom_kills
 from vitscale.hardware.position import Position
 from vitscale.launch.attend import attend
 from vitscale.launch.board import GONE, Board, Kind, Order, Report
 from vitscale.launch.inputs import Inputs
 from vitscale.launch.local import LOOPBACK, Local, Place
 from vitscale.launch.outcome import RoundEnd, Watch
-from vitscale.launch.processes import Command, Ranks, oom_kills, poll_s
+from vitscale.launch.processes import Command, Ranks, poll_s
 from vitscale.records.round import ROUND, Round
 
 _POLL_S = 0.05

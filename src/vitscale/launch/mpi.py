@@ -13,13 +13,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import psutil
 
 from vitscale.errors import SetupError
+from vitscale.hardware.oom_kills import COUNTS, counted
 from vitscale.launch.attend import attend
 from vitscale.launch.hostfile import Host, chosen
 from vitscale.launch.inputs import OF_ONE_HOST, Inputs, allowed
@@ -36,6 +38,8 @@ _STOP_S = 5.0
 _LAST_WORDS_S = 5.0
 """How long mpirun may go on after a rank has said why it ended: it may wait for a host that is gone."""
 _STACKS_S = 1.0
+_ASKED_S = 20.0
+"""Longest wait for what a host's kernel has counted."""
 
 _OF_MPIRUN = ("OPAL_PREFIX", "OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "HYDRA_", "SLURM_", "PBS_", "LSB_")
 """What mpirun itself reads: settings, and what a scheduler gave the job."""
@@ -88,18 +92,43 @@ class Mpi:
         """Serve a round."""
         if self._hosts:
             round_ = round_.model_copy(update={"cores": ()})  # those of this machine, which need not be theirs
-        ranks = RanksOfMpirun(results, round_)
+        hosts = self._chosen(round_) if self._hosts else ()
+        ranks = RanksOfMpirun(results, round_, hosts, partial(self._counts, round_))
         return attend(ranks, [self.command(results, round_)], results, round_, self._limits, watch)
 
     def command(self, results: Path, round_: Round) -> Command:
         """What is started for a round: a list of words, none of which a shell reads."""
         interface = None if self._hosts else LOOPBACK
         environ = self._environ | of_the_round(results / "rounds" / round_.name, round_, interface)
+        exported = sorted(name for name in environ if self._hosts and _is_for_others(name))
+        return Command([*self._words(round_, self._chosen(round_), exported), *worker(round_)], environ)
+
+    def _chosen(self, round_: Round) -> Sequence[Host]:
         hosts = chosen(self._hosts, round_.nodes, round_.ranks_per_node) if self._hosts else [Host(_HERE, 1)]
         assert hosts is not None  # the plan has looked
-        exported = sorted(name for name in environ if self._hosts and _is_for_others(name))
+        return hosts
+
+    def _words(self, round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> list[str]:
         options = _open_mpi if self._mpirun.kind == "openmpi" else _hydra
-        return Command([self._mpirun.path, *options(round_, hosts, exported), *worker(round_)], environ)
+        return [self._mpirun.path, *options(round_, hosts, exported)]
+
+    def _counts(self, round_: Round, host: Host) -> str:
+        """What the kernel of a host has counted; empty where mpirun does not bring it."""
+        alone = round_.model_copy(update={"world_size": 1, "nodes": 1, "ranks_per_node": 1})
+        words = [*self._words(alone, [host], ()), "cat", str(COUNTS)]
+        try:
+            told = subprocess.run(
+                words,
+                cwd="/",  # which all hosts have
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                timeout=_ASKED_S,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        return told.stdout.decode(errors="replace")
 
 
 def _is_for_others(name: str) -> bool:
@@ -123,11 +152,25 @@ def _hydra(round_: Round, hosts: Sequence[Host], exported: Sequence[str]) -> lis
 
 
 class RanksOfMpirun(Ranks):
-    """The ranks of a round that one mpirun starts. Signals reach those on this host, words all of them."""
+    """The ranks of a round that one mpirun starts. Signals reach those on this host, words all of them.
 
-    def __init__(self, results: Path, round_: Round) -> None:
-        super().__init__()
-        self._results, self._round = results, round_
+    Args:
+        results: the results folder.
+        round_: the round.
+        hosts: those of its ranks; none is this machine.
+        counts: asks one of them what its kernel has counted.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        round_: Round,
+        hosts: Sequence[Host] = (),
+        counts: Callable[[Host], str] = lambda _host: "",
+    ) -> None:
+        several = hosts if round_.nodes > 1 else ()
+        super().__init__([f"host `{host.name}`" for host in several for _ in range(round_.ranks_per_node)])
+        self._results, self._round, self._hosts, self._counts = results, round_, hosts, counts
         self._folder = results / "rounds" / round_.name
         self._spoke_at: float | None = None
 
@@ -195,6 +238,22 @@ class RanksOfMpirun(Ranks):
             return None
         return self._by_signal(rank, int(number[1]), process[2] if rank == named else None)
 
+    def oom_kills(self) -> int:
+        """Of hosts of a hostfile, how often the killed rank's kernel did so since that host's ranks started.
+
+        They print its count as they start, and mpirun brings it once more when it is asked for.
+        """
+        if not self._hosts:
+            return super().oom_kills()
+        killed = self.killed() if self.processes else None
+        if killed is None:
+            return 0
+        each = self._round.ranks_per_node
+        node = killed.rank // each
+        began = [int(own[3]) for own in _RANK.finditer(self._told()) if int(own[1]) // each == node]
+        now = counted(self._counts(self._hosts[node]))
+        return now - min(began) if began and now is not None else 0
+
     def _by_signal(self, rank: int, number: int, host: str | None) -> Killed:
         known = {one.value: one.name for one in signal.Signals}
         several = host is not None and self._round.nodes > 1
@@ -227,7 +286,8 @@ _KILLED_OPEN_MPI = re.compile(
 _PROCESS_HYDRA = re.compile(r"PID (\d+) RUNNING AT (\S+)")
 _SIGNAL_HYDRA = re.compile(r"EXIT STRING: .*\(signal (\d+)\)")
 _CODE_HYDRA = re.compile(r"EXIT CODE: (\d+)")
-_RANK = re.compile(r"^rank (\d+) is process (\d+)$", re.MULTILINE)
+_RANK = re.compile(r"^rank (\d+) is process (\d+), after (\d+) OOM kills$", re.MULTILINE)
+"""Of `worker/__main__.py`."""
 
 
 def _because(told: str) -> str:

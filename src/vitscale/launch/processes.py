@@ -12,6 +12,7 @@ from typing import IO, NamedTuple
 
 import psutil
 
+from vitscale.hardware.oom_kills import oom_kills
 from vitscale.launch.outcome import Killed, RoundEnd
 
 _WAIT_S = 1.0
@@ -19,7 +20,6 @@ _STOPS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.S
 _POLL_S = 0.1
 _LOOKS_PER_S = 5000
 """Most files of a shared folder that are looked at in a second, by one process for all ranks or by all ranks."""
-_COUNTS = Path("/proc/vmstat")
 
 Process = subprocess.Popen[bytes]
 
@@ -27,15 +27,6 @@ Process = subprocess.Popen[bytes]
 def poll_s(ranks: int, least_s: float = _POLL_S) -> float:
     """How long to wait from one look at so many ranks, or of so many, to the next."""
     return max(least_s, ranks / _LOOKS_PER_S)
-
-
-def oom_kills() -> int:
-    """How often this host's kernel has ended any process for want of memory; 0 where Linux is older than 4.13."""
-    with contextlib.suppress(OSError):
-        for line in _COUNTS.read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 @contextlib.contextmanager

@@ -252,12 +252,23 @@ class Split(Frozen):
     images_per_s: tuple[float, ...] | None = None
     """What each rank computed of its micro-batch, forward and backward, when the first launch chose; null where the
     study gives the list."""
+    micro_steps: tuple[int, ...] | None = None
+    """By rank, the micro-steps of equal size in which it takes these images, where the memory of one does not hold
+    them at once; null where each takes them in one."""
     full: tuple[int, ...] | None = None
     """Ranks that were dealt what their memory holds, by the plan's estimate, and less than their rate asks for; null
     for none."""
+    full_reason: str | None = None
+    """Why these do not take their share in more micro-steps; null for none, and where equal parts left it over."""
     devices: tuple[str, ...] | None = None
     """What each rank was timed on: GPUs by name, CPUs by name and the host's cores; null where the study gives the
     list, and in records of earlier versions."""
+
+    @property
+    def at_once(self) -> tuple[int, ...]:
+        """Images of each rank's forward pass."""
+        counts = self.micro_steps or (1,) * len(self.micro_batches)
+        return tuple(own // count for own, count in zip(self.micro_batches, counts, strict=True))
 
 
 class Manifest(Frozen):

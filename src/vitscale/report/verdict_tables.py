@@ -135,7 +135,8 @@ def _share(run: RunResult, rank: str) -> tuple[str, str]:
     if run.dealt is None or not rank.isdecimal():
         return NOT_AVAILABLE, NOT_AVAILABLE
     one = run.dealt.ranks[int(rank)]
-    return f"{one.micro_batch:g}", number(one.images_per_s)
+    shown = f"{one.micro_batch:g}" if one.micro_steps == 1 else f"{one.micro_steps} x {one.micro_batch:g}"
+    return shown, number(one.images_per_s)
 
 
 def _lateness(one: RankStep) -> tuple[float, float]:

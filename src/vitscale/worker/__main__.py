@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitscale.errors import ResultsError, SetupError, VitscaleError, WorkerError
+from vitscale.hardware.oom_kills import oom_kills
 from vitscale.hardware.position import MPICH, OPEN_MPI, Position, position
 from vitscale.records.round import ASKED, DETACHED, Beat, Heartbeat, Round, asked_every_s, failure_path
 from vitscale.worker import allocator, asked, hang, reach
@@ -93,7 +94,8 @@ def _place(round_: Round) -> Position:
     place = position(os.environ)
     os.environ |= place.variables()
     if place.starter in _MPIRUNS:
-        sys.stderr.write(f"rank {place.rank} is process {os.getpid()}\n")  # mpirun tells of processes
+        # mpirun tells of processes; of what the kernel ended on its host, nobody would know how often it was before.
+        sys.stderr.write(f"rank {place.rank} is process {os.getpid()}, after {oom_kills()} OOM kills\n")
         sys.stderr.flush()
     if (place.world_size, place.local_world_size) != (round_.world_size, round_.ranks_per_node):
         raise SetupError(

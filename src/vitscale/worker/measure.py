@@ -117,13 +117,14 @@ class Launch:
         calibrated = partial(self.beat, "calibrate", steps=uneven.STEPS)
         self.split = uneven.split_of(self.spec, self.entry, self.ranks, self.round.sharing, build_model, calibrated)
         self.dealt = uneven.dealt(self.spec, self.split, data_rank)
+        self.losses = Losses(self.dealt.grad_accum)
         heartbeat.beat(Beat(self.number, "setup", 1, 0, None))  # its own time, after steps of another kind
         began = time.perf_counter()
         if not devices.reset_peak_memory(self.ranks.device):
             self.notes["memory_peak_bytes"] = "of the process since its start, not of this launch"
         self.model = build_model(self.spec, self.ranks.device)
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        built, self.optimizer = wrap(self.spec, self.model)
+        built, self.optimizer = wrap(self.dealt, self.model)
         turned = self.spec.knobs or EngineSection()
         self.engine = uneven.weighted(built, self.split, data_rank)
         self.skips = Skips(self.engine)
@@ -173,7 +174,7 @@ class Launch:
                 first = len(self.warmup)
                 steps = range(first, first + count())
                 after_step = self.after_step(phase, steps.stop if phase == "steady" else 0)
-                run_steps(steps, engine, batches, self.clock, self.losses, self.spec.grad_accum, after_step)
+                run_steps(steps, engine, batches, self.clock, self.losses, self.dealt.grad_accum, after_step)
                 if phase == "steady" and self.ranks.device.type == "cuda":
                     self._time_work(engine, batches)
                 self.record(phase, steps)
@@ -192,7 +193,7 @@ class Launch:
         self.memory_peak_bytes = devices.peak_memory_bytes(self.ranks.device)
         self.sampler.enter("held")
         pace, device = self._pace_s() if self.warmup else None, self.ranks.device
-        untold = launch_gap.time_work(self.clock, engine, batches, self.spec, device, pace, self.beat)
+        untold = launch_gap.time_work(self.clock, engine, batches, self.dealt, device, pace, self.beat)
         self.unread |= {"launch_gap_s": untold} if untold else {}
 
     def _wanted(self) -> Collection[str]:

@@ -94,16 +94,19 @@ def plan(spec: RunSpec, split: Split, rank: int, start: int = 0) -> Iterator[Loa
     """What reads this rank's micro-batches from a step on, in their order; any thread may call it, at any time.
 
     Which images a step takes, which of them are flipped and how each is cropped, belongs to the global batch: it is the
-    same at every world size.
+    same at every world size. A rank that has more micro-steps than others (`uneven.py`) takes the same images in them.
     """
     seed = spec.measure.seed
     reach = spec.train.crop if spec.train else 0
     order = GlobalOrder(population(split, spec.data.images, seed), spec.global_batch, seed)
-    shape = (spec.data_rank(rank), spec.micro_batches, spec.grad_accum)
+
+    def own(batch: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return rank_slice(batch, spec.data_rank(rank), spec.micro_batches, spec.blocks).reshape(spec.grad_accum, -1)
+
     for step in itertools.count(start):
-        indices = rank_slice(order.batch_indices(step), *shape)
-        flips = rank_slice(_draw(_FLIPS, spec.global_batch, 0, 1, seed, step), *shape) if spec.data.flip else None
-        moves = [rank_slice(_draw(stream, spec.global_batch, -reach, reach, seed, step), *shape) for stream in _CROPS]
+        indices = own(order.batch_indices(step))
+        flips = own(_draw(_FLIPS, spec.global_batch, 0, 1, seed, step)) if spec.data.flip else None
+        moves = [own(_draw(stream, spec.global_batch, -reach, reach, seed, step)) for stream in _CROPS]
         for micro in range(spec.grad_accum):
             flipped = None if flips is None else torch.from_numpy(flips[micro].astype(bool))
             shifts = torch.from_numpy(np.stack([axis[micro] for axis in moves], 1)) if reach else None

@@ -117,7 +117,7 @@ class Training(Launch):
                 batches,
                 self.clock,
                 self.losses,
-                self.spec.grad_accum,
+                self.dealt.grad_accum,
                 self._after,
                 augment.criterion(self.recipe),
             )

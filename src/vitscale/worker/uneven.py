@@ -3,9 +3,10 @@
 A `proportional` split is timed by the run's first launch: forward and backward of the run's model, without
 communication, all ranks at once since ranks of one host share it. Times are not in proportion to images (a pass has
 costs of its own), so what follows from the rates is timed too, and of all that were timed the one with the fastest
-slowest rank is taken. A rank whose memory holds less than its share gets what it holds, and the others the rest. The
-split lies in `runs/<run_id>/split.json`, where further launches find it: they are replications, and refused where a
-rank is on another kind of device.
+slowest rank is taken. A rank whose memory holds less than its share takes it in more micro-steps than the others, where
+gradients are reduced after the last one only; elsewhere it gets what it holds, and the others the rest. The split lies
+in `runs/<run_id>/split.json`, where further launches find it: they are replications, and refused where a rank is on
+another kind of device.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitscale.config import offload
 from vitscale.config.knobs import EngineSection
 from vitscale.config.runspec import RunSpec
-from vitscale.cost.mixed import alike, proportional, weight, within
+from vitscale.cost.mixed import Shares, alike, in_parts, proportional, weight, within
 from vitscale.cost.run import most_images
 from vitscale.errors import MemoryExceeded, ResultsError
 from vitscale.records.round import Entry
@@ -79,12 +81,16 @@ def split_of(
 
 
 def dealt(spec: RunSpec, split: Split | None, rank: int) -> RunSpec:
-    """The run as a rank has it: its own micro-batch, and everybody's by rank. Its identity is another one's."""
+    """The run as a rank has it: its own micro-batch and micro-steps, and everybody's images by rank.
+
+    Its identity is another one's.
+    """
     if split is None:
         return spec
     assert spec.knobs is not None
     knobs = spec.knobs.model_copy(update={"split": split.micro_batches})
-    return spec.model_copy(update={"knobs": knobs, "micro_batch": split.micro_batches[rank]})
+    accum = spec.grad_accum * (split.micro_steps[rank] if split.micro_steps else 1)
+    return spec.model_copy(update={"knobs": knobs, "micro_batch": split.at_once[rank], "grad_accum": accum})
 
 
 def weighted(engine: engines.Engine, split: Split | None, rank: int) -> engines.Engine:
@@ -120,7 +126,8 @@ def _kept(path: Path, spec: RunSpec) -> Split | None:
         return None
     except (OSError, ValueError) as error:
         raise ResultsError(f"cannot read `{path}`: {error}", "remove it: the next launch chooses again") from None
-    if len(kept.micro_batches) != spec.data_parallel or sum(kept.micro_batches) != sum(spec.micro_batches):
+    counted = {len(kept.micro_batches), len(kept.micro_steps or kept.micro_batches)}
+    if counted != {spec.data_parallel} or sum(kept.micro_batches) != sum(spec.micro_batches):
         raise ResultsError(f"`{path}` is of another run", "remove it: the next launch chooses again")
     return kept
 
@@ -137,7 +144,7 @@ def _require_devices(path: Path, kept: Split, names: tuple[str, ...]) -> None:
 
 def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build, beat: Callable[[int], None]) -> Split:
     """Time splits on the run's model, and choose."""
-    most = _room(spec, ranks, sharing)
+    most, refused = _room(spec, ranks, sharing), one_count(spec)
     alone = spec.model_copy(update={"engine": "single", "grad_accum": 1})
     turned = (spec.knobs or EngineSection()).model_copy(update={"compile": None})  # each size would be compiled anew
     model = build(spec, ranks.device)
@@ -145,43 +152,76 @@ def _timed(spec: RunSpec, entry: Entry, ranks: Ranks, sharing: int, build: Build
     engine = engines.build(alone, model, optimizers.build(model, spec.optimizer, ranks.device))
     slowed, _ = inject.slowed(engine, None, inject.delays(entry.run_id, ranks.rank, os.environ))  # type: ignore[arg-type]
 
-    def seconds(micro_batches: tuple[int, ...], number: int) -> list[float]:
+    def seconds(shares: Shares, number: int) -> list[float]:
         with knobs.attention(turned):
-            own_s = _pass_s(slowed, spec, micro_batches[ranks.rank], ranks)
+            own_s = _pass_s(slowed, spec, shares.images[ranks.rank], shares.parts[ranks.rank], ranks)
         beat(number * (MICRO_STEPS + 1))
         return [float(one["s"]) for one in gathered({"s": own_s}, ranks)]
 
-    chosen = search(spec.micro_batches, most, seconds)
+    chosen = search(spec.micro_batches, most, seconds, parts=refused is None)
     engine.close()
     del model
     devices.return_memory(ranks.device)
-    return chosen
+    return chosen.model_copy(update={"full_reason": refused if chosen.full else None})
 
 
-def search(even: tuple[int, ...], most: Sequence[int], seconds: Callable[[tuple[int, ...], int], list[float]]) -> Split:
+def one_count(spec: RunSpec) -> str | None:
+    """Why all ranks of a run have to take as many micro-steps, so that they meet in the same collectives; else None."""
+    knobs = spec.knobs or EngineSection()
+    if spec.engine == "fsdp" or (spec.zero_stage or 0) >= 2:
+        shards = "FSDP" if spec.zero_stage is None else f"ZeRO stage {spec.zero_stage}"
+        return f"{shards} reduces gradients in every micro-step"
+    if offload.asked(spec.deepspeed).optimizer:
+        return "with an offloaded optimizer it was not held against the even split"
+    for knob in ("static_graph", "compile_mode"):
+        if getattr(knobs, knob):
+            return f"`engine.{knob}` has one micro-step"
+    return None
+
+
+def search(
+    even: tuple[int, ...],
+    most: Sequence[int],
+    seconds: Callable[[Shares, int], list[float]],
+    *,
+    parts: bool = False,
+) -> Split:
     """The fastest of the splits that are timed: the even one, then each in proportion to the rates of the one before.
 
     Args:
         even: images of each rank where all take the same.
-        most: images that each rank's memory holds, all images of a micro-step together.
+        most: images that each rank's memory holds at once, all images of a micro-step together.
         seconds: times a split, the first one being number 1; seconds of each rank.
+        parts: whether a rank may take its images in several micro-steps; else it takes what it holds at once.
     """
-    images = sum(even)
-    micro_batches = within(images, [1.0] * len(even), most)
-    seen: dict[tuple[int, ...], list[float]] = {}
+    images, once = sum(even), (1,) * len(even)
+
+    def deal(rates: Sequence[float]) -> Shares:
+        return in_parts(images, rates, most) if parts else Shares(within(images, rates, most), once)
+
+    first = shares = deal([1.0] * len(even))
+    seen: dict[Shares, list[float]] = {}
     for number in range(ROUNDS):
-        times_s = seen[micro_batches] = seconds(micro_batches, number + 1)
-        rates = [own / time_s for own, time_s in zip(micro_batches, times_s, strict=True)]
-        micro_batches = within(images, alike(rates), most)
-        if micro_batches in seen:
+        seen[shares] = seconds(shares, number + 1)
+        shares = deal(alike(_rates(shares, seen[shares])))
+        if shares in seen:
             break
     best = min(seen, key=lambda one: max(seen[one]))
-    if best != even and len(set(alike(seen.get(even, [])))) == 1:
-        best = even  # ranks that cannot be told apart take the same
-    rates = [own / time_s for own, time_s in zip(best, seen[best], strict=True)]
+    if first.images == even and len(set(alike(seen[first]))) == 1:
+        best = first  # ranks that cannot be told apart take the same
+    rates = _rates(best, seen[best])
     asked = proportional(images, alike(rates))
-    full = [rank for rank, own in enumerate(best) if own == most[rank] < asked[rank]]
-    return Split(micro_batches=best, images_per_s=tuple(rates), full=tuple(full) or None)
+    full = [rank for rank, own in enumerate(best.images) if own == most[rank] < asked[rank]]
+    return Split(
+        micro_batches=best.images,
+        images_per_s=tuple(rates),
+        micro_steps=None if best.parts == once else best.parts,
+        full=tuple(full) or None,
+    )
+
+
+def _rates(shares: Shares, times_s: Sequence[float]) -> list[float]:
+    return [own / time_s for own, time_s in zip(shares.images, times_s, strict=True)]
 
 
 def _room(spec: RunSpec, ranks: Ranks, sharing: int) -> list[int]:
@@ -213,16 +253,20 @@ def require_room(images: int, most: Sequence[int]) -> None:
         raise MemoryExceeded(f"{told}: micro_batch={each} with a larger grad_accum fits", f"micro_batch={each}")
 
 
-def _pass_s(engine: engines.Engine, spec: RunSpec, images: int, ranks: Ranks) -> float:
-    """Median time of forward and backward of so many images, of random pixels; gradients are thrown away."""
-    size = spec.model.img_size
-    pixels = torch.randn(images, 3, size, size, device=ranks.device).to(engine.dtype)
-    labels = torch.zeros(images, dtype=torch.long, device=ranks.device)
+def _pass_s(engine: engines.Engine, spec: RunSpec, images: int, parts: int, ranks: Ranks) -> float:
+    """Median time of forward and backward of so many images, in parts one after another, of random pixels.
+
+    Gradients are thrown away.
+    """
+    size, at_once = spec.model.img_size, images // parts
+    pixels = torch.randn(at_once, 3, size, size, device=ranks.device).to(engine.dtype)
+    labels = torch.zeros(at_once, dtype=torch.long, device=ranks.device)
     times_s = []
     for _ in range(MICRO_STEPS + 1):
         barrier()
         began = time.perf_counter()
-        engine.backward(functional.cross_entropy(engine(pixels).float(), labels), last=False)
+        for _ in range(parts):
+            engine.backward(functional.cross_entropy(engine(pixels).float(), labels), last=False)
         if ranks.device.type == "cuda":
             torch.cuda.synchronize()
         times_s.append(time.perf_counter() - began)

@@ -1,9 +1,12 @@
 """Unequal shares: each rank's rate and waiting, the gain over the even twin, and the slowest rank left out."""
 
+import json
+
 import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.config.knobs import EngineSection
+from vitscale.records.schema import Split
 from vitscale.report.verdict_tables import rank_table
 
 FAST, SLOW = 1000.0, 500.0
@@ -78,6 +81,21 @@ def test_a_finding_says_it_in_one_sentence_and_the_table_has_each_rank(make, roo
     table = rank_table(result)
     assert table.header[-2:] == ("Micro-batch", "Computes, images per s")
     assert {row[-2] for row in table.rows} == {"60", "80", "40"}
+
+
+def test_micro_steps_of_one_rank_are_told_beside_its_own_micro_batch(make, root):
+    write(make, root, (80, 40))
+    for path in root.glob("runs/*/launch*/manifest.json"):
+        split = Split(micro_batches=(80, 40), micro_steps=(4, 1)).model_dump(mode="json")
+        path.write_text(json.dumps({**json.loads(path.read_text()), "split": split}))
+    result = analyse(root)
+    dealt = result.analysis.runs[0].dealt
+    assert [(one.micro_batch, one.micro_steps) for one in dealt.ranks] == [(20, 4), (40, 1)]
+    assert [one.images_per_s for one in dealt.ranks] == pytest.approx([FAST, SLOW], rel=0.01)
+    assert dealt.without_slowest.images_per_s == pytest.approx(120 / (0.12 + FIXED_S), rel=0.01)
+    (told,) = [one.evidence for one in result.analysis.findings if one.kind == "unequal_ranks"]
+    assert "micro-batches by rank 20, 40 (micro-steps to the others' one: 4 on rank 0), waiting" in told
+    assert {row[-2] for row in rank_table(result).rows} == {"4 x 20", "40"}
 
 
 def test_a_slow_rank_that_computes_is_offered_the_split(make, root):

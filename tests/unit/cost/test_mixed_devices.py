@@ -41,6 +41,30 @@ def test_where_all_hold_all_memory_changes_nothing(rates, more):
     assert mixed.within(images, rates, [images] * len(rates)) == mixed.proportional(images, rates)
 
 
+@given(st.lists(st.tuples(st.floats(0.1, 1e4), st.integers(1, 100)), min_size=1, max_size=12), st.data())
+def test_in_parts_no_pass_is_larger_than_its_rank_holds_and_every_image_is_dealt(ranks, data):
+    rates, most = zip(*ranks, strict=True)
+    images = data.draw(st.integers(len(rates), sum(most)))
+    dealt = mixed.in_parts(images, rates, most)
+    assert sum(dealt.images) == images
+    for own, parts, held in zip(*dealt, most, strict=True):
+        assert own % parts == 0
+        assert 1 <= own // parts <= held
+    asked = mixed.proportional(images, rates)
+    for rank, (own, parts) in enumerate(zip(*dealt, strict=True)):
+        assert parts == 1 or asked[rank] - parts < own <= asked[rank]
+
+
+def test_a_rank_that_does_not_hold_its_share_takes_it_in_parts():
+    assert mixed.in_parts(64, [3, 1], [64, 64]) == ((48, 16), (1, 1))
+    assert mixed.in_parts(64, [3, 1], [40, 64]) == ((48, 16), (2, 1))
+    assert mixed.in_parts(64, [3, 1], [20, 64]) == ((48, 16), (3, 1))
+    assert mixed.in_parts(64, [3, 1], [10, 64]) == ((45, 19), (5, 1))  # 48 are not five equal parts
+    assert mixed.in_parts(66, [1, 1, 1], [21, 64, 64]) == ((22, 22, 22), (2, 1, 1))
+    assert mixed.in_parts(64, [3, 1], [47, 64]) == ((48, 16), (2, 1))
+    assert mixed.in_parts(66, [33, 33], [32, 64]) == ((32, 34), (1, 1))  # of one image more half would be no whole one
+
+
 def test_what_a_full_rank_cannot_take_the_others_take_by_rate():
     assert mixed.within(64, [2, 1, 1], [20, 64, 64]) == (20, 22, 22)
     assert mixed.within(64, [4, 2, 1], [20, 64, 64]) == (20, 29, 15)

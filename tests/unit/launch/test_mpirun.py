@@ -31,8 +31,8 @@ a non-zero exit code. Per user-direction, the job has been aborted.
 mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9 (Killed).
 --------------------------------------------------------------------------
 """,
-    "hydra": """rank 1 is process 11461
-rank 0 is process 11460
+    "hydra": """rank 1 is process 11461, after 3 OOM kills
+rank 0 is process 11460, after 9 OOM kills
 
 ===================================================================================
 =   BAD TERMINATION OF ONE OF YOUR APPLICATION PROCESSES
@@ -223,6 +223,34 @@ def test_of_a_process_on_another_host_hydra_tells_the_signal_as_an_exit_code(ser
     told = told.replace("localhost", "10.0.0.2").replace("CODE: 9", f"CODE: {code}")
     end = served(f"sys.stderr.write({told!r}); sys.exit(137)", round_of(2, nodes=2), kind="hydra")
     assert end.reason.startswith(reason)
+
+
+A_AND_B = (Host("a", 1), Host("b", 1))
+
+
+@pytest.mark.parametrize(("now", "status"), [("oom_kill 4", "oom"), ("oom_kill 3", "failed"), ("", "failed")])
+@pytest.mark.parametrize(("kind", "host", "asked"), [("openmpi", "vm", "b:1"), ("hydra", "localhost", "b")])
+def test_what_the_kernel_of_another_host_ended_for_memory_is_asked_for_there(
+    served, tmp_path, kind, host, asked, now, status
+):
+    begun = "rank 0 is process 11460, after 9 OOM kills\nrank 1 is process 11461, after 3 OOM kills\n"
+    told, words = begun + KILLED[kind], tmp_path / "words"
+    text = f"""
+if sys.argv[-2:] == ["cat", "/proc/vmstat"]:
+    open({str(words)!r}, "w").write(" ".join(sys.argv))
+    print("pgfault 7"); print({now!r}); sys.exit(0)
+sys.stderr.write({told!r}); sys.exit(137)"""
+    end = served(text, round_of(2, nodes=2), hosts=A_AND_B, kind=kind)
+    why = ", by the kernel, for want of host memory" if status == "oom" else ""
+    assert end == RoundEnd(status, f"rank 1 on host `{host}` was ended by SIGKILL {EARLY}{why}")
+    assert f" {asked} " in words.read_text()
+
+
+def test_a_rank_that_has_no_memory_is_named_with_its_host(served):
+    word = json.dumps({"kind": "oom", "message": "OutOfMemoryError: no"})
+    left = f"open('rounds/0000-w2/failure.rank001.json', 'w').write({word!r})"
+    end = served(f"{left}; sys.exit(1)", round_of(2, nodes=2), hosts=A_AND_B)
+    assert end == RoundEnd("oom", "rank 1 on host `b`: OutOfMemoryError: no", "oom")
 
 
 def test_a_host_that_does_not_see_the_results_folder_ends_the_study_with_what_to_do(served):

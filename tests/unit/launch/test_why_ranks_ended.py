@@ -2,7 +2,7 @@
 
 import pytest
 
-from vitscale.launch import processes
+from vitscale.hardware import oom_kills
 from vitscale.launch.attend import _first, _when
 from vitscale.records.round import Beat, Failure
 
@@ -42,11 +42,11 @@ def test_a_killed_rank_is_told_with_where_it_was(beat, words):
 
 
 def test_what_the_kernel_ended_for_memory_is_counted_on_the_whole_host(tmp_path, monkeypatch):
-    assert processes.oom_kills() >= 0
+    assert oom_kills.oom_kills() >= 0
     counts = tmp_path / "vmstat"
-    monkeypatch.setattr(processes, "_COUNTS", counts)
-    assert processes.oom_kills() == 0  # no Linux
+    monkeypatch.setattr(oom_kills, "COUNTS", counts)
+    assert oom_kills.oom_kills() == 0  # no Linux
     counts.write_text("pgfault 7\noom_kill 3\noom_kills_of_another_name 9\n")
-    assert processes.oom_kills() == 3
+    assert oom_kills.oom_kills() == 3
     counts.write_text("pgfault 7\n")
-    assert processes.oom_kills() == 0  # older than 4.13
+    assert oom_kills.oom_kills() == 0  # older than 4.13

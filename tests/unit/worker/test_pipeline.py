@@ -1,5 +1,6 @@
 """uint8 batches become what the model takes, in batch; which images a step takes does not depend on the world size."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch.nn import functional
 from vitscale.config.knobs import EngineSection
 from vitscale.data.prepare import prepare as prepare_data
 from vitscale.data.reader import open_split
+from vitscale.records.schema import Split
 from vitscale.worker.distributed import Ranks
 from vitscale.worker.pipeline import Ahead, Raw, open_batches, prepare, read
+from vitscale.worker.uneven import dealt
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,23 @@ def test_the_global_step_takes_the_same_images_at_every_world_size_and_accumulat
     for spec in others:
         for a, b in zip(wanted, taken(spec, split, 30), strict=True):
             assert np.array_equal(a, b)
+
+
+def test_a_rank_that_takes_its_share_in_parts_reads_the_images_of_that_share(make, split):
+    data = make.make_spec(1).data.model_copy(update={"flip": True})
+    given = {"data": data, "grad_accum": 2, "micro_batch": 16, "knobs": EngineSection(split="proportional")}
+    spec = make.make_spec(2, **given)
+    shares, micro_steps = (24, 8), (3, 1)
+
+    def two_steps(rank, counts):
+        own = dealt(spec, Split(micro_batches=shares, micro_steps=counts), rank)
+        taken = list(itertools.islice(read(own, split, rank), 2 * own.grad_accum))
+        assert {len(raw.labels) for raw in taken} == {shares[rank] // (counts or (1, 1))[rank]}
+        return [torch.cat([raw[field] for raw in taken]) for field in range(3)]
+
+    for rank in range(2):
+        pairs = zip(two_steps(rank, None), two_steps(rank, micro_steps), strict=True)
+        assert all(torch.equal(at_once, in_parts) for at_once, in_parts in pairs)
 
 
 def test_ranks_that_share_tokens_read_the_same_images(make, split):

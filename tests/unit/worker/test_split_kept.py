@@ -75,6 +75,18 @@ def test_a_split_of_an_earlier_version_has_no_devices_and_is_taken(serve, tmp_pa
     assert (kept.micro_batches, timed) == (chosen.micro_batches, False)
 
 
+def test_micro_steps_by_rank_are_kept_and_those_of_another_world_are_not_taken(serve, tmp_path):
+    serve(FAST, SLOW)
+    (path,) = tmp_path.glob("runs/*/split.json")
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "micro_steps": [1, 5]}))
+    kept, _ = serve(FAST, SLOW)
+    assert (kept.micro_steps, kept.at_once[1]) == ((1, 5), 1)
+    path.write_text(json.dumps({**document, "micro_steps": [1, 5, 1]}))
+    with pytest.raises(ResultsError, match="is of another run"):
+        serve(FAST, SLOW)
+
+
 def test_a_cpu_is_named_with_the_cores_of_its_host_and_no_host_by_its_name():
     name = uneven.devices.timed_as(torch.device("cpu"))
     assert name.endswith(" cores")
