@@ -5,6 +5,7 @@ from pathlib import Path
 # isort: off
 from vitscale.worker import examine, meeting, train  # noqa: F401 (what a worker imports)
 import deepspeed  # noqa: F401 (behind timm, which they import)
+
 # isort: on
 from vitscale.worker.__main__ import main as serve
 

@@ -6,6 +6,7 @@ from pathlib import Path
 # isort: off
 import timm  # noqa: F401 (before DeepSpeed)
 import deepspeed  # noqa: F401 (once for all ranks)
+
 # isort: on
 import torch
 
