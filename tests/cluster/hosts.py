@@ -1,9 +1,14 @@
 """Studies on two hosts that are laid out on this machine."""
 
+import json
 import os
 import subprocess
 
 from ranks import start
+
+from vitscale.study.plan import PAYLOAD_SHARE
+
+RATES_BYTES_PER_S = {"100mbit": PAYLOAD_SHARE * 12.5e6, "1gbit": PAYLOAD_SHARE * 125e6}
 
 HOSTS = ("world_size=2", "nodes=2", "model.name=vit_tiny_patch16_224", "depth=4", "embed_dim=48", "global_batch=8")
 
@@ -17,6 +22,15 @@ def lab(store, out, *words, **more):
 def _ahead():
     """Before whatever else this machine does: what is tested is the link, and its kernel work takes processor time."""
     os.nice(-15)
+
+
+def timed_link(results, manifest):
+    """A round's `links.json`, and operation -> bytes per second of its fastest call with the most bytes.
+
+    Two ranks: the bus factor is 1. A busy machine adds time to a call, and none is faster than the link.
+    """
+    found = json.loads((results / "rounds" / manifest["round"] / "links.json").read_text())
+    return found, {one["operation"]: one["bytes"] / min(one["times_s"]) for one in found["timings"]}
 
 
 def cut_off(process_id, host):

@@ -54,6 +54,13 @@ class Hosts:
         self.hostfile.write_text("".join(f"{address} slots=1\n" for address in ADDRESSES))
         self.environ = {"PATH": f"{folder}:{os.environ['PATH']}", "GLOO_SOCKET_IFNAME": "eth0"}
 
+    def has(self, process_id):
+        """Whether a process runs on one of them."""
+        with contextlib.suppress(OSError):  # it is over
+            own = Path(f"/proc/{process_id}/ns/net").stat().st_ino
+            return own in {(NAMESPACES / name).stat().st_ino for name in self.names}
+        return False
+
     def link(self, host, state):
         """Set the link of a host `up` or `down`."""
         subprocess.run(["ip", "-n", self.names[host], "link", "set", "eth0", state], check=True)
@@ -76,8 +83,10 @@ def ssh_hosts(folder):
     # ssh takes its folder from the account and not from HOME: the one found first is told where its settings are.
     (folder / "ssh").write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {folder}/config "$@"\n')
     (folder / "ssh").chmod(stat.S_IRWXU)
+    # What Debian's sshd wants for its unprivileged part; it stays, since another test's server may be up.
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     servers = []
-    with network(2, None) as names, _privileges():
+    with network(2, None) as names:
         try:
             for name, address in zip(names, ADDRESSES, strict=True):
                 servers.append(_serve(folder, name, address))
@@ -86,17 +95,6 @@ def ssh_hosts(folder):
             for server in servers:
                 server.kill()
                 server.wait()
-
-
-@contextlib.contextmanager
-def _privileges():
-    """The folder that Debian's sshd wants for its unprivileged part."""
-    folder = Path("/run/sshd")
-    made = not folder.exists()
-    folder.mkdir(mode=0o755, exist_ok=True)
-    yield
-    if made:
-        folder.rmdir()
 
 
 def _serve(folder, name, address):

@@ -9,12 +9,7 @@ from ssh_cluster import ssh_hosts
 
 from vitscale.records.round import read_heartbeats
 
-pytestmark = [
-    pytest.mark.process,
-    pytest.mark.alone,
-    pytest.mark.timeout(240),
-    pytest.mark.usefixtures("kernel", "sshd"),
-]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240), pytest.mark.usefixtures("kernel", "sshd")]
 
 CANARY = {"WANDB_API_KEY": "canary", "HF_TOKEN": "canary", "RANK": "7", "WORLD_SIZE": "9"}
 
@@ -33,12 +28,12 @@ def run(hosts, store, results, *words, inject=""):
     return start(store, results, *words, flags=flags, inject=inject, prefix=hosts.prefix, environ=environ)
 
 
-def agents(results=None):
-    """Agents of the launcher, and the ssh that reach them."""
+def agents(hosts):
+    """Agents of the launcher on these hosts, and the ssh that reach them; other tests have theirs."""
     return [
         one
         for one in psutil.process_iter(["cmdline"])
-        if "vitscale.launch.agent" in " ".join(one.info["cmdline"] or ())
+        if "vitscale.launch.agent" in " ".join(one.info["cmdline"] or ()) and hosts.has(one.pid)
     ]
 
 
@@ -68,7 +63,7 @@ def test_a_rank_that_is_killed_is_named_with_its_host_and_its_run_measured_at_th
     assert (second["layout"]["nodes"], second["layout"]["ranks_per_node"]) == (2, 1)
     assert [(one["rank"], one["node"], one["local_rank"]) for one in second["devices"]] == [(0, 0, 0), (1, 1, 0)]
     assert (results / "report" / "index.html").exists()
-    assert worker_processes(results) == agents() == []
+    assert worker_processes(results) == agents(cluster) == []
 
 
 def test_a_host_that_the_network_loses_is_named_and_both_sides_end_within_half_a_minute(store, tmp_path, cluster):
@@ -91,9 +86,10 @@ def test_a_host_that_the_network_loses_is_named_and_both_sides_end_within_half_a
 def test_the_end_of_the_tool_ends_the_ranks_on_every_host(store, tmp_path, cluster):
     process = run(cluster, store, tmp_path / "results", inject="hang rank=0 step=1")
     in_training(process, tmp_path / "results")
+    assert agents(cluster)
     process.kill()
     process.communicate()
-    wait_until(lambda: not (worker_processes(tmp_path / "results") or agents()), 10, "ranks and agents are gone")
+    wait_until(lambda: not (worker_processes(tmp_path / "results") or agents(cluster)), 10, "ranks and agents are gone")
 
 
 def test_hosts_that_do_not_answer_are_named_before_anything_is_trained(store, tmp_path, cluster):
@@ -104,4 +100,4 @@ def test_hosts_that_do_not_answer_are_named_before_anything_is_trained(store, tm
         assert f"host `{address}` did not answer: ssh: connect to host {address} port 2222: " in err
     assert "10.0.0.1" not in err
     assert not list(tmp_path.rglob("manifest.json"))
-    assert agents() == []
+    assert agents(cluster) == []

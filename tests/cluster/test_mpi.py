@@ -117,7 +117,7 @@ def test_a_network_that_is_cut_ends_the_ranks_on_both_sides(store, tmp_path, hos
 
 def test_the_end_of_the_tool_ends_mpirun_and_its_ranks_which_know_no_secret(store, tmp_path):
     results = tmp_path / 'it\'s $(a) "name"; #'  # which a shell would not leave as it is
-    process = by_mpirun(store, results, inject="hang rank=0 step=1")
+    process = by_mpirun(store, results, "engine=ddp", inject="hang rank=0 step=1")
     try:
         wait_until(lambda: both_have_trained(process, results), 90, "two ranks in training")
         ranks = [one for one in worker_processes(results) if one.cmdline()[1] == "-P"]

@@ -14,7 +14,7 @@ from vitscale.study.doctor import examine
 from vitscale.study.grid import Where
 from vitscale.study.rounds import make_round, next_entry
 
-pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(200), pytest.mark.usefixtures("kernel")]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(200), pytest.mark.usefixtures("kernel")]
 
 LAB = Where(probe(), lab=True)
 SLOW = ("tbf", "rate", "25mbit", "burst", "8192", "latency", "100ms")
@@ -64,6 +64,7 @@ def specs(store, hosts, link):
     return runs(store, *words, "model.name=vit_tiny_patch16_224", "depth=4", "embed_dim=96", where=LAB)
 
 
+@pytest.mark.alone
 def test_the_slow_host_of_three_its_other_versions_and_its_clock_are_named(store, tmp_path, sick):
     sick.cable = True
     results = tmp_path / "results"
@@ -101,6 +102,7 @@ class Cut(Lab):
         return command._replace(environ={**command.environ, "PYTHONPATH": str(self.patience)})
 
 
+@pytest.mark.alone  # both have to be there within seconds
 def test_ranks_that_are_there_and_do_not_get_to_talk_end_with_each_hosts_interface(store, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("from vitscale.worker import meeting\nmeeting.MEET_S = 4.0\n")
     results = tmp_path / "results"

@@ -1,10 +1,7 @@
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
-from ranks import over_tiny
+from ranks import finish, over_tiny, start_training
 
 from vitscale.data.prepare import prepare
 
@@ -28,19 +25,28 @@ def train(store, tmp_path):
     """Start `vitscale train quick` with a tiny model in a process of its own."""
 
     def start(*words, out="out", inject=""):
-        environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": inject}
-        command = [sys.executable, "-m", "vitscale", "train", "quick", *over_tiny(words), "--out", str(tmp_path / out)]
-        return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return start_training(store, tmp_path / out, *words, inject=inject)
 
     return start
+
+
+@pytest.fixture
+def refused(vitscale, store, tmp_path, monkeypatch):
+    """What the same command says, in this process, where it refuses what is in the results folder."""
+    monkeypatch.setenv("VITSCALE_DATA", str(store))
+
+    def refused(*words):
+        ran = vitscale("train", "quick", *over_tiny(words), "--out", tmp_path / "out")
+        assert ran.code == 9, ran.err
+        return ran.error
+
+    return refused
 
 
 @pytest.fixture(scope="session")
 def trained(store, tmp_path_factory):
     """A results folder with two checkpoints, killed before its end. Copy it."""
     out = tmp_path_factory.mktemp("trained")
-    environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": "kill rank=0 step=9"}
-    words = [*over_tiny(("world_size=1", "train.restarts=0")), "--out", str(out)]
-    command = [sys.executable, "-m", "vitscale", "train", "quick", *words]
-    assert subprocess.run(command, env=environ, capture_output=True).returncode == 5
+    code, err = finish(start_training(store, out, "world_size=1", "train.restarts=0", inject="kill rank=0 step=9"))
+    assert code == 5, err
     return out

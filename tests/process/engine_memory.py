@@ -5,10 +5,13 @@ As in a worker glibc keeps what a step frees; `devices.return_memory` is what gi
 
 import gc
 import json
-import os
-import sys
 from pathlib import Path
 
+# isort: off
+import timm  # noqa: F401 (before DeepSpeed)
+import deepspeed  # noqa: F401 (once for all ranks)
+
+# isort: on
 import psutil
 import torch
 import torch.distributed as dist
@@ -16,6 +19,7 @@ from torch.nn import functional
 
 from vitscale.config.runspec import RunSpec
 from vitscale.worker import devices, engines, optimizers
+from vitscale.worker.distributed import connect
 from vitscale.worker.model import build_model
 
 CPU = torch.device("cpu")
@@ -41,14 +45,12 @@ def serve(spec):
     assert functional.linear is linear, f"{spec.engine} {spec.zero_stage} leaves torch with another linear layer"
 
 
-def main(folder):
+def main(out, specs):
+    """Every run, in order; `specs` are their RunSpecs."""
     torch.set_num_threads(1)
     devices.keep_freed_memory()
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(f"{folder}/store", world_size), rank=rank, world_size=world_size
-    )
-    specs = [RunSpec.model_validate(spec) for spec in json.loads(Path(folder, "specs.json").read_text())]
+    ranks = connect("cpu", "gloo")
+    specs = [RunSpec.model_validate(spec) for spec in specs]
     for engine in {spec.engine for spec in specs}:
         engines.prepare(engine, "cpu")
     left = []
@@ -57,10 +59,5 @@ def main(folder):
         devices.return_memory(CPU)
         name = spec.engine if spec.zero_stage is None else f"{spec.engine} {spec.zero_stage}"
         left.append([name, live_bytes(), psutil.Process().memory_info().rss])
-    Path(folder, f"left{rank}.json").write_text(json.dumps(left))
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(left))
     dist.barrier()
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

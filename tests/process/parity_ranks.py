@@ -1,10 +1,6 @@
-"""One rank of `test_parity_of_ranks.py`: the parity of each run, as a launch takes it before it is timed.
-
-`python parity_ranks.py OUT`, with `specs.json` there, torchrun's variables and `VITSCALE_STORE`.
-"""
+"""One rank of `test_parity_of_ranks.py`: the parity of each run, as a launch takes it before it is timed."""
 
 import json
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import patch
@@ -25,19 +21,15 @@ SPOILT = {
 }
 
 
-def main(out):
-    """Every run, in order."""
+def main(out, specs):
+    """Every run, in order; `specs` are RunSpecs by case."""
     torch.set_num_threads(1)
     ranks = connect("cpu", "gloo")
     found = {}
-    for case, told in json.loads((out / "specs.json").read_text()).items():
+    for case, told in specs.items():
         with SPOILT.get(case, nullcontext)():
             parity = check(RunSpec.model_validate(told), ranks, build_model, lambda step: None)
         found[case] = None if parity is None else parity.model_dump(mode="json")
-    (out / f"{ranks.rank}.json").write_text(json.dumps(found))
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

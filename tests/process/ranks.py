@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from vitscale.config.load import load
 from vitscale.hardware.probe import probe
 from vitscale.hardware.topology import core_sets, sibling_groups
+from vitscale.launch.attend import write_round
 from vitscale.launch.inputs import Inputs
-from vitscale.launch.local import Local
-from vitscale.records.round import Entry, Round
+from vitscale.launch.local import LOOPBACK, Local, of_the_round
+from vitscale.launch.processes import Command, begin, end_sessions
+from vitscale.records.round import ROUND, Entry, Round
 from vitscale.study.grid import Where, build
 from vitscale.study.plan import described
 
@@ -98,6 +101,13 @@ def start(store, out, *words, inject="", flags=(), prefix=(), **more):
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
 
+def start_training(store, out, *words, inject=""):
+    """`vitscale train quick` with a tiny model, in a process of its own."""
+    environ = {**os.environ, "VITSCALE_DATA": str(store), "VITSCALE_INJECT": inject}
+    command = [sys.executable, "-m", "vitscale", "train", "quick", *over_tiny(words), "--out", str(out)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def finish(process, timeout_s=100):
     """Its exit status and standard error, once it is over."""
     try:
@@ -165,27 +175,63 @@ def digests(folder):
     }
 
 
-def on_ranks(worker, out, world_size, *words):
-    """What each rank of `python WORKER OUT WORD…` left in `<rank>.json`; the ranks meet at a file."""
-    environ = {**os.environ, "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    environ |= {"VITSCALE_STORE": str(out / "store"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("rank.py")), str(worker), str(out), *words]
-    with (out / "stderr").open("w") as stderr:
-        started = [
-            subprocess.Popen(
-                command,
-                env={**environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stderr=stderr,
-                start_new_session=True,
-            )
-            for rank in range(world_size)
-        ]
-        ahead(rank.pid for rank in started)
-        try:
-            codes = [rank.wait(timeout=200) for rank in started]
-        finally:
-            for rank in started:
-                rank.kill()
-                rank.wait()
-    assert codes == [0] * world_size, (out / "stderr").read_text()[-3000:]
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+class Turn(NamedTuple):
+    """See `forking.py`."""
+
+    script: str
+    world_size: int
+    words: tuple
+    environ: dict
+
+
+def on_ranks(script, out, turns, first=False):
+    """Of each turn what its ranks left in `<rank>.json`, rank by rank; one process start for all.
+
+    Args:
+        script: module of ranks; its `main` is called with the turn's folder and the turn's words.
+        out: folder of all turns.
+        turns: `(world size, word, …)`; the ranks of a turn meet at a file.
+        first: whether the ranks go before whatever else this machine does.
+    """
+    given, left = [], []
+    for number, (world_size, *words) in enumerate(turns):
+        folder = out / str(number)
+        folder.mkdir()
+        environ = {"VITSCALE_STORE": str(folder / "store")}
+        given.append(Turn(script, world_size, (str(folder), *words), environ))
+        left.append([folder / f"{rank}.json" for rank in range(world_size)])
+    forked(out, given, first)
+    return [[json.loads(path.read_text()) for path in of_ranks] for of_ranks in left]
+
+
+def serve_each(store, results, rounds):
+    """Serve rounds one after another, each by ranks of its own; one process start for all.
+
+    Args:
+        store: the data folder.
+        results: where the rounds are served.
+        rounds: each with the fault that is injected, or "".
+    """
+    turns = []
+    for round_, fault in rounds:
+        folder = write_round(results, round_)
+        environ = Inputs(store).variables() | of_the_round(folder, round_, LOOPBACK) | {"VITSCALE_INJECT": fault}
+        turns.append(Turn("served", round_.world_size, (f"rounds/{round_.name}/{ROUND}",), environ))
+    forked(results, turns)
+
+
+def forked(out, turns, first=False):
+    """Let `forking.py` take these turns in a folder."""
+    path, said = out / "turns.json", out / "ranks.log"
+    path.write_text(json.dumps([turn._asdict() for turn in turns]))
+    environ = {**os.environ, "DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": LOOPBACK, "HF_HUB_OFFLINE": "1"}
+    words = [sys.executable, str(Path(__file__).with_name("forking.py")), str(path)]
+    with said.open("wb") as log:
+        process = begin(Command(words, environ | {"OMP_NUM_THREADS": "1"}), out, log, log)
+    if first:
+        ahead([process.pid])
+    try:
+        code = process.wait()
+    finally:
+        end_sessions([process])
+    assert code == 0, said.read_text(errors="replace")[-3000:]

@@ -1,11 +1,7 @@
-"""One rank of `test_sequence.py`: each case sharded and whole, what they differ in and what they cost written as JSON.
-
-`python sequence_ranks.py OUT SEQUENCE_RANKS CASE…`, with torchrun's variables and `VITSCALE_STORE`.
-"""
+"""One rank of `test_sequence.py`: each case sharded and whole; what they differ in and cost is left as JSON."""
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 
 import timm
@@ -166,7 +162,3 @@ def main(out, sequence_ranks, cases):
     Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

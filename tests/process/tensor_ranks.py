@@ -1,10 +1,6 @@
-"""One rank of `test_tensor.py`: each case sharded and whole, what they differ in and what they cost written as JSON.
-
-`python tensor_ranks.py OUT TENSOR_RANKS CASE…`, with torchrun's variables and `VITSCALE_STORE`.
-"""
+"""One rank of `test_tensor.py`: each case sharded and whole; what they differ in and cost is left as JSON."""
 
 import json
-import sys
 from pathlib import Path
 
 import timm
@@ -141,7 +137,3 @@ def main(out, tensor_ranks, cases):
     Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3:])

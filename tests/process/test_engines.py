@@ -1,13 +1,7 @@
 """All engines and ZeRO stages one after another in one process start: each gives back what it took."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-from ranks import runs
+from ranks import on_ranks, runs
 
 pytest.importorskip("torch")
 
@@ -20,24 +14,26 @@ MODEL = ("model.name=vit_small_patch16_224", "depth=8", "img_size=16", "patch_si
 LEFT_BYTES = 150 << 20
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
-def left(request, store, tmp_path_factory):
+WORLD_SIZES = (1, 2)
+
+
+@pytest.fixture(scope="module")
+def measured(store, tmp_path_factory):
+    """World size -> what its ranks found; one process start for all."""
+    turns = []
+    for world_size in WORLD_SIZES:
+        size = f"world_size={world_size}"
+        specs = [spec for words in (ENGINES, ACCELERATED) for spec in runs(store, *MODEL, *words, size)]
+        assert len(specs) == 3 + 4 + 1
+        turns.append((world_size, [spec.model_dump(mode="json") for spec in (*specs, specs[0])]))
+    found = on_ranks("engine_memory", tmp_path_factory.mktemp("left"), turns)
+    return dict(zip(WORLD_SIZES, found, strict=True))
+
+
+@pytest.fixture(params=WORLD_SIZES, ids=["1 rank", "2 ranks"])
+def left(request, measured):
     """Of each rank: engine, bytes of live tensors and resident bytes after each run was closed."""
-    folder = tmp_path_factory.mktemp("left")
-    size = f"world_size={request.param}"
-    specs = [spec for words in (ENGINES, ACCELERATED) for spec in runs(store, *MODEL, *words, size)]
-    assert len(specs) == 3 + 4 + 1
-    told = [spec.model_dump(mode="json") for spec in (*specs, specs[0])]
-    (folder / "specs.json").write_text(json.dumps(told))
-    started = []
-    for rank in range(request.param):
-        environ = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(request.param)}
-        environ |= {"LOCAL_WORLD_SIZE": str(request.param), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, Path(__file__).with_name("engine_memory.py"), folder]
-        started.append(subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
-    errors = [process.communicate()[1].decode() for process in started]
-    assert [process.returncode for process in started] == [0] * request.param, errors[0][-2000:]
-    return [json.loads((folder / f"left{rank}.json").read_text()) for rank in range(request.param)]
+    return measured[request.param]
 
 
 def test_no_engine_leaves_a_tensor(left):

@@ -136,7 +136,7 @@ def test_a_start_that_takes_too_long_is_ended(store, tmp_path):
 
 def test_a_loss_that_is_no_number_is_named_with_its_step(store, tmp_path):
     results = tmp_path / "results"
-    process = start(store, results, "world_size=1", "global_batch=8", STEPS, "optimizer.lr=1e30,1e-3")
+    process = start(store, results, "world_size=1", "engine=ddp", "global_batch=8", STEPS, "optimizer.lr=1e30,1e-3")
     code, err = finish(process)
     assert code == 5, err
     found = {}

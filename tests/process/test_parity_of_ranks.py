@@ -1,8 +1,5 @@
 """Parity before timing on two ranks: of what they share, and of knobs; what is wrong with either is found."""
 
-import json
-from pathlib import Path
-
 import pytest
 from ranks import on_ranks, runs
 
@@ -32,8 +29,7 @@ def proofs(store, tmp_path_factory):
     """case -> its parity, as rank 0 found it; one process start for all."""
     out = tmp_path_factory.mktemp("parity")
     specs = {case: runs(store, *MODEL, *words)[0].model_dump(mode="json") for case, words in {**RIGHT, **WRONG}.items()}
-    (out / "specs.json").write_text(json.dumps(specs))
-    found, other = on_ranks(Path(__file__).with_name("parity_ranks.py"), out, 2)
+    ((found, other),) = on_ranks("parity_ranks", out, [(2, specs)])
     assert set(other.values()) == {None}
     return found
 

@@ -1,7 +1,5 @@
 """Ulysses over patches on real ranks: the unsharded model's logits and gradients, at the cost the closed form says."""
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("torch")
@@ -15,7 +13,6 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 BOUND = 1e-5
 """Of each tensor's norm, fp32. Rounding alone makes up to 2e-6."""
-WORKER = Path(__file__).parent / "sequence_ranks.py"
 # world size, ranks that share an image's tokens, cases: the mesh has two groups of two, each with its own images.
 MESHES = {
     "2 ranks": (2, 2, list(CASES)),
@@ -25,12 +22,18 @@ MESHES = {
 KEYS_BIASES = "k_norm.bias"  # attention does not depend on them: their gradient is rounding
 
 
-@pytest.fixture(scope="module", params=MESHES)
-def mesh(request, tmp_path_factory):
-    """World size, sequence ranks, and what each rank found, case by case."""
-    world_size, ranks, cases = MESHES[request.param]
-    out = tmp_path_factory.mktemp("sequence")
-    return world_size, ranks, on_ranks(WORKER, out, world_size, str(ranks), *cases)
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Mesh -> what each of its ranks found, case by case; one process start for all."""
+    found = on_ranks("sequence_ranks", tmp_path_factory.mktemp("sequence"), MESHES.values())
+    return dict(zip(MESHES, found, strict=True))
+
+
+@pytest.fixture(params=MESHES)
+def mesh(request, found):
+    """World size, sequence ranks, and what each rank found."""
+    world_size, ranks, _ = MESHES[request.param]
+    return world_size, ranks, found[request.param]
 
 
 def shape(case):

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -15,7 +14,6 @@ pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.process, pytest.mark.alone, pytest.mark.timeout(240)]
 
-WORKER = Path(__file__).with_name("timed_ranks.py")
 MODEL = (
     "model.name=vit_tiny_patch16_224", "depth=2", "img_size=16", "patch_size=8", "world_size=2", "global_batch=16",
     "precision=fp32",
@@ -184,8 +182,8 @@ def shifted(store, tmp_path_factory):
     """shape -> spec and what each rank saw, with rank 1 on a host whose clock is 5 s ahead."""
     out = tmp_path_factory.mktemp("shifted")
     specs = {name: runs(store, *MODEL, *words)[0] for name, words in SHAPES.items()}
-    (out / "specs.json").write_text(json.dumps([spec.model_dump(mode="json") for spec in specs.values()]))
-    found = on_ranks(WORKER, out, 2, "5", str(SHIFTED_SLEEP_S))
+    given = [spec.model_dump(mode="json") for spec in specs.values()]
+    (found,) = on_ranks("timed_ranks", out, [(2, given, 5.0, SHIFTED_SLEEP_S)], first=True)
     for rank in found:
         (_, (offset_ns, error_ns)) = rank["offsets"]
         assert offset_ns == pytest.approx(-5e9, abs=2 * error_ns + 1e6)

@@ -1,7 +1,6 @@
 """Unequal shares on real ranks: the result is the even split's, and a proportional split is chosen once for a run."""
 
 import json
-from pathlib import Path
 
 import pytest
 from ranks import launches, on_ranks, runs, serve, steps
@@ -12,7 +11,6 @@ pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-RANKS = Path(__file__).with_name("uneven_ranks.py")
 BOUND = 1e-5
 UPDATE = ("optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.clip=1.0")
 
@@ -31,23 +29,26 @@ def cases(store, split, accum, *engines, micro_steps=None):
 
 
 EVERY = ("engine=ddp,deepspeed,fsdp", "zero_stage=0,1,2,3")
-TWO_RANKS = ([3, 21], 2, *EVERY), ([19, 5], 1, "engine=ddp,deepspeed", "zero_stage=2")
-THREE_RANKS = (([14, 1, 9], 2, "engine=ddp"),)
+ASKED = {
+    2: (([3, 21], 2, *EVERY), ([19, 5], 1, "engine=ddp,deepspeed", "zero_stage=2")),
+    3: (([14, 1, 9], 2, "engine=ddp"),),
+}
 # Where gradients are reduced after the last micro-step only, ranks may have unlike numbers of them.
 IN_PARTS = ([3, 21], 1, "engine=ddp,deepspeed", "zero_stage=0,1"), [1, 3]
 OVERLAPPED = ([20, 4], 2, "engine=deepspeed", "zero_stage=0", "engine.overlap_reduce=true"), [2, 1]
 
 
-@pytest.mark.parametrize("asked", [TWO_RANKS, THREE_RANKS], ids=["2 ranks", "3 ranks"])
-def test_losses_and_weights_are_those_of_the_even_split(store, tmp_path, asked):
-    given = {name: case for one in asked for name, case in cases(store, *one).items()}
-    if asked is TWO_RANKS:
-        for words, micro_steps in (IN_PARTS, OVERLAPPED):
-            given |= cases(store, *words, micro_steps=micro_steps)
-    (tmp_path / "cases.json").write_text(json.dumps(given))
-    found = on_ranks(RANKS, tmp_path, len(asked[0][0]), str(store))[0]
-    assert len(found) == len(given) == (12 if asked is TWO_RANKS else 1)
-    for name, one in found.items():
+def test_losses_and_weights_are_those_of_the_even_split(store, tmp_path):
+    turns = []
+    for ranks, asked in ASKED.items():
+        given = {name: case for one in asked for name, case in cases(store, *one).items()}
+        if ranks == 2:
+            for words, micro_steps in (IN_PARTS, OVERLAPPED):
+                given |= cases(store, *words, micro_steps=micro_steps)
+        turns.append((ranks, given, str(store)))
+    (of_two, *_), (of_three, *_) = on_ranks("uneven_ranks", tmp_path, turns)
+    assert (len(of_two), len(of_three)) == (12, 1)
+    for name, one in {**of_two, **of_three}.items():
         assert max(one["weighted"].values()) < BOUND, (name, one)
         assert one["plain"]["weights"] > 100 * BOUND, (name, one)
 

@@ -1,16 +1,13 @@
 """Training whose ranks take unequal shares goes on from a checkpoint as if it had never been stopped."""
 
 import json
-import os
 
 import pytest
 import torch
-from ranks import over_tiny, runs, steps
+from ranks import over_tiny, runs, serve_each, steps
 from safetensors.torch import load_file
 
 from vitscale.hardware.probe import probe
-from vitscale.launch.inputs import Inputs
-from vitscale.launch.local import Local
 from vitscale.records import checkpoint
 from vitscale.records.round import Checkpointing, Entry
 from vitscale.study.rounds import make_round
@@ -34,27 +31,25 @@ def test_a_proportional_split_that_is_stopped_goes_on_with_the_same_shares_and_l
     words = ("world_size=2", "engine=ddp", "engine.split=proportional", "mixup=0", "drop_path=0", "ema=0.9")
     (spec,) = runs(store, *over_tiny((*words, f"train.max_steps={ENDS}")))
 
-    def train(launch, kind, inject, resume=None):
-        root = tmp_path / kind / "checkpoints"
-        plan = Checkpointing(
-            root=f"{kind}/checkpoints", export=f"{kind}/export", every=4, keep=1,
-            resume=str(resume.relative_to(tmp_path)) if resume else None,
-        )  # fmt: skip
-        folder = f"runs/a/launch{launch}"
-        given = spec.model_dump(mode="json")
+    def training(launch, kind, resume=None):
+        root = f"{kind}/checkpoints"
+        plan = Checkpointing(root=root, export=f"{kind}/export", every=4, keep=1, resume=resume)
+        folder, given = f"runs/a/launch{launch}", spec.model_dump(mode="json")
         entry = Entry(folder=folder, run_id=spec.run_id, launch=launch, spec=given, checkpoints=plan)
-        inputs = Inputs(store, environ={**os.environ, "VITSCALE_INJECT": inject})
-        end = Local(inputs).run(tmp_path, make_round(launch, spec, [entry], probe()), lambda beat: None)
-        assert end.status == "ok", end
-        return tmp_path / folder, checkpoint.newest(root)
+        return make_round(launch, spec, [entry], probe())
 
-    cut, saved = train(0, "cut", f"{SLOW}; stop rank=1 step=2")
+    rounds = [
+        (training(0, "cut"), f"{SLOW}; stop rank=1 step=2"),
+        # Of equal ranks, which alone would take the same.
+        (training(1, "cut", "cut/checkpoints/step00000004"), ""),
+        (training(2, "whole"), ""),
+    ]
+    serve_each(store, tmp_path, rounds)
+    cut, gone_on, whole = (tmp_path / f"runs/a/launch{launch}" for launch in range(3))
     chosen = json.loads((cut.parent / "split.json").read_text())
     fast, slowed = chosen["micro_batches"]
     assert fast > slowed
-    gone_on, _ = train(1, "cut", "", saved)  # of equal ranks, which alone would take the same
-    whole, last = train(2, "whole", "")
-    assert last.name == f"step{ENDS:08d}"
+    assert checkpoint.newest(tmp_path / "whole/checkpoints").name == f"step{ENDS:08d}"
     manifests = [json.loads((launch / "manifest.json").read_text()) for launch in (cut, gone_on, whole)]
     assert [one["status"] for one in manifests] == ["killed", "ok", "ok"]
     assert [one["split"] for one in manifests] == [chosen] * 3

@@ -1,12 +1,7 @@
-"""One rank of `test_step_split_of_ranks.py`: each run with its collectives timed and untimed, losses and times as JSON.
-
-`python timed_ranks.py OUT SHIFT SLEEP`: rank 1 is on a host of its own, whose clock is SHIFT seconds ahead, and sleeps
-SLEEP seconds in every step.
-"""
+"""One rank of `test_step_split_of_ranks.py`: each run with its collectives timed and untimed."""
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -55,13 +50,14 @@ def taken(spec, ranks, clock, sleep_s):
     return losses.drain(), times, found
 
 
-def main(folder, shift_s, sleep_s):
+def main(out, specs, shift_s, sleep_s):
+    """Rank 1 is on a host of its own, whose clock is `shift_s` ahead, and sleeps for `sleep_s` in every step."""
     torch.set_num_threads(1)
     ranks = dataclasses.replace(connect("cpu", "gloo"), ranks_per_node=1)
     if ranks.rank == 1:
         here = time.perf_counter_ns
         time.perf_counter_ns = lambda: here() + round(shift_s * 1e9)
-    specs = [RunSpec.model_validate(spec) for spec in json.loads((folder / "specs.json").read_text())]
+    specs = [RunSpec.model_validate(spec) for spec in specs]
     for name in {spec.engine for spec in specs}:
         engines.prepare(name, "cpu")
     offsets = clock_offsets(ranks, time.perf_counter_ns)
@@ -73,9 +69,5 @@ def main(folder, shift_s, sleep_s):
         traffic = [[*kind, *one] for kind, one in times[-1].traffic.items()]
         run = {"untimed": untimed, "timed": timed, "times": times, "traffic": traffic, "unread": clock.unread}
         found["runs"].append({**run, "silence": silent})
-    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))
     barrier()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))

@@ -1,14 +1,13 @@
-"""One rank of `test_uneven.py`: each run with equal and with unequal shares, and with unequal ones not weighted.
-
-`python uneven_ranks.py OUT DATA`, with torchrun's variables and `VITSCALE_STORE`; OUT/cases.json has by name the even
-split's RunSpec, the images by rank, and in how many micro-steps each takes them. Rank 0 leaves what the unequal shares
-end in, beside the even split.
-"""
+"""One rank of `test_uneven.py`: each run with equal and with unequal shares, and with unequal ones not weighted."""
 
 import json
-import sys
 from pathlib import Path
 
+# isort: off
+import timm  # noqa: F401 (before DeepSpeed)
+import deepspeed  # noqa: F401 (once for all ranks)
+
+# isort: on
 import torch
 
 from vitscale.config.knobs import EngineSection
@@ -55,10 +54,16 @@ def gaps(one, other):
     }
 
 
-def main(out, data):
+def main(out, cases, data):
+    """Rank 0 leaves what the unequal shares end in, beside the even split.
+
+    Args:
+        out: where.
+        cases: by name the even split's RunSpec and the micro-batches by rank.
+        data: folder of the prepared data sets.
+    """
     torch.set_num_threads(1)
     ranks = connect("cpu", "gloo")
-    cases = json.loads((out / "cases.json").read_text())
     specs = {name: RunSpec.model_validate(case["spec"]) for name, case in cases.items()}
     for engine in {spec.engine for spec in specs.values()}:
         engines.prepare(engine, "cpu")
@@ -68,13 +73,9 @@ def main(out, data):
         micro_steps = cases[name]["micro_steps"]
         split = Split(micro_batches=tuple(cases[name]["split"]), micro_steps=micro_steps and tuple(micro_steps))
         knobs = (spec.knobs or EngineSection()).model_copy(update={"split": split.micro_batches})
-        even = trained(spec, None, False, ranks, data)
+        even = trained(spec, None, False, ranks, Path(data))
         asked = spec.model_copy(update={"knobs": knobs})
-        dealt, plain = (trained(asked, split, weighing, ranks, data) for weighing in (True, False))
+        dealt, plain = (trained(asked, split, weighing, ranks, Path(data)) for weighing in (True, False))
         if ranks.rank == 0:
             found[name] = {"weighted": gaps(dealt, even), "plain": gaps(plain, even)}
-    (out / f"{ranks.rank}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    Path(out, f"{ranks.rank}.json").write_text(json.dumps(found))

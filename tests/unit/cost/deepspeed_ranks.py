@@ -14,12 +14,17 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 
-# isort: off
-import timm  # noqa: E402  (before deepspeed)
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-import deepspeed  # noqa: E402
-# isort: on
+from vitscale.worker.__main__ import _without_trackers  # noqa: E402
+
+with _without_trackers():  # which take 5 s
+    # isort: off
+    import timm  # (before deepspeed)
+    import torch
+    import torch.distributed as dist
+    import deepspeed
+    # isort: on
+
+gc.freeze()  # what is counted is made from here on: objects of the imports are not searched
 
 OPERATIONS = {
     "all_reduce": "all_reduce",
