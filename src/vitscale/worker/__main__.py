@@ -212,6 +212,7 @@ def _leave_failure(folder: Path, rank: int, error: BaseException, *, together: b
     text, hint = f"{type(error).__name__}: {error}", None
     if isinstance(error, VitscaleError):
         text, hint = error.message, error.hint
+    text = reach.unreached(text) or text
     # A record names no home folder: the message may go through one.
     lines = [line.strip() for line in text.strip().splitlines()[:_LINES]]
     line = "; ".join(lines)[:500].replace(str(Path.home()), "~")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import threading
@@ -32,6 +33,15 @@ _UNANSWERED = 2
 _TCP_INFO = struct.Struct("=8B13I")
 _STATE, _RETRANSMITS, _PROBES, _LAST_DATA_MS, _LAST_ACK_MS = 0, 2, 3, 19, 20
 _ESTABLISHED = 1
+_NO_CONNECTION = re.compile(r"timed out connecting: SO_ERROR: (.+?), remote=\[(.+?)\]")
+
+
+def unreached(told: str) -> str | None:
+    """What gloo says of a host that it found no connection to, in our words; None of anything else, and of this host."""
+    match = _NO_CONNECTION.search(told)
+    if match is None or match[2].startswith(("127.", "::1")):
+        return None
+    return f"host `{match[2]}` has not answered: {match[1]}"
 
 
 class Wire(NamedTuple):

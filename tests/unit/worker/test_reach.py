@@ -123,3 +123,13 @@ def test_a_rank_whose_last_words_reach_no_folder_ends_all_the_same(monkeypatch):
 
     __main__._cut_off("10.0.0.2", late)
     assert said == ["host `10.0.0.2` has not answered for 28 s"]
+
+
+def test_a_connection_that_did_not_come_about_names_the_host():
+    told = (
+        "RuntimeError: Gloo connectFullMesh failed with [gloo/transport/tcp/pair.cc:152] timed out connecting: "
+        "SO_ERROR: No route to host, remote=[10.0.0.1]:44938$1"  # as recorded on two hosts of a lab
+    )
+    assert reach.unreached(told) == "host `10.0.0.1` has not answered: No route to host"
+    assert reach.unreached(told.replace("10.0.0.1", "127.0.0.1")) is None
+    assert reach.unreached("RuntimeError: Connection closed by peer [10.0.0.1]:44938") is None
