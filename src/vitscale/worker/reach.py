@@ -37,7 +37,7 @@ _NO_CONNECTION = re.compile(r"timed out connecting: SO_ERROR: (.+?), remote=\[(.
 
 
 def unreached(told: str) -> str | None:
-    """What gloo says of a host that it found no connection to, in our words; None of anything else, and of this host."""
+    """What gloo says of a host that no connection came about to, in our words; None of all else, and of this host."""
     match = _NO_CONNECTION.search(told)
     if match is None or match[2].startswith(("127.", "::1")):
         return None
