@@ -66,6 +66,7 @@ def test_a_rank_that_is_killed_is_named_with_its_host_and_its_run_measured_at_th
     assert worker_processes(results) == agents(cluster) == []
 
 
+@pytest.mark.alone
 def test_a_host_that_the_network_loses_is_named_and_both_sides_end_within_half_a_minute(store, tmp_path, cluster):
     results = tmp_path / "results"
     process = run(cluster, store, results, inject=f"hang rank=0 step=1 once={tmp_path}/mark")

@@ -7,9 +7,11 @@ from vitscale.worker import examine, meeting, train  # noqa: F401 (what a worker
 import deepspeed  # noqa: F401 (behind timm, which they import)
 
 # isort: on
+from vitscale.records.round import Round
 from vitscale.worker.__main__ import main as serve
 
 
 def main(path):
-    """Serve a round, in the results folder that this process works in."""
+    """Serve a round, in the results folder that this process works in. None with an allocator: it would fork again."""
+    assert Round.read(Path(path)).allocator is None
     serve(Path(path))

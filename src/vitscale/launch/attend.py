@@ -145,7 +145,8 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
                 status: Status = "oom" if kind == "oom" else "failed"
                 who = named(failure.rank, ranks.host(failure.rank) if kind == "oom" else None)
                 return RoundEnd(status, f"{who}: {failure.message}", kind)
-    if killed := ranks.killed():
+    # What a host lacks ends the study, and the ranks beside it are killed.
+    if not any(one.kind == "setup" for one in failures) and (killed := ranks.killed()):
         beats = dict(enumerate(read_heartbeats(folder, round_.nodes, round_.world_size)))
         told = f"{named(killed.rank, killed.host)} was ended by {killed.signal} {_when(beats.get(killed.rank))}"
         return RoundEnd("failed", told)
@@ -158,12 +159,17 @@ def _explained(ranks: Ranks, folder: Path, round_: Round) -> RoundEnd:
 
 def _first(failures: Sequence[Failure]) -> Failure:
     """The failure that tells most. Ranks on both sides of a cut name the other: then what most of them say."""
-    first = min(failures, key=lambda failure: (failure.kind != "setup", "onnection" in failure.message))
+    first = min(failures, key=lambda failure: (failure.kind != "setup", _of_another(failure.message)))
     if _CUT_OFF not in first.message:
         return first
     cut_off = [failure for failure in failures if _CUT_OFF in failure.message]
     said = Counter(failure.message for failure in cut_off)
     return max(cut_off, key=lambda failure: said[failure.message])
+
+
+def _of_another(told: str) -> bool:
+    """Whether it is what the end of another rank does to this one. That a connection timed out is not."""
+    return "onnection" in told and not (_CUT_OFF in told and "timed out" in told)
 
 
 def _when(beat: Beat | None) -> str:

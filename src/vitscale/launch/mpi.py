@@ -230,9 +230,10 @@ class RanksOfMpirun(Ranks):
         named = next((rank for rank in found if rank in silent), None)
         if number is None:
             # Of another host's process it may tell the number alone, as an exit status: not 1, which is a rank's own.
-            if named is None or int(code[1]) == 1:
+            own = int(code[1]) & 0x7F  # 128 more where a core was left
+            if named is None or int(code[1]) == 1 or own not in signal.valid_signals():
                 return None
-            return self._by_signal(named, int(code[1]), process[2])
+            return self._by_signal(named, own, process[2])
         rank = named if named is not None else silent[0] if len(silent) == 1 else None
         if rank is None:
             return None

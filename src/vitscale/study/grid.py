@@ -126,7 +126,8 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     if where.simulated is None:
         require_installed(point.engine)
         require_compiler(study.engine)
-        require_allocator(study.engine, point, machine)
+        if not where.hosts:  # else each says so itself
+            require_allocator(study.engine, point, machine)
     if point.device == "cuda" and where.simulated is None and where.sharing(topology) > len(machine.gpus):
         there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
         raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")

@@ -38,6 +38,7 @@ def main(path: Path) -> None:
     """Serve one round."""
     faulthandler.register(signal.SIGQUIT, all_threads=True)
     round_, rank, together = _read(path), 0, False
+    given = dict(os.environ)  # by the starter: `_place` adds to it
 
     def late(error: VitscaleError) -> None:
         _leave_failure(path.parent, rank, error, together=False)
@@ -48,7 +49,7 @@ def main(path: Path) -> None:
     try:
         place = _place(round_)
         rank = place.rank
-        allocator.start_again_with(round_.allocator)
+        allocator.start_again_with(round_.allocator, given)
         hang.answer(rank)
         if _has_parent(place):
             threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()

@@ -1,5 +1,7 @@
 """tcmalloc is found where the loader would find it, first where the environment says."""
 
+import platform
+
 import pytest
 
 from vitscale.hardware.allocators import tcmalloc
@@ -14,7 +16,7 @@ def put(folder, name=NAME):
     return folder / name
 
 
-@pytest.mark.parametrize("folder", ["usr/local/lib", "usr/lib64", "usr/lib/x86_64-linux-gnu", "usr/lib"])
+@pytest.mark.parametrize("folder", ["usr/local/lib", "usr/lib64", f"usr/lib/{platform.machine()}-linux-gnu", "usr/lib"])
 def test_in_the_systems_folders(tmp_path, folder):
     found = put(tmp_path / folder)
     assert tcmalloc({}, tmp_path) == found

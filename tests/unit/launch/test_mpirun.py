@@ -215,6 +215,8 @@ Heartbeat(Path({folder!r}), 1, 1).beat(Beat(0, "steady", 3, 9, None))"""
     ("code", "reason"),
     [
         (9, "rank 1 on host `10.0.0.2` was ended by SIGKILL before its first step"),
+        (139, "rank 1 on host `10.0.0.2` was ended by SIGSEGV before its first step"),
+        (255, "`mpirun` ended with status 137"),
         (1, "`mpirun` ended with status 137"),
     ],
 )
@@ -244,6 +246,14 @@ sys.stderr.write({told!r}); sys.exit(137)"""
     why = ", by the kernel, for want of host memory" if status == "oom" else ""
     assert end == RoundEnd(status, f"rank 1 on host `{host}` was ended by SIGKILL {EARLY}{why}")
     assert f" {asked} " in words.read_text()
+
+
+def test_what_a_host_lacks_is_told_and_not_the_rank_that_mpirun_then_ended(served):
+    word = json.dumps({"kind": "setup", "message": "no tcmalloc here", "hint": None})
+    left = f"open('rounds/0000-w2/failure.rank000.json', 'w').write({word!r})"
+    told = f"{left}; sys.stderr.write({KILLED['openmpi']!r}); sys.exit(137)"
+    end = served(told, round_of(2, nodes=2), hosts=A_AND_B)
+    assert (end.kind, end.reason) == ("setup", "rank 0: no tcmalloc here")
 
 
 def test_a_rank_that_has_no_memory_is_named_with_its_host(served):

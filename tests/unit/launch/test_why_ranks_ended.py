@@ -21,6 +21,7 @@ RESET = Failure(0, "exception", "Connection reset by peer")
         ((RESET, cut_off(1, "a"), cut_off(2, "b"), cut_off(3, "b")), 2),
         ((cut_off(0, "b"), cut_off(1, "a")), 0),
         ((RESET, Failure(1, "exception", "ValueError: no")), 1),
+        ((RESET, Failure(1, "exception", "host `b` has not answered: Connection timed out")), 1),
         ((cut_off(0, "b"), Failure(1, "setup", "no interface")), 1),
     ],
 )
