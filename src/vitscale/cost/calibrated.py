@@ -147,7 +147,7 @@ def fitted_for(file: CalibrationFile, spec: RunSpec) -> FittedSeries:
 
 
 def _times_apart(one: FittedSeries, spec: RunSpec) -> float:
-    return abs(math.log(one.reference_micro_batch / spec.micro_batch))
+    return abs(math.log(one.reference_micro_batch / _layout(spec).micro_batch))
 
 
 _Key = dict[str, Any]
@@ -199,10 +199,16 @@ def _catalog_name(device: str) -> str:
     return known.name if known else device.lower()
 
 
+def _layout(spec: RunSpec) -> Layout:
+    """With the images of one rank, of those that ranks share its part: so it was fitted."""
+    own = spec.global_batch / spec.world_size / spec.grad_accum
+    return Layout(spec.world_size, spec.nodes, own, spec.grad_accum)
+
+
 def fitted_step(one: FittedSeries, spec: RunSpec) -> StepEstimate:
     """The step of the slowest rank by the medians of the fitted mechanisms."""
     names = {name: np.array([one.parameters[name].median]) for name in MECHANISMS}
-    layout = Layout(spec.world_size, spec.nodes, spec.micro_batch, spec.grad_accum)
+    layout = _layout(spec)
     plan = schedule(spec.engine, spec.zero_stage, knobs_of(spec), on_cpu=spec.device == "cpu")
     found = parts(Mechanisms(**names), layout, one.reference_micro_batch, plan)
     images = Input(one.readings)

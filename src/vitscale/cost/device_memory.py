@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from vitscale.cost.models import ViTShape
+from vitscale.cost.sequence import shares
 from vitscale.cost.vit import PRECISION_BYTES, PRODUCT_BYTES
 
 CONTEXT_BYTES = {"cuda": 300 * 10**6, "cpu": 900 * 10**6}
@@ -82,7 +83,7 @@ def device_need(device: str, allocated_bytes: int) -> DeviceNeed:
 
 
 def workspace_bytes(
-    shape: ViTShape, micro_batch: int, precision: str, *, fused_attention: bool = True, tokens: int | None = None
+    shape: ViTShape, micro_batch: int, precision: str, *, fused_attention: bool = True, ranks: int = 1
 ) -> int:
     """Return what operators need for themselves when most is kept, at the beginning of backward, for one micro-batch.
 
@@ -95,16 +96,16 @@ def workspace_bytes(
 
     Args:
         shape, micro_batch, precision, fused_attention: as in `vit.activation_bytes`.
-        tokens: of an image on this rank, where ranks share them.
+        ranks: that share the tokens of an image, and the heads of its attention.
     """
-    own = shape.tokens if tokens is None else tokens
+    own, own_heads = (shares(whole, ranks)[0] for whole in (shape.tokens, shape.heads))
     stream, product = PRECISION_BYTES[precision], PRODUCT_BYTES[precision]
     row, hidden = own * shape.width, own * shape.mlp_width // shape.tensor_parallel
     gated = 1 if shape.mlp == "mlp" else 2
     in_mlp = (stream + product) * row + gated * product * hidden
     if fused_attention:
         return micro_batch * in_mlp
-    weights = shape.heads // shape.tensor_parallel * own**2
+    weights = own_heads // shape.tensor_parallel * shape.tokens**2
     in_scores = stream * row + weights * (2 * product if stream == product else product + 2 * stream)
     in_scores -= 2 * gated * product * hidden + (stream + product) * row
     return micro_batch * max(in_mlp, in_scores)

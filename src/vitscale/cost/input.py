@@ -51,20 +51,34 @@ class Input:
         """
         if not self.readings:
             return busy_s
+        factor = np.exp(math.hypot(self.log_sd(layout), log_sd) * z)
+        images = layout.micro_batch * layout.grad_accum
+        total: NDArray[np.float64] = busy_s + images * self._image_s(layout) * factor
+        return total
+
+    def log_sd(self, layout: Layout) -> float:
+        """Log standard deviation of w at a layout; 0 without readings."""
+        if not self.readings:
+            return 0.0
         near, apart = self._nearest(layout)
         images_s = [one.image_s for one in near]
-        own = max(_LOG_SD, pstdev(images_s) / (fmean(images_s) or 1.0))
-        factor = np.exp(math.hypot(own, apart, log_sd) * z)
-        total: NDArray[np.float64] = busy_s + layout.micro_batch * layout.grad_accum * median(images_s) * factor
-        return total
+        return math.hypot(max(_LOG_SD, pstdev(images_s) / (fmean(images_s) or 1.0)), apart)
+
+    def measured_at(self, layout: Layout) -> Input:
+        """As if one more run, of that layout, had taken what is expected of it; without readings nothing is."""
+        more = (Reading(layout.world_size / layout.nodes, self._image_s(layout)),) if self.readings else ()
+        return Input((*self.readings, *more))
 
     def assumptions(self, layout: Layout) -> tuple[str, ...]:
         """What is taken as known of a layout's nodes."""
         if not self.readings or self._nearest(layout)[1] == 0:
             return ()
-        near = self._nearest(layout)[0][0].ranks_per_node
+        near = " and ".join(f"{ranks:g}" for ranks in sorted({one.ranks_per_node for one in self._nearest(layout)[0]}))
         per_node = layout.world_size / layout.nodes
-        return (f"images: {per_node:g} ranks of a node read them, {near:g} did where it was measured; less sure",)
+        return (f"images: {per_node:g} ranks of a node read them, {near} did where it was measured; less sure",)
+
+    def _image_s(self, layout: Layout) -> float:
+        return median(one.image_s for one in self._nearest(layout)[0])
 
     def _nearest(self, layout: Layout) -> tuple[list[Reading], float]:
         """The readings at the nearest number of ranks on a node, and how far that is, as a logarithm."""

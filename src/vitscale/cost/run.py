@@ -280,9 +280,8 @@ def _activation_bytes(spec: RunSpec, model: ViTShape) -> int:
 
 
 def _workspace_bytes(spec: RunSpec, model: ViTShape) -> int:
-    tokens = sequence.shares(model.tokens, spec.sequence_parallel or 1)[0]
-    most = max(spec.micro_batches)
-    return workspace_bytes(model, most, spec.precision, fused_attention=_fused(spec), tokens=tokens)
+    most, ranks = max(spec.micro_batches), spec.sequence_parallel or 1
+    return workspace_bytes(model, most, spec.precision, fused_attention=_fused(spec), ranks=ranks)
 
 
 def _fused(spec: RunSpec) -> bool:

@@ -6,6 +6,8 @@ width, M MLP width. Where neither T nor H divides, the first rank has the most o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vitscale.cost import vit
 from vitscale.cost.collectives import Collective
 from vitscale.cost.models import ViTShape
@@ -35,7 +37,8 @@ def activation_bytes(
 ) -> int:
     """Return the bytes that autograd keeps between forward and backward, for one micro-batch on one rank.
 
-    Per image, with fused attention; without sequence parallelism it is `vit.activation_bytes`:
+    Per image, with fused attention, without which `vit.scores_bytes` of own heads come to it; without sequence
+    parallelism it is `vit.activation_bytes`:
 
     1. Block, own tokens: input and output of both norms 4tD, input of the output projection tD, MLP 2tM (gated 4tM).
     2. Block, own heads: q, k, v and attention output 4Thw. The output is kept twice, before and after the all-to-all.
@@ -57,6 +60,8 @@ def activation_bytes(
     if shape.global_pool == "map":
         elements += 3 * tokens * width + 6 * width + 2 * shape.pool_mlp_width
     per_image = elements * vit.PRODUCT_BYTES[precision] + _statistics(shape, ranks) * vit.STATISTIC_BYTES
+    if not fused_attention:
+        per_image += shape.depth * vit.scores_bytes(replace(shape, heads=shares(shape.heads, ranks)[0]), precision)
     return micro_batch * per_image + vit.kept_by_autocast(shape, micro_batch, precision, own)
 
 

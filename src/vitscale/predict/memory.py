@@ -18,7 +18,6 @@ from vitscale.predict.result import Memory, Quantiles
 from vitscale.predict.series import UNTOLD_BATCH, Series
 
 _ELSEWHERE = ("sequence_parallel", "tensor_parallel", "offload")
-"""Knobs that move or share what the forms here count as a rank's own."""
 
 
 def shape_of(series: Series) -> ViTShape | None:
@@ -47,8 +46,13 @@ def untold(series: Series) -> str | None:
         return f"no form of memory is known for the engine {series.engine}"
     if optimizer_of(series) is None:
         return f"no form of memory is known for the optimizer {series.optimizer}"
-    away = [knob for knob in _ELSEWHERE if series.knobs.get(knob)]
+    away = uncounted(series.knobs)
     return f"no form of memory is known with {', '.join(away)}" if away else None
+
+
+def uncounted(knobs: Mapping[str, Any]) -> list[str]:
+    """Knobs that are on and move or share what the forms here count as a rank's own."""
+    return [knob for knob in _ELSEWHERE if knobs.get(knob)]
 
 
 def memory_of(series: Series, layout: Layout, limit_bytes: int | None) -> Memory | None:
@@ -92,7 +96,7 @@ def rank_need(
     """
     micro, fused = max(1, round(layout.micro_batch)), knobs.get("sdpa") != "math"
     if knobs.get("activation_checkpointing"):
-        kept_bytes = recompute.activation_bytes(shape, micro, precision, 1)
+        kept_bytes = recompute.activation_bytes(shape, micro, precision, 1, fused_attention=fused)
     else:
         kept_bytes = sequence.activation_bytes(shape, micro, precision, 1, fused_attention=fused)
     keys: Mapping[str, Any] = {"precision": precision, "data_parallel": layout.world_size}

@@ -86,14 +86,18 @@ def _of_results(folder: Path) -> tuple[Makers, list[Refused]]:
 
     study = load(folder)
     named = named_baseline(study.results.resolved)
+    used = {
+        name: [run for run in runs if not run_problems(run) and run.step_s] for name, runs in study.by_series.items()
+    }
+    apart = any(_input_share(_seen(run)) >= MATERIAL for runs in used.values() for run in runs if run.facts.micro_batch)
     makers: dict[str, Callable[[], Series]] = {}
     refused = []
     for name, runs in study.by_series.items():
         problems = [
             f"{ranks(run.facts.world_size)} left out: {found[0]}" for run in runs if (found := run_problems(run))
         ]
-        if sound := [run for run in runs if not run_problems(run) and run.step_s]:
-            makers[name] = partial(_series, study, name, sound, problems, named)
+        if sound := used[name]:
+            makers[name] = partial(_series, study, name, sound, problems, named, apart)
         else:
             why = problems[0] if problems else "no step time is told"
             refused.append(
@@ -102,13 +106,15 @@ def _of_results(folder: Path) -> tuple[Makers, list[Refused]]:
     return makers, refused
 
 
-def _series(study: StudyData, name: str, sound: Sequence[Run], left_out: Sequence[str], named: int | None) -> Series:
+def _series(
+    study: StudyData, name: str, sound: Sequence[Run], left_out: Sequence[str], named: int | None, apart: bool
+) -> Series:
     from vitscale.analysis import costs
     from vitscale.analysis.scaling import baseline
 
     base = baseline(sound, named)
     none = f"no valid run has the {named} ranks of `measure.baseline`: the smallest is compared with"
-    told = _measured(name, sound, [*left_out, *([none] if base is None else [])])
+    told = _measured(name, sound, [*left_out, *([none] if base is None else [])], apart)
     refers = None if base is None else _layout_of(base)
     price_per_s = costs.price_per_s(study.results.resolved)
     price = None if price_per_s is None else 3600 * price_per_s
@@ -132,7 +138,7 @@ def _links(study: StudyData, runs: Sequence[Run]) -> LinkRates:
     return LinkRates(rates.get(False), rates.get(True))
 
 
-def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
+def _measured(name: str, runs: Sequence[Run], left_out: list[str], apart: bool) -> Series:
     remarks = [*left_out] + ([] if runs[0].source == "measured" else [f"times are {runs[0].source}, not measured here"])
 
     def same(get: Callable[[Run], Any], field: str) -> Any:
@@ -147,7 +153,9 @@ def _measured(name: str, runs: Sequence[Run], left_out: list[str]) -> Series:
     several = {device for run in runs for device in run.device_names}
     if len(several) > 1:
         raise UsageError(f"series `{name}` mixes devices: {', '.join(sorted(several))}", "measure them as two studies")
-    observations = _input_told([_seen(run) for run in runs if run.facts.micro_batch is not None])
+    observations = [_seen(run) for run in runs if run.facts.micro_batch is not None]
+    if not apart or not _input_told(observations):
+        observations = [replace(one, input_s=None) for one in observations]
     return Series(
         name,
         tuple(sorted(observations, key=lambda one: (one.layout.world_size, one.layout.nodes))),
@@ -192,12 +200,13 @@ def _seen(run: Run) -> Observation:
     )
 
 
-def _input_told(found: list[Observation]) -> list[Observation]:
-    """What images took where it is told of all runs and is material in one; else it stays part of their steps."""
-    shares = [one.input_s / one.step_s for one in found if one.input_s is not None and one.step_s]
-    if len(shares) == len(found) and MATERIAL <= max(shares, default=0.0) < 1:
-        return found
-    return [replace(one, input_s=None) for one in found]
+def _input_told(found: Sequence[Observation]) -> bool:
+    """Whether what images took is told of all runs of a series, and leaves some of each step."""
+    return all(one.input_s is not None and _input_share(one) < 1 for one in found)
+
+
+def _input_share(one: Observation) -> float:
+    return one.input_s / one.step_s if one.input_s is not None and one.step_s else 0.0
 
 
 def _layout_of(run: Run) -> Layout:

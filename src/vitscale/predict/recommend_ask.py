@@ -14,6 +14,7 @@ from vitscale.errors import UsageError
 from vitscale.predict import from_source, recommended_study
 from vitscale.predict.candidates import Candidate, enumerate_candidates, needed, pools
 from vitscale.predict.from_source import Source
+from vitscale.predict.memory import uncounted
 from vitscale.predict.recommend import Limits, Recommendation, Work, recommend
 
 KEYS = ("images", "epochs", "global_batch", "price_per_hour")
@@ -92,6 +93,8 @@ def answer(
     told += [f"memory of {one.device} is not known: not checked" for one in had if one.memory_bytes is None]
     told += [one.assumption for one in had if one.assumption]
     told += [] if priced else ["no price is told: cost is in device-hours"]
+    away = uncounted(source.knobs(found.choice.candidate.way))
+    told += [f"memory is counted as if without {', '.join(away)}"] if away else []
     told += _beyond(source, found.choice.candidate)
     study = recommended_study.study_text(found.choice.candidate, source)
     return Answer(source, found, study, priced, tuple(told))

@@ -15,6 +15,7 @@ FILE = "recommended.toml"
 """Its name in a results folder."""
 
 _KEPT = ("model", "data", "optimizer", "train", "engine", "deepspeed", "fsdp", "measure")
+_OFFLOADED = ("zero_optimization.offload_optimizer", "zero_optimization.offload_param")
 
 
 def study_text(one: Candidate, source: Source) -> str:
@@ -45,17 +46,40 @@ def study_text(one: Candidate, source: Source) -> str:
         "patch_size": shape.patch_size,
     }
     sections["data"] = sections["data"] or {"name": "synthetic"}
-    # What it was predicted with, where the measured study varies it.
-    knobs = source.knobs(way)
-    sections["engine"] = {**sections["engine"], **_named(knobs, EngineSection.model_fields.keys())}
-    sections["fsdp"] = {**sections["fsdp"], **_named(knobs, ("reshard_after_forward",))}
-    zero = {f"zero_optimization.{key}": value for key, value in _named(knobs, OF_ZERO).items()}
-    sections["deepspeed"] = {**dict(_flat(sections["deepspeed"])), **zero}
+    predicted = _as_predicted(one, source)
+    sections |= {**predicted, "axes": {**axes, **predicted["axes"]}}
     lines = [*_table(head)]
     for name, values in sections.items():
         if told := list(_table(values)):
             lines += ["", f"[{name}]", *told]
     return "\n".join(lines) + "\n"
+
+
+def _as_predicted(one: Candidate, source: Source) -> dict[str, Mapping[str, Any]]:
+    """The tables of knobs: what the measured study varies as the nearest series has it, the rest as the study has it.
+
+    Where the engine or stage is not that of the series, what another one may refuse is left out.
+    """
+    way, near = one.way, source.nearest(one.way) if source.series else None
+    knobs: Mapping[str, Any] = {} if near is None else near.knobs
+    swept = (source.resolved.get("axes") or {}).get("swept") or {}
+    engine, fsdp, deepspeed = (
+        {key: value for key, value in _flat(source.resolved.get(name) or {}) if f"{name}.{key}" not in swept}
+        for name in ("engine", "fsdp", "deepspeed")
+    )
+    engine |= _named(knobs, EngineSection.model_fields.keys())
+    fsdp |= _named(knobs, ("reshard_after_forward",))
+    deepspeed |= {f"zero_optimization.{key}": value for key, value in _named(knobs, OF_ZERO).items()}
+    if near is not None and (near.engine, near.zero_stage) == (way.engine, way.zero_stage):
+        away = zip(_OFFLOADED, knobs.get("offload", ()), strict=False)
+        deepspeed |= {f"{table}.device": device for table, device in away if device}
+        groups = _named(knobs, ("sequence_parallel", "tensor_parallel"))
+        axes = {name: ranks for name, ranks in groups.items() if one.layout.world_size % ranks == 0}
+        return {"axes": axes, "engine": engine, "fsdp": fsdp, "deepspeed": deepspeed}
+    deepspeed = {key: value for key, value in deepspeed.items() if not key.startswith(_OFFLOADED)}
+    if way.zero_stage == 3:
+        engine = {key: value for key, value in engine.items() if key not in ("compile", "compile_mode")}
+    return {"axes": {}, "engine": engine, "fsdp": fsdp, "deepspeed": deepspeed}
 
 
 def _named(knobs: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:

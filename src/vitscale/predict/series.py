@@ -37,7 +37,7 @@ class Observation:
     images_per_epoch: int | None = None
     """Over all ranks."""
     input_s: float | None = None
-    """What the mean rank took for its images beside computing; None: not told, or small in all steps of the series."""
+    """What the mean rank took for its images beside computing; None: not told, or small in all steps of the folder."""
 
     @property
     def busy_s(self) -> float | None:

@@ -4,7 +4,8 @@
    the draws' means, the mean of what the Gaussian given the parameters adds, and what a change is uncertain by.
 2. Taken as jointly Gaussian, a launch of candidate c leaves Var - Cov^2 / (Var_c + noise^2) of the asked one's
    variance (linear design; Chaloner & Verdinelli 1995). The best candidate is taken, then the next beside it.
-3. The half-width now is the prediction's; its logarithm's shrinks with the standard deviation.
+3. The half-width now is the prediction's; its logarithm's shrinks with the standard deviation. The part of it that is
+   of what a step takes for its images shrinks only by runs with a nearer number of ranks on a node.
 4. What is left never falls below the noise of one launch, which no further run takes away.
 5. Runs that cannot be started from here come after those that can.
 """
@@ -13,15 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vitscale.cost.input import Input
 from vitscale.cost.scaling import Array, Layout
 from vitscale.predict.change import changed
 from vitscale.predict.draws import gaussian
 from vitscale.predict.layouts import possible
-from vitscale.predict.model import Calibration, layout_of, predict_layouts
+from vitscale.predict.model import Calibration, Quantiles, layout_of, predict_layouts
 from vitscale.predict.priors import PARAMETERS
 from vitscale.predict.series import Asked
 
@@ -97,36 +99,51 @@ def suggest(
     candidates = _candidates(calibration, asked, ranks_per_node, world_size)
     starts = {one: start(one) if start else Start() for one in candidates}
     (said,) = predict_layouts(calibration, [target], asked)
-    found = _chosen(calibration, target, said.half_width, asked, starts)
+    found = _chosen(calibration, target, said, asked, starts)
     return Advice(world_size, said.half_width, found, calibration.series.batch_told)
 
 
 def _chosen(
-    calibration: Calibration, target: Layout, width: float, asked: Asked, starts: dict[Layout, Start]
+    calibration: Calibration, target: Layout, said: Quantiles, asked: Asked, starts: dict[Layout, Start]
 ) -> tuple[Suggestion, ...]:
-    """The best of the candidates, then the next beside it; `width` is the half-width now."""
-    candidates = list(starts)
+    """The best of the candidates, then the next beside it; `said` is the prediction now."""
+    candidates, images, width = list(starts), calibration.series.input, said.half_width
     total, noise, means = _joint(calibration, [target, *candidates], asked)
-    first = total[0, 0] + noise
-    half_log = math.asinh(width)
+    first, now = total[0, 0] + noise, math.asinh(width) ** 2
+    of_busy = min(now, math.asinh(_busy_width(calibration, target, said, asked)) ** 2)
+    of_images = (now - of_busy) / images.log_sd(target) ** 2 if images.readings else 0.0
 
-    def half_width(variance: float) -> float:
-        return math.sinh(half_log * math.sqrt(max(0.0, variance) / first))
+    def squared(variance: float, told: Input) -> float:
+        """Half-width of ln step, squared."""
+        return of_busy * max(0.0, variance) / first + of_images * told.log_sd(target) ** 2
 
     found: list[Suggestion] = []
     left = dict(enumerate(candidates, start=1))
     while left and len(found) < MOST:
         gains = {index: total[0, index] ** 2 / (total[index, index] + noise) for index in left}
-        worth = [index for index in left if half_width(total[0, 0] + noise - gains[index]) < (1 - _WORTH) * width]
+        after = {
+            index: squared(total[0, 0] + noise - gains[index], images.measured_at(at)) for index, at in left.items()
+        }
+        worth = [index for index in left if math.sinh(math.sqrt(after[index])) < (1 - _WORTH) * width]
         if not worth:
             break
         here = [index for index in worth if starts[left[index]].reason is None]
-        best = max(here or worth, key=lambda index: gains[index] / math.sqrt(_device_s(left[index], means[index])))
+        cost = {index: math.sqrt(_device_s(at, means[index])) for index, at in left.items()}
+        best = max(here or worth, key=lambda index: (now - after[index]) / cost[index])
         total = total - np.outer(total[:, best], total[best]) / (total[best, best] + noise)
-        width = half_width(total[0, 0] + noise)
         at = left.pop(best)
+        images, now = images.measured_at(at), after[best]
+        width = math.sinh(math.sqrt(now))
         found.append(Suggestion(at, width, _device_s(at, means[best]), starts[at]))
     return tuple(found)
+
+
+def _busy_width(calibration: Calibration, target: Layout, said: Quantiles, asked: Asked) -> float:
+    """Half-width of the asked step if it were known what it takes for its images, as a fraction of the whole step."""
+    seen = tuple(replace(one, input_s=None) for one in calibration.series.observations)
+    bare = replace(calibration, series=replace(calibration.series, observations=seen))
+    (busy,) = predict_layouts(bare, [target], asked)
+    return busy.half_width * busy.median / said.median
 
 
 def _candidates(calibration: Calibration, asked: Asked, ranks_per_node: int | None, world_size: int) -> list[Layout]:
@@ -145,7 +162,9 @@ def _joint(calibration: Calibration, layouts: list[Layout], asked: Asked) -> tup
     mean, spread = gaussian(calibration.seen, theta, layouts, change)
     noise = theta[:, PARAMETERS.index("noise")]
     total = np.cov(mean.T).reshape(len(layouts), len(layouts)) + spread.mean(axis=0) + change.log_sd**2
-    return total, float(np.mean(np.square(noise))), [float(one) for one in np.exp(np.median(mean, axis=0))]
+    images, busy_s = calibration.series.input, np.exp(np.median(mean, axis=0))
+    means = [float(images.total_s(busy_s[[at]], one, np.zeros(1))[0]) for at, one in enumerate(layouts)]
+    return total, float(np.mean(np.square(noise))), means
 
 
 def _device_s(layout: Layout, step_s: float) -> float:

@@ -24,7 +24,8 @@ def print_recommendation(answer: Answer, out: Console) -> None:
     out.print(Text.assemble(("choice  ", "bold"), clean(found.choice.candidate)))
     if found.tied:
         others = "1 other" if found.tied == 1 else f"{found.tied:,} others"
-        beside = f"the choice is the simplest of those whose median is within {percent(NEAR, 0)} of the least"
+        near = f"at a median within {percent(NEAR, 0)} of it"
+        beside = f"the choice is the simplest of those that tie with the best {near}"
         out.print(clean(f"no difference in {found.aim} detected to {others}; {beside}"))
     cost = "cost, 80 %" if answer.priced else "device-hours, 80 %"
     table = Table(box=SIMPLE_HEAD, pad_edge=False)

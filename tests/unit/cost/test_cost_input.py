@@ -39,3 +39,18 @@ def test_fuller_nodes_than_were_measured_are_said():
     assert READINGS.assumptions(Layout(2, 1, 8, 2)) == ()
     (line,) = READINGS.assumptions(Layout(8, 1, 8, 2))
     assert "8 ranks of a node read them, 2 did where it was measured" in line
+
+
+def test_where_two_numbers_of_ranks_are_as_near_both_are_said():
+    both = Input((Reading(4, 1e-3), Reading(1, 3e-3), Reading(4, 1e-3)))
+    (line,) = both.assumptions(Layout(2, 1, 8, 2))
+    assert "2 ranks of a node read them, 1 and 4 did where it was measured" in line
+
+
+def test_one_more_run_is_as_sure_as_its_nodes_are_like_the_asked_ones():
+    asked = Layout(8, 1, 8, 2)
+    nearer, farther = (READINGS.measured_at(Layout(ranks, 1, 8, 2)) for ranks in (4, 1))
+    assert nearer.log_sd(asked) == pytest.approx(np.hypot(0.1, np.log(2)))
+    assert farther.log_sd(asked) == READINGS.log_sd(asked)
+    assert READINGS.measured_at(asked).total_s(np.zeros(1), asked, ZERO) == READINGS.total_s(np.zeros(1), asked, ZERO)
+    assert Input(()).measured_at(asked) == Input(())

@@ -78,3 +78,11 @@ def test_written_out_attention_grows_with_the_square_of_the_tokens():
     small, large = (models.shape("vit_base_patch16_224", img_size=size) for size in (224, 448))
     ratio = vit.scores_bytes(large, "bf16") / vit.scores_bytes(small, "bf16")
     assert ratio == pytest.approx((large.tokens / small.tokens) ** 2, rel=0.01)
+
+
+def test_ranks_that_share_tokens_write_the_scores_of_own_heads_to_all_tokens():
+    shape = models.shape("vit_base_patch16_gap_224", img_size=1024)  # 12 heads, 4,096 tokens
+    whole, shared = (
+        device_memory.workspace_bytes(shape, 1, "bf16", fused_attention=False, ranks=ranks) for ranks in (1, 4)
+    )
+    assert 4 * shared == whole

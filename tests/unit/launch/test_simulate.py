@@ -246,3 +246,16 @@ def test_what_images_took_is_the_data_of_a_fitted_step(simulate, tmp_path):
     (run,) = analyse(folder).analysis.runs
     assert run.step_s.median == pytest.approx(0.08 * 1.1 + 32e-3)
     assert run.shares.data == pytest.approx(32e-3 / run.step_s.median)
+
+
+def test_a_fitted_step_of_ranks_that_share_images_is_of_a_ranks_part(tmp_path):
+    # 32 images of two ranks are 16 of each, as a calibration counts them.
+    path = fitted(tmp_path, knobs={"sequence_parallel": 2}, reference_micro_batch=16.0, readings=[[2, 1e-3]])
+    asked = (
+        *BIG, "world_size=2", "sequence_parallel=2", "protocol=weak", "micro_batch=32", "precision=bf16",
+        "zero_stage=0", "data.images_per_device=3200", f"hardware.calibration={path}",
+    )  # fmt: skip
+    plan = planning.make(load("quick", asked), Where(probe(), "h100"), planning.described(tmp_path / "data"))
+    (estimate,) = plan.estimates.values()
+    assert estimate.step.compute_s == pytest.approx(0.08)
+    assert estimate.step.data_s == pytest.approx(16e-3)

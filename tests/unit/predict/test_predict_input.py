@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from vitscale.predict.from_source import Source, steps_of
 from vitscale.predict.model import calibrate, predict, predict_layouts
 from vitscale.predict.read import read
 from vitscale.predict.series import Asked, Observation, Series
+from vitscale.predict.suggest import suggest
 from vitscale.records.writer import file_digest
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "study"
@@ -125,3 +127,31 @@ def test_where_one_run_does_not_tell_it_no_step_is_taken_apart(tmp_path):
     found = [one for one in read(golden(tmp_path, told_alone)) if len(one.observations) > 1]
     assert found
     assert all(at.input_s is None for one in found for at in one.observations)
+
+
+def test_series_of_a_folder_are_taken_apart_together(tmp_path):
+    def shares(run, line):
+        return {**line, "data_s": line["step_s"] * (0.03 if "-z1-" in run else 0.08)}
+
+    for one in read(golden(tmp_path, shares)):
+        share = 0.03 if one.zero_stage == 1 else 0.08
+        for seen in one.observations:
+            assert seen.input_s == pytest.approx(share * seen.step_s, rel=0.1)
+
+
+def test_no_run_is_advised_for_what_only_fuller_nodes_tell():
+    # At most 4 ranks of a node were measured, and nothing between 4 and 8 is a candidate.
+    advice = suggest(calibrate(TOLD), 8, Asked(), ranks_per_node=8)
+    assert advice.half_width > 0.7
+    assert advice.suggestions == ()
+    assert suggest(calibrate(NONE), 8, Asked(), ranks_per_node=8).suggestions
+
+
+def test_a_run_on_fuller_nodes_narrows_about_as_much_as_was_said():
+    advice = suggest(calibrate(TOLD), 16, Asked(), ranks_per_node=16)
+    first = advice.suggestions[0]
+    assert first.layout == Layout(8, 1, 32, 1)
+    assert first.device_s == pytest.approx(8 * (30 + 30 * 0.206), rel=0.02)
+    more = replace(TOLD, observations=(*TOLD.observations, Observation(first.layout, 0.206, input_s=0.1)))
+    (after,) = predict_layouts(calibrate(more), [Layout(16, 1, 32, 1)])
+    assert first.half_width == pytest.approx(after.half_width, rel=0.4)

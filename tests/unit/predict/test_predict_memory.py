@@ -141,6 +141,8 @@ SPEC = {
             "deepspeed": {"reduce_bucket_size": 2e7},
             "knobs": {"overlap_reduce": True},
         },
+        {"engine": "ddp", "knobs": {"sdpa": "math"}},
+        {"engine": "ddp", "knobs": {"sdpa": "math", "activation_checkpointing": True}},
     ],
 )
 def test_a_series_needs_what_the_plan_of_its_runs_says(way):
@@ -150,6 +152,18 @@ def test_a_series_needs_what_the_plan_of_its_runs_says(way):
     held = memory_of(replace(SERIES, **facts), Layout(8, 1, 64, 1), None)
     assert held.tensors_bytes == plan.memory.total_bytes
     assert held.needed_bytes.median == plan.need.median_bytes
+
+
+@pytest.mark.parametrize("knobs", [{}, {"activation_checkpointing": True}])
+@pytest.mark.parametrize("shared", [{}, {"sequence_parallel": 2, "data_parallel": 4}])
+def test_the_plan_counts_the_weights_of_attention_that_are_kept(knobs, shared):
+    way = {"engine": "deepspeed", "zero_stage": 0, **shared}
+    fused, written = (
+        estimate_run(RunSpec.model_validate({**SPEC, **way, "knobs": one}), Machinery(None, Links(None, None), None))
+        for one in (knobs, {**knobs, "sdpa": "math"})
+    )
+    assert written.memory.total_bytes > fused.memory.total_bytes
+    assert written.need.median_bytes > fused.need.median_bytes
 
 
 def test_what_ran_is_not_said_to_be_too_large():

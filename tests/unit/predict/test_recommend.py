@@ -10,16 +10,13 @@ import numpy as np
 import pytest
 
 from vitscale.config.load import load
-from vitscale.cost import models
 from vitscale.cost.device_memory import DeviceNeed
 from vitscale.cost.scaling import Layout
 from vitscale.errors import UsageError
 from vitscale.predict import recommend_ask
-from vitscale.predict.candidates import Candidate, Pool, Way, enumerate_candidates, needed, pools
+from vitscale.predict.candidates import Candidate, Pool, Way, enumerate_candidates, pools
 from vitscale.predict.from_source import Source
 from vitscale.predict.recommend import Limits, Work, recommend
-from vitscale.predict.recommended_study import study_text
-from vitscale.predict.series import Observation, Series
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "study"
 POOL = Pool("a100-40gb", 8, 2.0, 40 * 10**9)
@@ -234,22 +231,9 @@ def test_results_are_answered_with_what_was_measured(tmp_path):
     assert load(str(path), ()).study.model.name == found.source.shape.name
 
 
-def test_the_study_has_the_knobs_that_its_steps_and_memory_were_predicted_with(tmp_path):
-    way, seen = Way("deepspeed", 2, "bf16"), (Observation(Layout(1, 1, 64, 1), 1.0),)
-    knobs = {"activation_checkpointing": True, "overlap_comm": True}
-    shape = models.shape("vit_base_patch16_224")
-    facts = {"model": shape.name, "device": "a100-40gb", "precision": "bf16"}
-    zero2 = Series("zero 2", seen, engine="deepspeed", zero_stage=2, knobs=knobs, **facts)
-    other = Series("ddp", seen, engine="ddp", knobs={"sdpa": "math"}, **facts)
-    kept = {"deepspeed": {"zero_optimization": {"reduce_bucket_size": 10**6, "overlap_comm": False}}}
-    source = Source(shape, 64, 640, 1.0, "adamw", (other, zero2), kept)
-    path = tmp_path / "recommended.toml"
-    path.write_text(study_text(replace(FOUR, way=way), source))
-    study = load(str(path), ()).study
-    assert study.deepspeed == {"zero_optimization": {"reduce_bucket_size": 10**6, "overlap_comm": True}}
-    assert study.engine.activation_checkpointing
-    assert study.engine.sdpa is None
-    one = replace(FOUR, way=way)
-    least = needed(one, shape, "adamw", source.knobs(way)).median_bytes
-    assert least < needed(one, shape, "adamw", {"overlap_comm": True}).median_bytes
-    assert least > needed(one, shape, "adamw", {"activation_checkpointing": True}).median_bytes
+def test_knobs_that_no_form_of_memory_counts_are_said(tmp_path, monkeypatch):
+    folder = tmp_path / "results"
+    shutil.copytree(GOLDEN, folder)
+    assert not any("memory is counted" in line for line in recommend_ask.answer(str(folder)).assumptions)
+    monkeypatch.setattr(Source, "knobs", lambda *_: {"offload": ["cpu", None]})
+    assert "memory is counted as if without offload" in recommend_ask.answer(str(folder)).assumptions
