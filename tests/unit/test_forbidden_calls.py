@@ -16,6 +16,7 @@ _CALLS = re.compile(
     r"|.*_object(_list)?|(.*\.)?(rpc_sync|rpc_async|extractall|unsafe_load|full_load)|yaml\.load|tempfile\.mktemp"
 )
 _UNPICKLES = {"unpickler.py": "parses CIFAR's with stand-ins for every name"}
+_STARTS_AGAIN = {"allocator.py": "a rank replaces itself by itself, with another allocator"}
 
 
 def offences(source):
@@ -46,7 +47,12 @@ def _of_call(node):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_unpickles_or_runs_a_shell(path):
-    found = [one for one in offences(path.read_text()) if not (path.name in _UNPICKLES and "import pickle" in one)]
+    meant = {"import pickle": _UNPICKLES, "os.execve": _STARTS_AGAIN}
+    found = [
+        one
+        for one in offences(path.read_text())
+        if not any(words in one and path.name in files for words, files in meant.items())
+    ]
     assert found == []
 
 

@@ -33,8 +33,8 @@ class EngineSection(Section):
 
     fast: Switch = None
     """Choose what makes the device faster, for the keys that the study does not give: `precision = bf16` where the
-    device multiplies it faster; with bf16 on a CPU `sdpa = math` where tokens are few, else `allocator = tcmalloc` where
-    all ranks are on this host and it is there; on CUDA `compile`. What was chosen is printed, and is the run's.
+    device multiplies it faster; with bf16 on a CPU `sdpa = math` where tokens are few, else `allocator = tcmalloc`
+    where all ranks are on this host and it is there; on CUDA `compile`. What was chosen is printed, and is the run's.
     Off: not."""
     compile: Switch = None
     """Compile each block with `torch.compile`: fused kernels, after some seconds at the first step. Off: not."""

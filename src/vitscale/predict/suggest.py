@@ -115,7 +115,7 @@ def _chosen(
 
     def squared(variance: float, told: Input) -> float:
         """Half-width of ln step, squared."""
-        return of_busy * max(0.0, variance) / first + of_images * told.log_sd(target) ** 2
+        return float(of_busy * max(0.0, variance) / first + of_images * told.log_sd(target) ** 2)
 
     found: list[Suggestion] = []
     left = dict(enumerate(candidates, start=1))

@@ -18,7 +18,7 @@ from vitscale.cost import calibrated, models
 from vitscale.data.catalog import DatasetFacts
 from vitscale.errors import Infeasible, UsageError
 from vitscale.hardware import catalog
-from vitscale.hardware.topology import cpu_shares, oversubscribed
+from vitscale.hardware.topology import Topology, cpu_shares, oversubscribed
 from vitscale.records.writer import file_digest
 from vitscale.study import fast, split
 from vitscale.study.backends import resolve
@@ -124,13 +124,7 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
     require_offload(study.deepspeed, point, here=where.simulated is None)
     require_optimizer(point.engine, point.zero_stage, study.optimizer.name)
     if where.simulated is None:
-        require_installed(point.engine)
-        require_compiler(study.engine)
-        if not where.hosts:  # else each says so itself
-            require_allocator(study.engine, point, machine)
-    if point.device == "cuda" and where.simulated is None and where.sharing(topology) > len(machine.gpus):
-        there = "is 1 GPU" if len(machine.gpus) == 1 else f"are {len(machine.gpus)} GPUs"
-        raise Infeasible(f"`world_size = {world_size}`, but there {there}", "one rank per GPU")
+        _require_here(study, point, where, topology)
     groups = data_parallel(world_size, point.sequence_parallel, point.tensor_parallel)
     batch = _batch(study, point, groups)
     study = split.resolve(study, point, batch, alike=where.simulated is not None)
@@ -177,6 +171,16 @@ def _resolve(study: Study, point: Point, where: Where, images: Images) -> RunSpe
         simulated_device=where.simulated,
         calibration=_calibration_digest(study.hardware.calibration) if where.simulated else None,
     )
+
+
+def _require_here(study: Study, point: Point, where: Where, topology: Topology) -> None:
+    require_installed(point.engine)
+    require_compiler(study.engine)
+    require_allocator(study.engine, point, where)
+    gpus = len(where.machine.gpus)
+    if point.device == "cuda" and where.sharing(topology) > gpus:
+        there = "is 1 GPU" if gpus == 1 else f"are {gpus} GPUs"
+        raise Infeasible(f"`world_size = {point.world_size}`, but there {there}", "one rank per GPU")
 
 
 def _batch(study: Study, point: Point, groups: int) -> Batch:

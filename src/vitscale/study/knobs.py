@@ -11,9 +11,9 @@ from vitscale.config.knobs import EngineSection
 from vitscale.config.study import OptimizerName, Precision
 from vitscale.errors import Infeasible
 from vitscale.hardware import allocators
-from vitscale.hardware.probe import Machine
 from vitscale.study.engines import OF_DEEPSPEED, sharding
 from vitscale.study.points import Point
+from vitscale.study.where import Where
 
 _FUSED = ("adamw", "sgd")
 _ONE_IMPLEMENTATION = ("muon",)
@@ -61,13 +61,13 @@ def require_compiler(knobs: EngineSection) -> None:
         raise Infeasible(f"`{knob}` needs ninja, and none is found", "pip install ninja, and have it on PATH")
 
 
-def require_allocator(knobs: EngineSection, point: Point, machine: Machine) -> None:
-    """Look for the allocator on this host.
+def require_allocator(knobs: EngineSection, point: Point, where: Where) -> None:
+    """Look for the allocator on this host. Other hosts say it themselves (`worker/allocator.py`).
 
     Raises:
         Infeasible: it is not there.
     """
-    if knobs.allocator == "tcmalloc" and point.device == "cpu" and not machine.tcmalloc:
+    if knobs.allocator == "tcmalloc" and point.device == "cpu" and not (where.hosts or where.machine.tcmalloc):
         raise Infeasible("`engine.allocator = tcmalloc`, and this host does not have it", allocators.INSTALL)
 
 

@@ -100,6 +100,6 @@ def test_a_run_keeps_the_state_of_the_world_and_the_activations_of_its_share(mak
 
 @pytest.mark.parametrize("count", [2, 3, 4, 6])
 def test_attention_that_is_not_fused_keeps_the_weights_of_own_heads(count):
-    shape = models.shape("vit_base_patch16_gap_224", 384)  # 12 heads
+    shape = models.shape("vit_base_patch16_224", 384)  # 12 heads
     fused, written = (sequence.activation_bytes(shape, 2, "bf16", count, fused_attention=one) for one in (True, False))
     assert count * (written - fused) == 2 * shape.depth * vit.scores_bytes(shape, "bf16")

@@ -51,7 +51,7 @@ def test_nothing_where_it_is_so_already(monkeypatch, tmp_path, asked, mapped):
 
 
 @pytest.mark.parametrize(
-    ("found", "why"), [(None, "this host does not have it"), (Path("/lib/libtcmalloc.so.4"), "the loader does not take")]
+    ("found", "why"), [(None, "host does not have it"), (Path("/lib/libtcmalloc.so.4"), "the loader does not take")]
 )
 def test_a_host_that_does_not_give_it_says_what_to_install(monkeypatch, found, why):
     monkeypatch.setattr(allocators, "tcmalloc", lambda environ: found)
