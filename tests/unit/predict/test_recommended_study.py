@@ -45,7 +45,7 @@ def test_a_swept_knob_that_is_off_in_the_nearest_series_is_off_in_the_study(tmp_
     zero = "deepspeed.zero_optimization"
     swept = ("engine.activation_checkpointing", "fsdp.reshard_after_forward", f"{zero}.overlap_comm")
     resolved = {
-        "axes": {"swept": dict.fromkeys(swept, [False, True])},
+        "axes": {"swept": {key: [False, True] for key in swept}},
         "engine": {"activation_checkpointing": True, "channels_last": True},
         "fsdp": {"reshard_after_forward": False},
         "deepspeed": {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 10**6}},
