@@ -109,7 +109,7 @@ def _chosen(
     """The best of the candidates, then the next beside it; `said` is the prediction now."""
     candidates, images, width = list(starts), calibration.series.input, said.half_width
     total, noise, means = _joint(calibration, [target, *candidates], asked)
-    first, now = total[0, 0] + noise, math.asinh(width) ** 2
+    first, now = float(total[0, 0]) + noise, math.asinh(width) ** 2
     of_busy = min(now, math.asinh(_busy_width(calibration, target, said, asked)) ** 2)
     of_images = (now - of_busy) / images.log_sd(target) ** 2 if images.readings else 0.0
 

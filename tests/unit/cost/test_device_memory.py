@@ -81,7 +81,7 @@ def test_written_out_attention_grows_with_the_square_of_the_tokens():
 
 
 def test_ranks_that_share_tokens_write_the_scores_of_own_heads_to_all_tokens():
-    shape = models.shape("vit_base_patch16_gap_224", img_size=1024)  # 12 heads, 4,096 tokens
+    shape = models.shape("vit_base_patch16_gap_224", img_size=1024)  # 16 heads, 4,096 tokens
     whole, shared = (
         device_memory.workspace_bytes(shape, 1, "bf16", fused_attention=False, ranks=ranks) for ranks in (1, 4)
     )

@@ -1,5 +1,6 @@
 """The choice among candidates: limits are kept, noise is not ranked, each loser has its reason."""
 
+import io
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vitscale.config.load import load
 from vitscale.cost.device_memory import DeviceNeed
@@ -17,6 +19,7 @@ from vitscale.predict import recommend_ask
 from vitscale.predict.candidates import Candidate, Pool, Way, enumerate_candidates, pools
 from vitscale.predict.from_source import Source
 from vitscale.predict.recommend import Limits, Work, recommend
+from vitscale.report.recommendation_text import print_recommendation
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "study"
 POOL = Pool("a100-40gb", 8, 2.0, 40 * 10**9)
@@ -229,11 +232,21 @@ def test_results_are_answered_with_what_was_measured(tmp_path):
     path = tmp_path / "recommended.toml"
     path.write_text(found.study)
     assert load(str(path), ()).study.model.name == found.source.shape.name
+    assert not any("memory is counted" in line for line in found.assumptions)
 
 
 def test_knobs_that_no_form_of_memory_counts_are_said(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     shutil.copytree(GOLDEN, folder)
-    assert not any("memory is counted" in line for line in recommend_ask.answer(str(folder)).assumptions)
     monkeypatch.setattr(Source, "knobs", lambda *_: {"offload": ["cpu", None]})
     assert "memory is counted as if without offload" in recommend_ask.answer(str(folder)).assumptions
+
+
+def test_of_what_the_choice_is_the_simplest_is_said(tmp_path):
+    folder, out = tmp_path / "results", io.StringIO()
+    shutil.copytree(GOLDEN, folder)
+    answer = recommend_ask.answer(str(folder))
+    print_recommendation(replace(answer, found=replace(answer.found, tied=2)), Console(file=out, width=250))
+    assert "2 others; the choice is the simplest of those that tie with the best at a median within 3 % of it" in (
+        out.getvalue()
+    )
