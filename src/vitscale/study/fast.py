@@ -21,8 +21,8 @@ from vitscale.study.points import Point
 from vitscale.study.where import Where
 
 _FEW_TOKENS = 160
-"""Up to here torch's fused attention is slower in bf16 on CPUs than the unfused one: by 27 % with 65 tokens, 18 % with
-145; with 197 it is faster (docs/log.md). Above, tcmalloc saves 9 to 12 % of a step."""
+"""Up to here torch's fused attention is slower in bf16 on CPUs than the unfused one: by 28 % with 65 tokens, 18 % with
+145; with 197 both are alike (docs/log.md). There and with 257, tcmalloc saves 5 to 12 % of a step with the fused."""
 
 
 class Choice(NamedTuple):
