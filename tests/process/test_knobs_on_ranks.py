@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
-SIZE = ("world_size=2", "global_batch=32", "grad_accum=2", "steps=14", "optimizer.name=sgd", "optimizer.lr=0.03")
+SIZE = ("world_size=2", "global_batch=32", "grad_accum=2", "steps=10", "optimizer.name=sgd", "optimizer.lr=0.03")
 ZERO = "deepspeed.zero_optimization"
 SAME = {
     "ddp": ("engine=ddp",),

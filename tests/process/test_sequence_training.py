@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from ranks import runs, serve, steps
-from test_parity import ADAMW, BATCH, BOUND, SGD, STEPS, gap, reference
+from test_parity import ADAMW, BATCH, BOUND, SGD, STEPS, WARMUP, gap, reference
 
 pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
@@ -31,7 +31,8 @@ def shared(store, tmp_path_factory):
     specs = []
     for case, (optimizer, *words) in CASES.items():
         keys = [f"optimizer.{key}={value}" for key, value in optimizer.items()]
-        found = runs(store, *SHARED, f"global_batch={BATCH}", f"steps={STEPS - 1}", *keys, *words)
+        size = (f"global_batch={BATCH}", f"warmup_steps={WARMUP}", f"steps={STEPS - WARMUP}")
+        found = runs(store, *SHARED, *size, *keys, *words)
         specs += [(case, spec) for spec in found]
     specs.append(("training", *runs(store, *SHARED, *TRAINED)))
     end, folders = serve(store, tmp_path_factory.mktemp("shared"), [spec for _, spec in specs])
