@@ -157,9 +157,12 @@ def test_the_profiler_sees_the_collectives_of_every_engine(launched, name):
         assert 0 <= seen["overlapped_s"] <= (1 if name in ("ddp", "closer") else 0.2) * seen["comm_and_wait_s"]
 
 
-def test_a_short_window_is_not_lengthened_by_a_closer_look(launched):
-    manifest = json.loads((launched["ddp"][1] / "manifest.json").read_text())
-    assert manifest["notes"]["silence"] == "fewer than 48 steady steps"
+def test_a_window_is_lengthened_by_a_quarter_at_most(launched):
+    for name, blocks in (("ddp", 2), ("closer", 3)):
+        manifest = json.loads((launched[name][1] / "manifest.json").read_text())
+        assert [device["silence"]["blocks"] for device in manifest["devices"]] == [blocks] * 2
+    manifest = json.loads((launched["ddp in micro-steps"][1] / "manifest.json").read_text())
+    assert manifest["notes"]["silence"] == "fewer than 8 steady steps"
     assert all(device["silence"] is None for device in manifest["devices"])
 
 

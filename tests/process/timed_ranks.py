@@ -16,6 +16,8 @@ from vitscale.worker.model import build_model
 from vitscale.worker.pipeline import Batch
 
 STEPS = 5
+STEADY_STEPS = 48
+"""As many as allow all blocks without collectives."""
 
 
 class Random:
@@ -45,7 +47,7 @@ def taken(spec, ranks, clock, sleep_s):
     barrier()
     run_steps(range(STEPS), engine, batches, clock, losses, spec.grad_accum, lambda _step: None)
     times = clock.drain()
-    found = silence.measure(engine, batches, spec, ranks).model_dump() if sleep_s else None
+    found = silence.measure(engine, batches, spec, ranks, STEADY_STEPS, 0).model_dump() if sleep_s else None
     engine.close()
     return losses.drain(), times, found
 

@@ -7,7 +7,7 @@ engine that sends from a stream of its own lets arrivals tell nothing; then it t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import fmean, median
 from typing import NamedTuple
@@ -25,6 +25,10 @@ DIFFERENCE = 0.05
 
 OF_ONE_LAUNCH = 0.10
 """The share in place of `DIFFERENCE` where a single launch gives no interval."""
+
+FEWEST_PAIRS = 3
+"""Pairs of blocks with and without collectives. Of fewer a single launch has too little to judge by, and of several
+the whole interval has to be beyond `DIFFERENCE`: one step more or less late is as much."""
 
 Share = Callable[[LaunchFigures], float | None]
 """What a method tells of a launch."""
@@ -66,23 +70,28 @@ def seconds_by(run: Run, method: Method) -> list[float]:
     return [share * figures.step_s for share, figures in shares if share is not None and figures is not None]
 
 
+def few_pairs(devices: Iterable[Device]) -> bool:
+    """Whether ranks took fewer pairs of blocks with and without collectives than tell of a single launch."""
+    return any(one.silence is not None and one.silence.blocks < FEWEST_PAIRS for one in devices)
+
+
 def find(study: StudyData) -> Iterator[Finding]:
     """Runs in which a method differs from arrivals, or where these tell nothing, the other two from each other."""
     for run in study.runs:
-        told, hints = [], []
+        told, hints, few = [], [], few_pairs(run.devices)
         for method in (SILENCE, PROFILER):
             both = _pairs(run, partial(_mean, method=method), _blocked)
             if not both:
                 continue
             other, blocked = (text.share(difference_interval(values)) for values in zip(*both, strict=True))
             told.append(f"{method.words.format(other)} (by arrivals {blocked})")
-            hints += [method.above if more > 0 else method.below for more in _apart(both)]
+            hints += [method.above if more > 0 else method.below for more in _apart(both, few and method is SILENCE)]
         trusted = "arrivals: they are of the steps that count"
         if not told:
             both = _pairs(run, partial(_mean, method=SILENCE), partial(_mean, method=PROFILER))
             shown = (text.share(difference_interval(values)) for values in zip(*both, strict=True))
             told = [method.words.format(one) for method, one in zip((SILENCE, PROFILER), shown, strict=False)]
-            hints = [SILENCE.above if more > 0 else PROFILER.above for more in _apart(both)]
+            hints = [SILENCE.above if more > 0 else PROFILER.above for more in _apart(both, few)]
             trusted = "the steps without collectives: what they lack is what a step would save"
         if hints:
             yield Finding(
@@ -100,14 +109,20 @@ def _pairs(run: Run, a: Share, b: Share) -> list[tuple[float, float]]:
     return [(one, other) for one, other in told if one is not None and other is not None]
 
 
-def _apart(both: Sequence[tuple[float, float]]) -> list[float]:
-    """By how much the first share is the larger, where that is more than noise; empty where not."""
+def _apart(both: Sequence[tuple[float, float]], few: bool) -> list[float]:
+    """By how much the first share is the larger, where that is more than noise; empty where not.
+
+    Args:
+        both: of each launch.
+        few: one of them rests on fewer pairs than `FEWEST_PAIRS`.
+    """
     if not both:
         return []
     gap = difference_interval([one - other for one, other in both])
     if gap.low is None or gap.high is None:
-        return [gap.median] if abs(gap.median) > OF_ONE_LAUNCH else []
-    return [gap.median] if abs(gap.median) > DIFFERENCE and (gap.low > 0 or gap.high < 0) else []
+        return [gap.median] if abs(gap.median) > OF_ONE_LAUNCH and not few else []
+    beyond = DIFFERENCE if few else 0.0
+    return [gap.median] if abs(gap.median) > DIFFERENCE and (gap.low > beyond or gap.high < -beyond) else []
 
 
 def _over_launches(run: Run, method: Method) -> Interval | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import isfinite
 
 from vitscale.analysis import text
+from vitscale.analysis.exposed import few_pairs
 from vitscale.analysis.missing import APART
 from vitscale.analysis.result import RunResult, StudyResult
 from vitscale.records.schema import Manifest
@@ -60,6 +61,8 @@ def methods(result: StudyResult) -> str:
     for way in ("arrivals", "steps without collectives", "the profiler"):
         alone = [label(result, run.run_id) for run in runs if ways[run.run_id] == [way]]
         parts += [f"by {way} alone in {text.names(alone)}"] if alone else []
+    few = [label(result, run.run_id) for run in runs if _too_few(result, run)]
+    parts += [f"too few steps without collectives to judge by in the one launch of {text.names(few)}"] if few else []
     link = [label(result, run.run_id) for run in runs if run.idle_link_share is not None]
     parts += (
         [f"the same bytes timed on the idle link in place of steps without them in {text.names(link)}"] if link else []
@@ -76,6 +79,13 @@ def _ways(run: RunResult) -> list[str]:
         "the profiler": run.profiled_share,
     }
     return [way for way, figure in told.items() if figure is not None]
+
+
+def _too_few(result: StudyResult, run: RunResult) -> bool:
+    """Whether its steps without collectives cannot be held against the other methods: a few, of one launch."""
+    manifests = [one for one in result.manifests if one.run_id == run.run_id and one.status == "ok"]
+    alone = run.silent_share is not None and run.silent_share.low is None
+    return alone and few_pairs(device for one in manifests for device in one.devices)
 
 
 def clocks(result: StudyResult) -> str:

@@ -45,8 +45,15 @@ class Closer:
     beat: Callable[[], None]
     """Is called after each step."""
 
-    def look(self, wanted: Collection[str]) -> tuple[dict[str, Silence | Overlap], dict[str, str]]:
+    def look(
+        self, wanted: Collection[str], steady_steps: int, launch: int
+    ) -> tuple[dict[str, Silence | Overlap], dict[str, str]]:
         """Take the steps for what is `wanted`, those of `refusals` that are not refused. All ranks at once.
+
+        Args:
+            wanted: fields.
+            steady_steps: of the window.
+            launch: its number.
 
         Returns:
             What was found by field of a device's record, and why what is missing is.
@@ -59,7 +66,8 @@ class Closer:
         if "roofline" in wanted:
             self._time_layers()
         if "silence" in wanted:  # last: each rank's weights go their own way in it
-            found["silence"] = silence.measure(self.engine, self.batches, self.spec, self.ranks, self.beat)
+            own = self.engine, self.batches, self.spec, self.ranks
+            found["silence"] = silence.measure(*own, steady_steps, launch, self.beat)
         return found, missing
 
     def _profile(self, wanted: Collection[str]) -> tuple[Overlap | None, dict[str, str]]:

@@ -221,7 +221,7 @@ class Launch:
         peak = self.peaks.get(self.spec.precision)
         try:
             looking = closer.Closer(self.dealt, self.folder, self.ranks, self.model, engine, batches, peak, beat)
-            found, missing = looking.look(wanted)
+            found, missing = looking.look(wanted, len(self.steady), self.entry.launch)
         finally:
             opened.close()
         self.unread |= missing

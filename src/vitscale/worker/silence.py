@@ -27,10 +27,10 @@ from vitscale.worker.engines import Engine
 from vitscale.worker.loop import Losses, run_steps
 from vitscale.worker.pipeline import Batches
 
-PAIRS, STEPS = 3, 2
-"""Blocks of each way, and the steps of one."""
+BLOCKS = ((3, 2), (3, 1), (2, 1), (1, 1))
+"""Pairs of blocks, one of each way, and the steps of a block: the first of these that the window is long enough for."""
 LARGEST_SHARE = 0.25
-"""Of the steady window's steps: a window that is too short for this is not lengthened so much."""
+"""Of the steady window's steps: so much it is lengthened at most."""
 
 
 def refusal(spec: RunSpec, steady_steps: int) -> str | None:
@@ -39,26 +39,46 @@ def refusal(spec: RunSpec, steady_steps: int) -> str | None:
         return "one rank sends nothing"
     if spec.precision == "fp16":
         return "with gradients of one rank the loss scale would leave steps out"
-    fewest = round(2 * PAIRS * STEPS / LARGEST_SHARE)
+    fewest = min(_fewest_steps(*one) for one in BLOCKS)
     return f"fewer than {fewest} steady steps" if steady_steps < fewest else None
 
 
+def blocks(steady_steps: int) -> tuple[int, int]:
+    """Pairs of blocks and the steps of one after a window of so many steps, which is not refused."""
+    return next(one for one in BLOCKS if _fewest_steps(*one) <= steady_steps)
+
+
 def measure(
-    engine: Engine, batches: Batches, spec: RunSpec, ranks: Ranks, beat: Callable[[], None] = lambda: None
+    engine: Engine,
+    batches: Batches,
+    spec: RunSpec,
+    ranks: Ranks,
+    steady_steps: int,
+    launch: int,
+    beat: Callable[[], None] = lambda: None,
 ) -> Silence:
-    """Time blocks of steps with and without collectives. All ranks at once; `beat` is called after each step."""
+    """Time blocks of steps with and without collectives. All ranks at once; `beat` is called after each step.
+
+    Which way comes first alternates from pair to pair and from launch to launch: drift is on no side.
+    """
+    pairs, steps = blocks(steady_steps)
     times: dict[bool, list[float]] = {False: [], True: []}
-    for pair in range(PAIRS):
-        for silent in (False, True) if pair % 2 else (True, False):
+    for pair in range(pairs):
+        for silent in (False, True) if (pair + launch) % 2 else (True, False):
             barrier()
             with taken_out() if silent else nullcontext():
                 began = time.perf_counter()
                 losses = Losses(spec.grad_accum)
-                run_steps(range(STEPS), engine, batches, NoClock(), losses, spec.grad_accum, lambda _step: beat())
+                run_steps(range(steps), engine, batches, NoClock(), losses, spec.grad_accum, lambda _step: beat())
                 if ranks.device.type == "cuda":
                     torch.cuda.synchronize()
-                times[silent].append((time.perf_counter() - began) / STEPS)
-    return Silence(blocks=PAIRS, step_s=median(times[False]), silent_step_s=median(times[True]))
+                times[silent].append((time.perf_counter() - began) / steps)
+    return Silence(blocks=pairs, step_s=median(times[False]), silent_step_s=median(times[True]))
+
+
+def _fewest_steps(pairs: int, steps: int) -> int:
+    """Of the steady window, for so many blocks."""
+    return round(2 * pairs * steps / LARGEST_SHARE)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.report.tables import split_table
+from vitscale.report.untold import methods
 
 PARTS = {"forward_s": 0.3, "backward_s": 0.5, "comm_exposed_s": 0.15, "wait_s": 0.05}
 
@@ -15,10 +16,11 @@ BESIDE = {**PARTS, "comm_exposed_s": None, "wait_s": None}
 """Of an engine that sends from a stream of its own."""
 
 
-def study(make, tmp_path, silent_steps=(), profiled=(), parts=PARTS):
+def study(make, tmp_path, silent_steps=(), profiled=(), parts=PARTS, pairs=3):
     """Launches of a step of 100 ms, blocked for 20.
 
-    `silent_steps` is how long it takes without collectives, `profiled` by rank what the profiler saw nothing hide.
+    `silent_steps` is how long it takes without collectives, in so many `pairs` of blocks; `profiled` by rank what the
+    profiler saw nothing hide.
     """
     root = make.write_study(tmp_path)
     for launch, (silent_s, exposed_s) in enumerate(zip_longest(silent_steps, profiled)):
@@ -27,7 +29,7 @@ def study(make, tmp_path, silent_steps=(), profiled=(), parts=PARTS):
         manifest = json.loads(path.read_text())
         for device in manifest["devices"]:
             if silent_s is not None:
-                device["silence"] = {"blocks": 3, "step_s": 0.1, "silent_step_s": silent_s}
+                device["silence"] = {"blocks": pairs, "step_s": 0.1, "silent_step_s": silent_s}
             if exposed_s is not None and exposed_s[device["rank"]] is not None:
                 told = exposed_s[device["rank"]]
                 device["overlap"] = {"steps": 2, "step_s": 0.2, "comm_and_wait_s": told + 0.01, "overlapped_s": 0.01}
@@ -96,6 +98,25 @@ def test_without_such_steps_there_is_nothing_to_compare(make, tmp_path):
 def test_of_one_launch_only_a_tenth_of_the_step_is_a_difference(make, tmp_path, silent_s, differs_):
     """Blocked for 20 ms of 100; a step without collectives is 25 or 35 ms shorter."""
     assert bool(differs(study(make, tmp_path, (silent_s,)))) == differs_
+
+
+def test_a_single_launch_with_few_pairs_has_too_little_to_judge_and_says_so(make, tmp_path):
+    result = study(make, tmp_path, (0.04,), [(0.03, 0.03)], pairs=2)
+    assert differs(result) == []
+    assert "too few steps without collectives to judge by in the one launch of" in methods(result)
+
+
+@pytest.mark.parametrize(("pairs", "differs_"), [(3, True), (1, False)])
+def test_few_pairs_differ_where_the_whole_interval_is_beyond_the_difference(make, tmp_path, pairs, differs_):
+    """By 6, 7 and 8 % of the step: 4.5 to 9.5 % with 95 %."""
+    result = study(make, tmp_path, (0.074, 0.073, 0.072), pairs=pairs)
+    assert bool(differs(result)) == differs_
+    assert "too few" not in methods(result)
+
+
+def test_few_pairs_that_differ_by_a_lot_in_every_launch_are_a_finding(make, tmp_path):
+    (finding,) = differs(study(make, tmp_path, (0.05, 0.051, 0.049), pairs=1))
+    assert "slows computing" in finding.hint
 
 
 def causes(result):

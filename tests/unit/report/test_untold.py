@@ -6,7 +6,7 @@ from vitscale.analysis.analyse import analyse
 from vitscale.report.method import method
 
 TIMED = {"forward_s": 0.3, "backward_s": 0.5, "comm_exposed_s": 0.15, "wait_s": 0.05}
-SHORT = "fewer than 48 steady steps"
+SHORT = "fewer than 8 steady steps"
 
 
 def told(make, tmp_path, *launches):

@@ -64,7 +64,7 @@ def settle(make, root, spec, launch):
     """Leave a launch as it is when its steady window is over, and a trace that is not whole."""
     folder = make.write_launch(root, spec, launch, 0.1)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["notes"] = {"silence": "fewer than 48 steady steps"}
+    manifest["notes"] = {"silence": "fewer than 8 steady steps"}
     (folder / ".settled.json").write_text(json.dumps(manifest))
     (folder / "manifest.json").unlink()
     (folder / "trace.rank000.json.gz").write_bytes(b"half of")
@@ -259,7 +259,7 @@ def test_a_launch_that_got_through_its_window_counts_whatever_came_after(go, mak
     manifest = json.loads((path / "manifest.json").read_text())
     assert (manifest["status"], manifest["reason"]) == ("ok", None)
     told = "the ranks ended after the steady window: rank 1: no memory"
-    assert manifest["notes"] == {"silence": "fewer than 48 steady steps"} | dict.fromkeys(
+    assert manifest["notes"] == {"silence": "fewer than 8 steady steps"} | dict.fromkeys(
         ("overhead", "overlap", "memory"), told
     )
     assert not {"trace.rank000.json.gz", ".settled.json"} & {one.name for one in path.iterdir()}

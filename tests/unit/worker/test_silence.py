@@ -1,5 +1,8 @@
 """Collectives taken out: an operator leaves this rank's own part, in the shape that a group of four gives it."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -107,3 +110,63 @@ def test_of_unequal_exchanges_what_nobody_sent_is_zero(group):
         work = called("alltoall_base_", (output, sent, GROUP, [1, 2, 1, 1], [1, 1, 1, 0]), group)
     dist.Work.unbox(work).wait()
     assert output.tolist() == [0.0, 1.0, 2.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("steady_steps", "blocks"),
+    [(8, (1, 1)), (15, (1, 1)), (16, (2, 1)), (24, (3, 1)), (47, (3, 1)), (48, (3, 2)), (1000, (3, 2))],
+)
+def test_blocks_are_as_many_as_take_a_quarter_of_the_window(steady_steps, blocks):
+    assert silence.blocks(steady_steps) == blocks
+    assert 2 * blocks[0] * blocks[1] <= steady_steps / 4
+
+
+@pytest.mark.parametrize(
+    ("ranks", "precision", "steady_steps", "reason"),
+    [
+        (2, "fp32", 8, None),
+        (2, "fp32", 7, "fewer than 8 steady steps"),
+        (1, "fp32", 48, "one rank sends nothing"),
+        (2, "fp16", 48, "with gradients of one rank the loss scale would leave steps out"),
+    ],
+)
+def test_steps_are_refused_with_the_reason(ranks, precision, steady_steps, reason):
+    spec = SimpleNamespace(world_size=ranks, precision=precision)
+    assert silence.refusal(spec, steady_steps) == reason
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Blocks in their order: whether collectives were taken out, and how many steps."""
+    found, out = [], []
+
+    @contextmanager
+    def taken_out():
+        out.append(True)
+        yield
+        out.pop()
+
+    def run_steps(steps, *_arguments):
+        found.append((bool(out), len(steps)))
+
+    monkeypatch.setattr(silence, "barrier", lambda: None)
+    monkeypatch.setattr(silence, "taken_out", taken_out)
+    monkeypatch.setattr(silence, "run_steps", run_steps)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("steady_steps", "launch", "order"),
+    [
+        (8, 0, [(True, 1), (False, 1)]),
+        (8, 1, [(False, 1), (True, 1)]),
+        (16, 3, [(False, 1), (True, 1), (True, 1), (False, 1)]),
+        (48, 0, [(True, 2), (False, 2), (False, 2), (True, 2), (True, 2), (False, 2)]),
+    ],
+)
+def test_which_way_comes_first_alternates_from_pair_to_pair_and_from_launch_to_launch(
+    taken, steady_steps, launch, order
+):
+    spec, ranks = SimpleNamespace(grad_accum=1), SimpleNamespace(device=torch.device("cpu"))
+    assert silence.measure(None, None, spec, ranks, steady_steps, launch).blocks == len(order) // 2
+    assert taken == order
