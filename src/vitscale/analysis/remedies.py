@@ -90,8 +90,10 @@ def _overlapping_engine(case: Case) -> str | None:
     return "engine=ddp" if spec.zero_stage == 0 and spec.precision != "fp16" and not own_kernel else None
 
 
-def _stage_1(case: Case) -> str | None:
-    """As far as no state lies where only stage 3 can keep it."""
+def _once_a_step(case: Case) -> str | None:
+    """Whole gradients in one go, as far as no state lies where only stage 3 can keep it."""
+    if case.spec.engine == "fsdp":
+        return "engine=ddp"
     kept = offload.asked(case.spec.deepspeed)
     return None if kept.parameters or kept.optimizer == "nvme" else "zero_stage=1"
 
@@ -169,7 +171,11 @@ REMEDIES: Mapping[Kind, Remedy] = {
         "an engine that sends gradients while the backward pass goes on",
         _overlapping_engine,
     ),
-    "accumulation": Remedy("Accumulation under ZeRO 2 or 3", "stage 1 communicates once a step", _stage_1),
+    "accumulation": Remedy(
+        "Accumulation under ZeRO 2, 3 or FSDP",
+        "stage 1 and DDP communicate once a step, and hold more on each rank",
+        _once_a_step,
+    ),
     "small_buckets": Remedy("Small buckets", "fewer and larger collectives", _default_buckets),
     "clipping": Remedy("The norm for clipping", "training without clipping needs no norm", "optimizer.clip=0"),
 }

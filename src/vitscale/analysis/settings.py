@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from statistics import median
 
 from vitscale.analysis.case import Case, Found, calls
@@ -32,7 +32,7 @@ def no_overlap(case: Case) -> Iterator[Found]:
     """
     spec, exposed, backward = case.spec, case.mean_s("comm_exposed"), case.typical_s("backward")
     hidden = case.result.overlapped_share
-    if spec.engine != "deepspeed" or not exposed or not backward or hidden is None or hidden > HIDDEN_SHARE:
+    if spec.zero_stage is None or not exposed or not backward or hidden is None or hidden > HIDDEN_SHARE:
         return
     if spec.knobs and spec.knobs.overlap_reduce:
         return
@@ -50,17 +50,20 @@ def no_overlap(case: Case) -> Iterator[Found]:
 
 
 def accumulation(case: Case) -> Iterator[Found]:
-    """ZeRO-2 and 3 communicate in every micro-step, ZeRO-1 once in a step: by the closed forms."""
+    """ZeRO-2 and 3 and FSDP communicate in every micro-step, ZeRO-1 and DDP once in a step: by the closed forms."""
     spec, exposed = case.spec, case.mean_s("comm_exposed")
-    if spec.engine != "deepspeed" or spec.zero_stage not in (2, 3) or spec.grad_accum == 1 or not exposed:
+    of_fsdp = spec.engine == "fsdp"
+    if not (of_fsdp or spec.zero_stage in (2, 3)) or spec.grad_accum == 1 or not exposed:
         return
-    now, once = _sent_bytes(spec), _sent_bytes(spec.model_copy(update={"zero_stage": 1}))
+    who, instead = ("FSDP", "DDP") if of_fsdp else (f"ZeRO stage {spec.zero_stage}", "stage 1")
+    other: Mapping[str, object] = {"engine": "ddp", "fsdp": None} if of_fsdp else {"zero_stage": 1}
+    now, once = _sent_bytes(spec), _sent_bytes(spec.model_copy(update=other))
     if once < now:
         yield Found(
             "accumulation",
             [value * (1 - once / now) for value in exposed],
-            f"ZeRO stage {spec.zero_stage} communicates in each of {spec.grad_accum} micro-steps: {size(now)} a rank "
-            f"and step by the closed form, with stage 1 {size(once)}",
+            f"{who} communicates in each of {spec.grad_accum} micro-steps: {size(now)} a rank and step by the closed "
+            f"form, with {instead} {size(once)}",
             within="communication",
         )
 
@@ -115,7 +118,7 @@ def _small_bucket(spec: RunSpec) -> str:
     if spec.engine == "ddp" and bucket_mb is not None and bucket_mb < DDP_BUCKET_MB:
         return f"engine.bucket_mb is {number(bucket_mb)}"
     elements = spec.deepspeed.get("zero_optimization", {}).get("reduce_bucket_size")
-    if spec.engine == "deepspeed" and isinstance(elements, int | float) and elements < BUCKET_ELEMENTS:
+    if isinstance(elements, int | float) and elements < BUCKET_ELEMENTS:
         return f"reduce_bucket_size is {number(elements)}"
     return ""
 

@@ -9,6 +9,7 @@ from vitscale.analysis.analyse import analyse
 from vitscale.analysis.cause import Kind
 from vitscale.analysis.remedies import REMEDIES
 from vitscale.config.knobs import EngineSection
+from vitscale.config.study import FsdpSection
 from vitscale.records.collectives import CollectiveRecord
 from vitscale.records.links import LINKS, LinkBenchmark, Timing
 from vitscale.records.samples import GpuSample, HostSample, Sample
@@ -309,9 +310,10 @@ def test_two_causes_are_both_found_the_dearer_first(make, root):
     assert told.text.endswith("the throughput, and 1 further cause.")
 
 
-def test_stage_0_sends_after_the_backward_pass(make, root):
+@pytest.mark.parametrize("engine", ["deepspeed", "accelerate_deepspeed"])
+def test_stage_0_sends_after_the_backward_pass(make, root, engine):
     sent = {"comm_exposed_s": 0.03, "comm_s": 0.03, "comm_overlapped_s": -0.001}
-    write(make, root, make.make_spec(2, "weak"), sent)
+    write(make, root, make.make_spec(2, "weak", engine=engine), sent)
     whole, part = verdict(root).causes
     assert (whole.kind, part.kind, part.within) == ("communication", "no_overlap", "communication")
     assert part.override == "engine=ddp"
@@ -331,9 +333,10 @@ def test_a_setting_that_is_the_lesser_part_is_not_what_to_change_first(make, roo
     assert (whole.override, part.override) == ("grad_accum=2", "engine=ddp")
 
 
+@pytest.mark.parametrize("engine", ["deepspeed", "accelerate_deepspeed"])
 @pytest.mark.parametrize("stage", [2, 3])
-def test_accumulation_under_stages_that_communicate_in_every_micro_step(make, root, stage):
-    spec = make.make_spec(2, "weak", zero_stage=stage, device="cuda", micro_batch=8, grad_accum=4)
+def test_accumulation_under_stages_that_communicate_in_every_micro_step(make, root, stage, engine):
+    spec = make.make_spec(2, "weak", engine=engine, zero_stage=stage, device="cuda", micro_batch=8, grad_accum=4)
     write(make, root, spec, {"comm_exposed_s": 0.06, "comm_s": 0.06, "comm_overlapped_s": 0.06})
     whole, part = verdict(root).causes
     assert (whole.kind, part.kind, part.override) == ("communication", "accumulation", "zero_stage=1")
@@ -343,12 +346,42 @@ def test_accumulation_under_stages_that_communicate_in_every_micro_step(make, ro
     assert part.seconds.median / whole.seconds.median == pytest.approx(1 - once, abs=0.05)
 
 
-def test_buckets_below_the_default_where_latency_is_the_cost(make, root):
-    spec = make.make_spec(2, "weak", engine="ddp", zero_stage=None, knobs={"bucket_mb": 0.05})
+def test_accumulation_under_fsdp_which_gathers_in_every_micro_step(make, root):
+    sharded = {"engine": "fsdp", "zero_stage": None, "fsdp": FsdpSection()}
+    spec = make.make_spec(2, "weak", **sharded, micro_batch=8, grad_accum=4)
+    write(make, root, spec, {"comm_exposed_s": 0.06, "comm_s": 0.06})
+    whole, part = verdict(root).causes
+    assert (whole.kind, part.kind, part.override) == ("communication", "accumulation", "engine=ddp")
+    # Nearly all weights are gathered twice in each micro-step, and gradients scattered once: 4.5 all-reduces.
+    assert part.seconds.median / whole.seconds.median == pytest.approx(1 - 1 / 4.5, abs=0.02)
+    assert "FSDP communicates in each of 4 micro-steps" in part.evidence
+
+
+def test_ddp_communicates_once_a_step(make, root):
+    spec = make.make_spec(2, "weak", engine="ddp", zero_stage=None, micro_batch=8, grad_accum=4)
+    write(make, root, spec, {"comm_exposed_s": 0.06, "comm_s": 0.06})
+    assert kinds(verdict(root)) == ["communication"]
+
+
+OF_ZERO = {"zero_stage": 1, "deepspeed": {"zero_optimization": {"reduce_bucket_size": 10**5}}, "device": "cuda"}
+"""On CUDA, since no stage overlaps on a CPU."""
+
+
+@pytest.mark.parametrize(
+    ("keys", "override"),
+    [
+        ({"engine": "ddp", "zero_stage": None, "knobs": {"bucket_mb": 0.05}}, "engine.bucket_mb=25"),
+        ({"engine": "deepspeed", **OF_ZERO}, "deepspeed.zero_optimization.reduce_bucket_size=500000000"),
+        ({"engine": "accelerate_deepspeed", **OF_ZERO}, "deepspeed.zero_optimization.reduce_bucket_size=500000000"),
+    ],
+    ids=["ddp", "deepspeed", "accelerate"],
+)
+def test_buckets_below_the_default_where_latency_is_the_cost(make, root, keys, override):
+    spec = make.make_spec(2, "weak", **keys)
     lines = [collective(calls=400, size=400 * 5e4, wire_s=0.03, busbw=7e8)]
     write(make, root, spec, {"comm_exposed_s": 0.03, "comm_s": 0.03}, collectives=lines)
     whole, part = verdict(root).causes
-    assert (whole.detail, part.kind, part.override) == ("latency", "small_buckets", "engine.bucket_mb=25")
+    assert (whole.detail, part.kind, part.override) == ("latency", "small_buckets", override)
 
 
 def test_the_norm_for_clipping(make, root):

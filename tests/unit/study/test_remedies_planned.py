@@ -29,7 +29,12 @@ VARIANTS = (
     ("precision=bf16", "optimizer.name=muon"),
     ("deepspeed.zero_optimization.offload_param.device=cpu",),
 )
-OF_DEEPSPEED = ("no_overlap", "accumulation")
+ENGINES = (
+    "engine=ddp",
+    "engine=fsdp",
+    *(f"zero_stage={stage}" for stage in range(4)),
+    *(f"engine=accelerate_deepspeed zero_stage={stage}" for stage in (0, 2)),
+)
 
 
 @dataclass(frozen=True)
@@ -46,22 +51,23 @@ def planned(words, where):
 def pasted(run):
     """Kind and override of every cause the verdict may name of a run."""
     for kind, remedy in REMEDIES.items():
-        possible = run.engine == "deepspeed" or kind not in OF_DEEPSPEED
+        possible = run.zero_stage is not None or kind != "no_overlap"
         if kind == "accumulation":
-            possible &= run.zero_stage in (2, 3) and run.grad_accum > 1
+            possible = (run.engine == "fsdp" or run.zero_stage in (2, 3)) and run.grad_accum > 1
         word = remedy.override(Told(run)) if callable(remedy.override) else remedy.override
         if word and possible:
             yield kind, word
 
 
-@pytest.mark.parametrize("engine", ["engine=ddp", "engine=fsdp", *(f"zero_stage={stage}" for stage in range(4))])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("where", [CPU, GPUS], ids=["cpu", "cuda"])
 @pytest.mark.parametrize("protocol", ["strong", "strong_fixed_micro", "weak"])
 def test_every_override_that_a_verdict_shows_plans_another_run(engine, where, protocol, monkeypatch):
     monkeypatch.setattr(knobs.shutil, "which", lambda name: name)
+    monkeypatch.setattr("vitscale.study.engines.find_spec", lambda name: name)
     told = set()
     for variant in VARIANTS:
-        command = (*BASE, f"protocol={protocol}", engine, *variant)
+        command = (*BASE, f"protocol={protocol}", *engine.split(), *variant)
         try:
             runs = planned(command, where)
         except UsageError:  # no such run: nothing to paste behind
