@@ -9,6 +9,9 @@ from vitscale.analysis.load import Run
 _TOLD = ("memory_peak_bytes", "resumed_after_step", "clock_offset_s")
 """Notes about figures that are there."""
 
+NEGATIVE = "some step has less than 0 of it, which no clock measures"
+"""Why a part is null that the step lines have."""
+
 APART = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")
 """Step fields that rest on when ranks arrived."""
 
@@ -19,7 +22,8 @@ def missing(run: Run) -> dict[str, str]:
         return {}
     manifests = [one.record.manifest for one in run.counted if one.record.manifest is not None]
     told = [(name, reason) for one in reversed(manifests) for name, reason in one.notes.items() if name not in _TOLD]
-    return {name: reason for name, reason in told if isinstance(reason, str)}
+    negative = {f"{name}_s": NEGATIVE for one in run.figures for name in one.negative}
+    return {**{name: reason for name, reason in told if isinstance(reason, str)}, **negative}
 
 
 def reason_of(run: Run, fields: Sequence[str]) -> str | None:

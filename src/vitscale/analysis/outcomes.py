@@ -22,6 +22,7 @@ def find(study: StudyData) -> Iterator[Finding]:
     yield from _unfinished(study)
     yield from _other_sources(study)
     yield from _damaged(study)
+    yield from _negative_time(study)
     yield from _skipped(study)
 
 
@@ -109,6 +110,22 @@ def _damaged(study: StudyData) -> Iterator[Finding]:
                 evidence=f"{study.labels[run.run_id]}: not what was measured, by the manifest's sha256: "
                 f"{text.names(altered)}.",
                 hint="copy the launch folder again from where it was measured, or measure it again",
+                runs=(run.run_id,),
+            )
+
+
+def _negative_time(study: StudyData) -> Iterator[Finding]:
+    """Parts that some step has less than 0 of."""
+    for run in study.runs:
+        names = sorted({f"{name}_s" for one in run.figures for name in one.negative})
+        if names:
+            many = text.count(sum(bool(one.negative) for one in run.figures), "launch")
+            yield Finding(
+                kind="negative_time",
+                severity="warning",
+                evidence=f"{study.labels[run.run_id]}: {', '.join(names)} below 0 in steps of {many}; null there, and "
+                "in no share or cause.",
+                hint="a clock went backwards, or records were altered: measure the run again",
                 runs=(run.run_id,),
             )
 

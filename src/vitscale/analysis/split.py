@@ -12,7 +12,8 @@ Definitions, for one launch:
    where the parts exceed the step; nothing is scaled.
 
 Across launches a share is the mean of the launches' shares: means add up to 1 as each launch does, medians do not.
-A part is null where any of the launches lacks it; its time is then in `other` for all of them.
+A part is null where any of the launches lacks it; its time is then in `other` for all of them. One that some step line
+has below 0 is null in that launch: no clock measures such a time.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class StepFigures:
     """The same of `BESIDE`."""
     by_rank: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """The same of both by rank, from 0, and `images` per step; empty where a rank below another left no records."""
+    negative: tuple[str, ...] = ()
+    """Parts and the like that are in none of these, since some step line has less than 0 of them."""
 
     @property
     def other(self) -> float:
@@ -76,10 +79,14 @@ def step_figures(steps: pl.DataFrame) -> dict[int, StepFigures]:
     steady = steps.lazy().filter(pl.col("window") == "steady")
     counted, uncounted = _by_step(steady)
     windows = {row["launch_index"]: row for row in _windows(counted).to_dicts()}
+    negative = _negative(steps)
     ranks: dict[int, list[dict[str, float]]] = {index: [] for index in windows}
     for row in _rank_sums(steady, uncounted).to_dicts():
         ranks[int(row["launch_index"])].append(row)
-    return {index: _figures(window, ranks[index]) for index, window in windows.items()}
+    return {
+        index: _figures(window, ranks[index], tuple(name for name, launches in negative.items() if index in launches))
+        for index, window in windows.items()
+    }
 
 
 def aggregate_figures(told: Aggregate) -> StepFigures | None:
@@ -163,10 +170,21 @@ def _rank_sums(steady: pl.LazyFrame, uncounted: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([tables[0], *(table.drop("launch_index", "rank") for table in tables[1:])], how="horizontal")
 
 
-def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFigures:
+def _negative(steps: pl.DataFrame) -> dict[str, list[int]]:
+    """Part, or what is beside them -> launches of which a steady step has less than 0 of it."""
+    steady = pl.col("window") == "steady"
+    some = [
+        pl.col("launch_index").filter(steady & (pl.col(f"{name}_s") < 0)).unique().implode().alias(name)
+        for name in (*PARTS, *BESIDE)
+    ]
+    return steps.select(some).row(0, named=True)
+
+
+def _figures(window: dict[str, float], ranks: list[dict[str, float]], negative: tuple[str, ...]) -> StepFigures:
     steps = int(window["steps"])
     total_s = sum(rank["step_s"] for rank in ranks)
-    told = [name for name in (*PARTS, *BESIDE) if all(rank[name] is not None for rank in ranks)]
+    known = [name for name in (*PARTS, *BESIDE) if name not in negative]
+    told = [name for name in known if all(rank[name] is not None for rank in ranks)]
     means = {name: sum(rank[name] for rank in ranks) / total_s for name in told}
     whole = [rank["rank"] for rank in ranks] == list(range(len(ranks)))
     by_rank = {name: tuple(rank[name] / rank["step_s"] for rank in ranks) for name in told if whole}
@@ -180,4 +198,5 @@ def _figures(window: dict[str, float], ranks: list[dict[str, float]]) -> StepFig
         parts={name: means[name] for name in told if name in PARTS},
         beside={name: means[name] for name in told if name in BESIDE},
         by_rank=by_rank,
+        negative=negative,
     )

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from vitscale.analysis.analyse import analyse, write_analysis
+from vitscale.analysis.missing import NEGATIVE
 from vitscale.statistics import interval, ratio_interval
 
 
@@ -146,6 +147,27 @@ def test_time_that_no_part_accounts_for_flags_a_run_whose_parts_were_all_timed(m
     flagged = [one for one in analyse(root).analysis.findings if one.kind == "split_open"]
     assert [one.runs for one in flagged] == [(make.make_spec(1).run_id,)]
     assert "add up to 90.0 % of the step, so 10.0 %" in flagged[0].evidence
+
+
+def test_a_part_below_zero_is_null_with_the_reason_and_flags_the_run(make, root):
+    spec = make.make_spec(2)
+    parts = {"data_s": 0.1, "forward_s": 0.5, "backward_s": 0.2, "comm_exposed_s": 0.1, "wait_s": 0.1}
+    make.write_launch(root, spec, 0, parts=parts)
+    folder = make.write_launch(root, spec, 1, parts=parts)
+    path = folder / "steps.rank001.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1] |= {"data_s": -5e-3, "comm_overlapped_s": -1e-6}
+    lines[0]["forward_s"] = -1.0  # warm-up
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = analyse(root)
+    run = only(result)
+    assert run.shares.data is None
+    assert run.shares.forward == pytest.approx(0.5, abs=1e-3)
+    assert run.shares.other == pytest.approx(0.1, abs=1e-3)
+    assert run.missing == dict.fromkeys(("data_s", "comm_overlapped_s"), NEGATIVE)
+    (finding,) = [one for one in result.analysis.findings if one.kind == "negative_time"]
+    assert finding.runs == (spec.run_id,)
+    assert "comm_overlapped_s, data_s below 0 in steps of 1 launch" in finding.evidence
 
 
 def test_a_part_that_one_launch_lacks_is_not_measured(make, root):
