@@ -14,6 +14,7 @@ from vitscale.analysis import exposed
 from vitscale.analysis.case import Case, Found, calls
 from vitscale.analysis.cause import Kind
 from vitscale.analysis.device_findings import SLOW_MEMORY, THROTTLED_SHARE, in_words
+from vitscale.analysis.ranks import latest
 from vitscale.config.labels import ranks
 from vitscale.units import decimal, percent, seconds, size
 
@@ -73,13 +74,9 @@ def comm_and_wait(case: Case) -> Iterator[Found]:
 
 
 def late_ranks(case: Case) -> tuple[int, ...]:
-    """The ranks that wait least, where the others wait twice as long for them; else none."""
+    """The `latest` ranks of a run, by their means over the launches."""
     waits = case.rank_s("wait")
-    if case.ranks == 1 or not waits:
-        return ()
-    means = [fmean(of_rank) for of_rank in zip(*waits, strict=True)]
-    border = (min(means) + median_high(means)) / 2
-    return tuple(rank for rank, wait in enumerate(means) if wait < border)
+    return latest([fmean(of_rank) for of_rank in zip(*waits, strict=True)]) if waits else ()
 
 
 def _lateness_s(case: Case, late: Sequence[int]) -> list[float]:
