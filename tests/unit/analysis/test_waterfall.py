@@ -7,6 +7,7 @@ import pytest
 from vitscale.analysis.analyse import analyse
 from vitscale.analysis.result import RankStep
 from vitscale.analysis.waterfall import late_parts
+from vitscale.records.samples import GpuSample, Sample
 from vitscale.report.rows.waterfall import beyond_ideal, waterfall_data
 from vitscale.report.verdict_tables import waterfall_table
 
@@ -204,6 +205,39 @@ def test_computing_is_cut_by_the_causes_that_are_known(make, root):
     assert rows["computing"]["figure"] == "0.0 %"
     assert rows["computing"]["start"] == pytest.approx(rows["small micro-batch"]["end"])
     assert rows["measured"]["end"] == pytest.approx(0.5)
+
+
+def clocked(hertz, *held):
+    gpu = GpuSample(rank=0, throttle=held, sm_clock_hz=hertz)
+    return [Sample(time_s=float(at), window="steady", node=0, gpus=(gpu,)) for at in range(3)]
+
+
+SAME = {"data_s": 0.05, "forward_s": 0.3, "backward_s": 0.5, "optimizer_s": 0.1, "comm_exposed_s": 0.02, "wait_s": 0.01}
+"""As `ALONE`, and a little communication."""
+
+
+def test_computing_at_a_lower_clock_than_the_baselines_is_lost_by_clocks(make, root):
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=clocked(1.5e9))
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.125, parts=SAME, samples=hot)
+    data = waterfall_data(analyse(root))
+    rows = lost(data.rows)
+    assert (rows["clocks held down"], rows["computing"]) == pytest.approx((0.16, 0.0), abs=1e-9)
+    assert data.notes == ("Clocks held down cost here what is beyond the baseline's.",)
+
+
+@pytest.mark.parametrize("held", [("hw_thermal_slowdown",), ()])
+def test_clocks_as_low_in_the_baseline_are_neither_lost_nor_gained(make, root, held):
+    """Whether the verdict names them there or not; a run of another series has the study's best clock."""
+    make.write_launch(root, make.make_spec(1, "weak", zero_stage=1), 0, 0.08, parts=ALONE, samples=clocked(1.5e9))
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=clocked(1.2e9, *held))
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.1, parts=SAME, samples=hot)
+    result = analyse(root)
+    told = {verdict.run_id: [one.kind for one in verdict.causes] for verdict in result.analysis.verdicts}
+    assert told[fall(root, 2)[0].run_id] == ["throttled"]
+    rows = lost(waterfall_data(result).rows)
+    assert (rows["clocks held down"], rows.get("computing", 0.0)) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
 def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):

@@ -41,6 +41,7 @@ _WORDS = {"data_s": BARS["data_s"], **CAUSES, **BARS}
 """Every bar in order; a cause stands before what it is cut from."""
 
 _NOTES = {
+    "throttled": "Clocks held down cost here what is beyond the baseline's.",
     "late_s": "A late rank's bar is what it takes longer, as the mean over ranks, and what the others wait for it: the "
     "verdict's seconds, less what the baseline has of it.",
 }
@@ -117,8 +118,21 @@ def _cut(result: StudyResult, run: RunResult, bars: Waterfall) -> dict[str, floa
     whole_s = told["compute_s"]
     if whole_s is None:
         return told
-    causes = {str(one.kind): one.seconds.median for one in _causes(result, run.run_id) if one.kind in CAUSES}
-    return {**told, **causes, "compute_s": _rest(whole_s - sum(causes.values()), bars)}
+    causes = _of_computing(result, run.run_id)
+    held_s = causes.pop("throttled", None)
+    left_s = whole_s - sum(causes.values())
+    if held_s is not None:
+        of_base = _of_computing(result, result.analysis.baselines[run.series])
+        held_s -= _ratio(result, run, bars) * of_base.get("throttled", 0.0)
+        # The verdict need not name as much of the baseline: that would be a loss here, and a gain in computing.
+        causes["throttled"] = min(held_s, max(0.0, left_s))
+        left_s -= causes["throttled"]
+    return {**told, **causes, "compute_s": _rest(left_s, bars)}
+
+
+def _of_computing(result: StudyResult, run_id: str) -> dict[str, float]:
+    """Cause that is told of a run's computing -> its seconds of a step."""
+    return {one.kind: one.seconds.median for one in _causes(result, run_id) if one.kind in CAUSES}
 
 
 def _seen(name: str, told: dict[str, float | None], bars: Waterfall) -> bool:
