@@ -243,24 +243,29 @@ def _update_s(case: Case) -> list[float]:
 
 def compute(case: Case) -> Iterator[Found]:
     """Forward and backward per image slower than the baseline's, and what clocks do not explain of it."""
-    values, ideal = case.typical_s("forward", "backward"), case.ideal_s("forward", "backward")
+    values, ideal = _computing_s(case), [case.ratio * value for value in _computing_s(case.base)]
     if not values or not ideal or not case.communication_told or case.base is None:
         return
-    slow = _throttled_s(case) if any(throttled(case)) else []
-    values = [value - part for value, part in zip(values, slow, strict=True)] if slow else values
     micro, base_micro = case.spec.micro_batch, case.base.spec.micro_batch
     told = f"computing takes {seconds(median(values))}, at the baseline's pace per image {seconds(median(ideal))}"
     batches = f"micro_batch is {micro}, the baseline's {base_micro}"
     kind: Kind = "oversubscribed" if case.run.facts.oversubscribed else "contention"
     kind = "micro_batch" if kind == "contention" and micro < base_micro else kind
     whole = Found(kind, values, f"{told}; {batches}", ideal, case.base)
-    twin = case.twin.typical_s("forward", "backward") if case.twin else []
+    twin = _computing_s(case.twin)
     if kind != "micro_batch" or not twin or not case.stands(whole.seconds):
         yield whole
         return
     alone = f"with this micro_batch {ranks(case.base.ranks, case.spec.device)} took {seconds(median(twin))}"
     yield Found("micro_batch", twin, f"{told}; {batches}, and {alone}", ideal, case.base)
     yield Found("contention", values, f"computing takes {seconds(median(values))}; {alone}", twin, case.twin)
+
+
+def _computing_s(case: Case | None) -> list[float]:
+    """Forward and backward of the typical rank, without what clocks explain of it; empty of no run."""
+    values = [] if case is None else case.typical_s("forward", "backward")
+    slow = _throttled_s(case) if case is not None and any(throttled(case)) else []
+    return [value - part for value, part in zip(values, slow, strict=True)] if slow else values
 
 
 RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (

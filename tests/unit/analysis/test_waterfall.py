@@ -240,6 +240,22 @@ def test_clocks_as_low_in_the_baseline_are_neither_lost_nor_gained(make, root, h
     assert (rows["clocks held down"], rows.get("computing", 0.0)) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
+def test_a_small_micro_batch_is_told_apart_from_clocks_that_the_baseline_has_too(make, root):
+    """At 1.2 of 1.5 GHz computing takes 60 ms, half of the baseline's is 40: without what clocks cost 48 and 32."""
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(1, zero_stage=1), 0, 0.08, parts=ALONE, samples=clocked(1.5e9))
+    make.write_launch(root, make.make_spec(1), 0, 0.1, parts=ALONE, samples=hot)
+    slower = {**SAME, "forward_s": 0.3, "backward_s": 0.45, "comm_exposed_s": 0.05, "wait_s": 0.05}
+    make.write_launch(root, make.make_spec(2), 0, 0.08, parts=slower, samples=hot)
+    result = analyse(root)
+    verdict = next(one for one in result.analysis.verdicts if one.run_id == fall(root, 2)[0].run_id)
+    told = {one.kind: one.seconds.median for one in verdict.causes}
+    assert told == pytest.approx({"micro_batch": 0.016, "throttled": 0.012})
+    rows = lost(waterfall_data(result).rows)
+    shown = [rows[bar] for bar in ("small micro-batch", "clocks held down", "computing")]
+    assert shown == pytest.approx([0.2, 0.05, 0.0], abs=1e-9)
+
+
 def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):
     """In strong scaling a smaller micro-batch and a shared host together; the weak twin tells the second apart."""
     one = {**ALONE, "data_s": 0, "forward_s": 0.3, "backward_s": 0.6}
