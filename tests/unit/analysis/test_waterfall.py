@@ -272,3 +272,13 @@ def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):
         assert row["start"] == pytest.approx(before["end"])
     run = next(one for one in result.analysis.runs if (one.protocol, one.world_size) == ("strong", 2))
     assert rows[-2]["end"] == pytest.approx(run.efficiency.median)
+
+
+def test_of_more_runs_than_are_drawn_the_figure_says_how_many_and_the_table_has_all(make, root):
+    for size in range(1, 7):
+        steady(make, root, make.make_spec(size, "weak"), 0.1, EVEN if size > 1 else ALONE)
+    result = analyse(root)
+    data = waterfall_data(result)
+    assert data.notes == ("4 of 5 runs are drawn; the table has all.",)
+    assert sorted(panel.split(": ")[-1] for panel in data.panels) == [f"{size} processes" for size in (3, 4, 5, 6)]
+    assert len(waterfall_table(result).rows) == 5
