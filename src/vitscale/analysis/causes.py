@@ -14,6 +14,7 @@ from vitscale.analysis import exposed
 from vitscale.analysis.case import Case, Found, calls
 from vitscale.analysis.cause import Kind
 from vitscale.analysis.device_findings import SLOW_MEMORY, THROTTLED_SHARE, in_words
+from vitscale.analysis.ranks import latest
 from vitscale.config.labels import ranks
 from vitscale.units import decimal, percent, seconds, size
 
@@ -73,13 +74,9 @@ def comm_and_wait(case: Case) -> Iterator[Found]:
 
 
 def late_ranks(case: Case) -> tuple[int, ...]:
-    """The ranks that wait least, where the others wait twice as long for them; else none."""
+    """The `latest` ranks of a run, by their means over the launches."""
     waits = case.rank_s("wait")
-    if case.ranks == 1 or not waits:
-        return ()
-    means = [fmean(of_rank) for of_rank in zip(*waits, strict=True)]
-    border = (min(means) + median_high(means)) / 2
-    return tuple(rank for rank, wait in enumerate(means) if wait < border)
+    return latest([fmean(of_rank) for of_rank in zip(*waits, strict=True)]) if waits else ()
 
 
 def _lateness_s(case: Case, late: Sequence[int]) -> list[float]:
@@ -246,24 +243,29 @@ def _update_s(case: Case) -> list[float]:
 
 def compute(case: Case) -> Iterator[Found]:
     """Forward and backward per image slower than the baseline's, and what clocks do not explain of it."""
-    values, ideal = case.typical_s("forward", "backward"), case.ideal_s("forward", "backward")
+    values, ideal = _computing_s(case), [case.ratio * value for value in _computing_s(case.base)]
     if not values or not ideal or not case.communication_told or case.base is None:
         return
-    slow = _throttled_s(case) if any(throttled(case)) else []
-    values = [value - part for value, part in zip(values, slow, strict=True)] if slow else values
     micro, base_micro = case.spec.micro_batch, case.base.spec.micro_batch
     told = f"computing takes {seconds(median(values))}, at the baseline's pace per image {seconds(median(ideal))}"
     batches = f"micro_batch is {micro}, the baseline's {base_micro}"
     kind: Kind = "oversubscribed" if case.run.facts.oversubscribed else "contention"
     kind = "micro_batch" if kind == "contention" and micro < base_micro else kind
     whole = Found(kind, values, f"{told}; {batches}", ideal, case.base)
-    twin = case.twin.typical_s("forward", "backward") if case.twin else []
+    twin = _computing_s(case.twin)
     if kind != "micro_batch" or not twin or not case.stands(whole.seconds):
         yield whole
         return
     alone = f"with this micro_batch {ranks(case.base.ranks, case.spec.device)} took {seconds(median(twin))}"
     yield Found("micro_batch", twin, f"{told}; {batches}, and {alone}", ideal, case.base)
     yield Found("contention", values, f"computing takes {seconds(median(values))}; {alone}", twin, case.twin)
+
+
+def _computing_s(case: Case | None) -> list[float]:
+    """Forward and backward of the typical rank, without what clocks explain of it; empty of no run."""
+    values = [] if case is None else case.typical_s("forward", "backward")
+    slow = _throttled_s(case) if case is not None and any(throttled(case)) else []
+    return [value - part for value, part in zip(values, slow, strict=True)] if slow else values
 
 
 RULES: tuple[Callable[[Case], Iterator[Found]], ...] = (

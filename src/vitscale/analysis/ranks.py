@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from collections.abc import Sequence
+from statistics import fmean, median_high
 
 from vitscale.analysis.load import Run
 from vitscale.analysis.result import RankStep
@@ -26,3 +27,13 @@ def rank_steps(run: Run) -> tuple[RankStep, ...]:
         )
         for rank in ranks
     )
+
+
+def latest(waits_s: Sequence[float]) -> tuple[int, ...]:
+    """The ranks that wait least, where the others wait twice as long for them; else none.
+
+    Args:
+        waits_s: what each rank waits in a step, from rank 0.
+    """
+    border = (min(waits_s) + median_high(waits_s)) / 2
+    return tuple(rank for rank, wait_s in enumerate(waits_s) if wait_s < border)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from vitscale.analysis import causes, missing, settings, text
-from vitscale.analysis.case import NOTICEABLE, Case, Found, best_of
+from vitscale.analysis.case import NOTICEABLE, Best, Case, Found, best_of
 from vitscale.analysis.cause import Cause, Verdict
 from vitscale.analysis.collectives import idle_links
 from vitscale.analysis.device_findings import OTHER_LOAD_CORES
@@ -40,12 +40,12 @@ def verdicts(study: StudyData, results: Sequence[RunResult], baselines: Mapping[
 
 def _cases(study: StudyData, results: Mapping[str, RunResult], baselines: Mapping[str, str]) -> dict[str, Case]:
     best = best_of(study.runs)
-    alone = {run.run_id: case for run in study.runs if (case := _case(run, results[run.run_id])) is not None}
+    alone = {run.run_id: case for run in study.runs if (case := _case(run, results[run.run_id], best)) is not None}
     found = {}
     for run_id, case in alone.items():
         base = alone.get(baselines.get(case.run.series, run_id))
         ratio = None if base is None else work_ratio(case.result, base.result)
-        known = replace(case, best=best, idle=idle_links(study, case.run))
+        known = replace(case, idle=idle_links(study, case.run))
         if base is not None and ratio is not None and base.run.run_id != run_id:
             known = replace(known, base=base, ratio=ratio, twin=_twin(case, base, alone.values()))
         found[run_id] = known
@@ -65,10 +65,10 @@ def _computing(spec: RunSpec) -> Mapping[str, Any]:
     return spec.model_dump(include=_COMPUTING) | {"data": spec.data.name}
 
 
-def _case(run: Run, result: RunResult) -> Case | None:
+def _case(run: Run, result: RunResult, best: Best) -> Case | None:
     if run.source != "measured" or not isinstance(run.spec, RunSpec) or not run.figures or result.step_s is None:
         return None
-    return Case(run, run.spec, result, result.step_s.median, figures=tuple(run.figures))
+    return Case(run, run.spec, result, result.step_s.median, best, figures=tuple(run.figures))
 
 
 def _verdict(case: Case) -> Verdict:

@@ -12,8 +12,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 from vitscale.analysis.cause import Waterfall
-from vitscale.analysis.result import RunResult, Shares
+from vitscale.analysis.ranks import latest
+from vitscale.analysis.result import RankStep, RunResult, Shares
 
 BARS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
@@ -77,3 +81,37 @@ def _seconds(shares: Shares, parts: tuple[str, ...], step_s: float) -> float | N
 
 def _difference(measured_s: float | None, ideal_s: float | None) -> float | None:
     return None if measured_s is None and ideal_s is None else (measured_s or 0.0) - (ideal_s or 0.0)
+
+
+def late_parts(ranks: Sequence[RankStep], cost_s: float | None = None) -> dict[str, float]:
+    """Seconds of the mean rank's split that late ranks cost, by field of `Waterfall`; empty where no rank is late.
+
+    Of N ranks n are late. (N - n)/N of the cost is what the others wait for them, no more than the mean rank waits;
+    n/N is what the late ones take longer, in the parts in which they are behind the others, by how far they are.
+
+    Args:
+        ranks: every rank of a run.
+        cost_s: how much longer the others wait than the late ranks, in a step; None is the mean of the others.
+    """
+    waits_s = [one.seconds["wait"] for one in ranks if "wait" in one.seconds]
+    late = latest(waits_s) if waits_s else ()
+    if not late:
+        return {}
+    behind = {f"{bar}_s": _behind_s(ranks, late, parts) for bar, parts in BARS.items()}
+    lateness_s = -behind.pop("wait_s")
+    # Steps are equally long on all ranks: what no part has of the lateness is in none.
+    behind["other_s"] = lateness_s - sum(behind.values())
+    whole_s = sum(max(0.0, value_s) for value_s in behind.values())
+    if not whole_s:  # they differ in the last bit
+        return {}
+    cost_s = lateness_s if cost_s is None else cost_s
+    share = len(late) / len(ranks)
+    own = {name: cost_s * share * value_s / whole_s for name, value_s in behind.items() if value_s > 0}
+    return {**own, "wait_s": min(cost_s * (1 - share), fmean(waits_s))}
+
+
+def _behind_s(ranks: Sequence[RankStep], late: Sequence[int], parts: Sequence[str]) -> float:
+    """How much longer the late ranks take for some parts than the others, each on the mean."""
+    took_s = [sum(one.seconds.get(part, 0.0) for part in parts) for one in ranks]
+    others_s = [value_s for rank, value_s in enumerate(took_s) if rank not in late]
+    return fmean(took_s[rank] for rank in late) - fmean(others_s)

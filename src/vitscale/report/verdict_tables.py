@@ -14,7 +14,7 @@ from vitscale.report.rows import label
 from vitscale.report.rows.accumulation_map import METRICS, mapped
 from vitscale.report.rows.metrics import FORMS, Metric, value_of
 from vitscale.report.rows.split import PARTS
-from vitscale.report.rows.waterfall import BARS, waterfalls
+from vitscale.report.rows.waterfall import BARS, beyond_ideal, waterfalls
 from vitscale.report.tables import Table, interval_text
 from vitscale.units import NOT_AVAILABLE, decimal, number, percent, seconds, size
 
@@ -22,12 +22,14 @@ from vitscale.units import NOT_AVAILABLE, decimal, number, percent, seconds, siz
 def waterfall_table(result: StudyResult) -> Table:
     """Ideal and measured throughput of every valid run, and each part's seconds beyond its ideal."""
     rows = []
-    for run, bars in waterfalls(result):
+    told = [(run, bars, beyond_ideal(result, run, bars)) for run, bars in waterfalls(result)]
+    shown = {name: words for name, words in BARS.items() if name != "late_s" or any(name in one for *_, one in told)}
+    for run, bars, parts_s in told:
         rate = run.images_per_s.median if run.images_per_s else None
-        beyond = [_beyond(getattr(bars, name)) for name in BARS]
+        beyond = [_beyond(parts_s.get(name, 0.0)) for name in shown]
         ends = (number(bars.ideal_images_per_s), number(rate), percent(bars.ideal_step_s / bars.step_s))
         rows.append((label(result, run.run_id), *ends, seconds(bars.ideal_step_s), *beyond, seconds(bars.step_s)))
-    parts = [f"{words[0].upper()}{words[1:]}" for words in BARS.values()]
+    parts = [f"{words[0].upper()}{words[1:]}" for words in shown.values()]
     header = ("Run", "Ideal, images per s", "Measured", "Efficiency", "Ideal step", *parts, "Measured step")
     return Table("From the ideal step to the measured one: what each part takes beyond its ideal", header, tuple(rows))
 

@@ -5,7 +5,10 @@ from itertools import pairwise
 import pytest
 
 from vitscale.analysis.analyse import analyse
-from vitscale.report.rows.waterfall import waterfall_data
+from vitscale.analysis.result import RankStep
+from vitscale.analysis.waterfall import late_parts
+from vitscale.records.samples import GpuSample, Sample
+from vitscale.report.rows.waterfall import beyond_ideal, waterfall_data
 from vitscale.report.verdict_tables import waterfall_table
 
 ALONE = {"data_s": 0.05, "forward_s": 0.3, "backward_s": 0.5, "optimizer_s": 0.1, "comm_exposed_s": 0, "wait_s": 0}
@@ -80,15 +83,114 @@ def test_a_part_that_takes_less_than_its_ideal_is_a_gain(make, root):
     assert computing["end"] > 1
 
 
-@pytest.mark.parametrize("late_s", [0.0, 0.03])
-def test_where_the_verdict_names_a_late_rank_the_figure_says_in_which_bars_it_is(make, root, late_s):
-    def parts(rank):
-        return {**PAIR, "forward_s": 0.2 + 10 * late_s * rank, "wait_s": 0.1 + 10 * late_s * (1 - rank)}
+EVEN = {"data_s": 0.05, "forward_s": 0.2, "backward_s": 0.2, "optimizer_s": 0.05, "comm_exposed_s": 0.1, "wait_s": 0.02}
+"""On 2 ranks in 100 ms as fast per image as `ALONE`: what is lost of it is communication, waiting and being late."""
 
+
+def late(rank, **longer):
+    """Parts of each rank: one takes 30 % of a step longer, and the others wait for it."""
+    return lambda one: {
+        name: share + (longer.get(name, 0.0) if one == rank else 0.3 * (name == "wait_s"))
+        for name, share in EVEN.items()
+    }
+
+
+def lost(rows, panel=""):
+    return {row["bar"]: row["start"] - row["end"] for row in rows if row["panel"].startswith(panel)}
+
+
+@pytest.mark.parametrize(
+    ("longer", "left"),
+    [
+        ({"forward_s": 0.3}, {"computing": 0.0, "data": 0.025, "optimizer": 0.0}),
+        ({"data_s": 0.3}, {"computing": 0.0, "data": 0.025, "optimizer": 0.0}),
+        ({"optimizer_s": 0.3}, {"computing": 0.0, "data": 0.025, "optimizer": 0.0}),
+        ({"backward_s": 0.2, "data_s": 0.1}, {"computing": 0.0, "data": 0.025, "optimizer": 0.0}),
+        ({}, {"computing": 0.0, "data": 0.025, "optimizer": 0.0, "other": 0.055}),
+    ],
+)
+def test_a_late_rank_has_a_bar_of_what_it_costs_cut_from_where_it_is_late(make, root, longer, left):
+    """Half of the 30 ms is the mean rank's own time, half its waiting; what is left is that of ranks that keep up."""
     steady(make, root, make.make_spec(1), 0.1, ALONE)
-    steady(make, root, make.make_spec(2), 0.1, parts)
-    told = any("a late rank works longer" in note for note in waterfall_data(analyse(root)).notes)
-    assert told == (late_s > 0)
+    steady(make, root, make.make_spec(2), 0.1, late(1, **longer))
+    result = analyse(root)
+    data = waterfall_data(result)
+    rows = lost(data.rows)
+    assert rows["late rank 1"] == pytest.approx(0.3)
+    assert rows["wait for ranks"] == pytest.approx(0.02)
+    assert {name: rows.get(name, 0.0) for name in left} == pytest.approx(left, abs=1e-9)
+    for before, row in pairwise(data.rows[1:-1]):
+        assert row["start"] == pytest.approx(before["end"])
+    assert data.rows[-2]["end"] == pytest.approx(data.rows[-1]["end"]) == pytest.approx(0.5)
+    assert data.notes[-1].startswith("A late rank's bar is what it takes longer")
+
+
+def test_the_table_has_the_late_rank_too_and_sums_to_the_measured_step(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.1, late(1, forward_s=0.3))
+    result = analyse(root)
+    table = waterfall_table(result)
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert (cells["Late ranks"], cells["Computing"], cells["Wait for ranks"]) == ("30.0 ms", "0 s", "2.00 ms")
+    run, bars = fall(root, 2)
+    told = [value for value in beyond_ideal(result, run, bars).values() if value is not None]
+    assert bars.ideal_step_s + sum(told) == pytest.approx(bars.step_s, rel=1e-9)
+
+
+def test_without_a_late_rank_there_is_no_bar_no_column_and_no_note_of_it(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.1, EVEN)
+    data = waterfall_data(analyse(root))
+    assert not [row for row in data.rows if row["bar"].startswith("late")]
+    assert not [note for note in data.notes if "late rank" in note]
+    assert "Late ranks" not in waterfall_table(analyse(root)).header
+
+
+def test_a_late_rank_that_the_baseline_has_too_costs_what_is_beyond_that(make, root):
+    steady(make, root, make.make_spec(2, "weak"), 0.1, late(1, forward_s=0.3))
+    steady(make, root, make.make_spec(4, "weak"), 0.1, late(3, forward_s=0.3))
+    rows = lost(waterfall_data(analyse(root)).rows)
+    assert [rows[bar] for bar in ("late rank 3", "computing", "wait for ranks")] == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_where_another_rank_is_late_in_each_panel_the_bar_names_none(make, root):
+    steady(make, root, make.make_spec(1, "weak"), 0.1, ALONE)
+    for size, rank in ((2, 1), (4, 3)):
+        steady(make, root, make.make_spec(size, "weak"), 0.1, late(rank, forward_s=0.3))
+    rows = [row for row in waterfall_data(analyse(root)).rows if row["bar"].startswith("late")]
+    assert [(row["bar"], row["figure"]) for row in rows] == [("late ranks", "−30.0 %")] * 2
+
+
+def ranks(*seconds):
+    return tuple(RankStep(rank, 0, of_rank) for rank, of_rank in enumerate(seconds))
+
+
+def test_ranks_that_wait_alike_or_whose_waiting_is_not_told_are_not_late():
+    alike = {"forward": 0.05, "wait": 0.01}
+    assert late_parts(ranks(alike, alike)) == {}
+    assert late_parts(ranks({"forward": 0.05}, {"forward": 0.09})) == {}
+    assert late_parts(()) == {}
+
+
+def test_of_several_late_ranks_the_mean_is_told():
+    late_one, other = {"forward": 0.06, "wait": 0.0}, {"forward": 0.02, "wait": 0.04}
+    told = late_parts(ranks(late_one, late_one, other, other))
+    assert (told["compute_s"], told["wait_s"]) == pytest.approx((0.02, 0.02))
+    assert sum(told.values()) == pytest.approx(0.04)
+
+
+def test_what_a_late_rank_takes_less_elsewhere_is_no_part_of_it():
+    both = ranks({"data": 0.0, "forward": 0.05, "wait": 0.0}, {"data": 0.01, "forward": 0.02, "wait": 0.02})
+    told = late_parts(both, 0.02)
+    assert (told["compute_s"], told["wait_s"]) == pytest.approx((0.01, 0.01))
+    assert "data_s" not in told
+
+
+def test_no_more_waiting_is_a_late_ranks_than_the_mean_rank_has():
+    others = ({"forward": 0.03, "wait": 0.02}, {"forward": 0.03, "wait": 0.02}, {"forward": 0.038, "wait": 0.012})
+    told = late_parts(ranks({"forward": 0.05, "wait": 0.0}, *others), 0.02)
+    assert told["compute_s"] == pytest.approx(0.005)
+    assert told["wait_s"] == pytest.approx(0.013)
 
 
 def test_computing_is_cut_by_the_causes_that_are_known(make, root):
@@ -103,6 +205,55 @@ def test_computing_is_cut_by_the_causes_that_are_known(make, root):
     assert rows["computing"]["figure"] == "0.0 %"
     assert rows["computing"]["start"] == pytest.approx(rows["small micro-batch"]["end"])
     assert rows["measured"]["end"] == pytest.approx(0.5)
+
+
+def clocked(hertz, *held):
+    gpu = GpuSample(rank=0, throttle=held, sm_clock_hz=hertz)
+    return [Sample(time_s=float(at), window="steady", node=0, gpus=(gpu,)) for at in range(3)]
+
+
+SAME = {"data_s": 0.05, "forward_s": 0.3, "backward_s": 0.5, "optimizer_s": 0.1, "comm_exposed_s": 0.02, "wait_s": 0.01}
+"""As `ALONE`, and a little communication."""
+
+
+def test_computing_at_a_lower_clock_than_the_baselines_is_lost_by_clocks(make, root):
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=clocked(1.5e9))
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.125, parts=SAME, samples=hot)
+    data = waterfall_data(analyse(root))
+    rows = lost(data.rows)
+    assert (rows["clocks held down"], rows["computing"]) == pytest.approx((0.16, 0.0), abs=1e-9)
+    assert data.notes == ("Clocks held down cost here what is beyond the baseline's.",)
+
+
+@pytest.mark.parametrize("held", [("hw_thermal_slowdown",), ()])
+def test_clocks_as_low_in_the_baseline_are_neither_lost_nor_gained(make, root, held):
+    """Whether the verdict names them there or not; a run of another series has the study's best clock."""
+    make.write_launch(root, make.make_spec(1, "weak", zero_stage=1), 0, 0.08, parts=ALONE, samples=clocked(1.5e9))
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=clocked(1.2e9, *held))
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.1, parts=SAME, samples=hot)
+    result = analyse(root)
+    told = {verdict.run_id: [one.kind for one in verdict.causes] for verdict in result.analysis.verdicts}
+    assert told[fall(root, 2)[0].run_id] == ["throttled"]
+    rows = lost(waterfall_data(result).rows)
+    assert (rows["clocks held down"], rows.get("computing", 0.0)) == pytest.approx((0.0, 0.0), abs=1e-9)
+
+
+def test_a_small_micro_batch_is_told_apart_from_clocks_that_the_baseline_has_too(make, root):
+    """At 1.2 of 1.5 GHz computing takes 60 ms, half of the baseline's is 40: without what clocks cost 48 and 32."""
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(1, zero_stage=1), 0, 0.08, parts=ALONE, samples=clocked(1.5e9))
+    make.write_launch(root, make.make_spec(1), 0, 0.1, parts=ALONE, samples=hot)
+    slower = {**SAME, "forward_s": 0.3, "backward_s": 0.45, "comm_exposed_s": 0.05, "wait_s": 0.05}
+    make.write_launch(root, make.make_spec(2), 0, 0.08, parts=slower, samples=hot)
+    result = analyse(root)
+    verdict = next(one for one in result.analysis.verdicts if one.run_id == fall(root, 2)[0].run_id)
+    told = {one.kind: one.seconds.median for one in verdict.causes}
+    assert told == pytest.approx({"micro_batch": 0.016, "throttled": 0.012})
+    rows = lost(waterfall_data(result).rows)
+    shown = [rows[bar] for bar in ("small micro-batch", "clocks held down", "computing")]
+    assert shown == pytest.approx([0.2, 0.05, 0.0], abs=1e-9)
 
 
 def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):
@@ -121,3 +272,13 @@ def test_two_causes_of_one_step_are_cut_off_one_below_the_other(make, root):
         assert row["start"] == pytest.approx(before["end"])
     run = next(one for one in result.analysis.runs if (one.protocol, one.world_size) == ("strong", 2))
     assert rows[-2]["end"] == pytest.approx(run.efficiency.median)
+
+
+def test_of_more_runs_than_are_drawn_the_figure_says_how_many_and_the_table_has_all(make, root):
+    for size in range(1, 7):
+        steady(make, root, make.make_spec(size, "weak"), 0.1, EVEN if size > 1 else ALONE)
+    result = analyse(root)
+    data = waterfall_data(result)
+    assert data.notes == ("4 of 5 runs are drawn; the table has all.",)
+    assert sorted(panel.split(": ")[-1] for panel in data.panels) == [f"{size} processes" for size in (3, 4, 5, 6)]
+    assert len(waterfall_table(result).rows) == 5
