@@ -68,6 +68,7 @@ def test_the_manifest_comes_last_and_vouches_for_the_rest(finished):
         assert all(path.stat().st_mtime_ns <= written for path in others.values())
         assert manifest["status"] == "ok"
         assert manifest["source"] == "measured"
+        assert manifest["parity"]["ok"], manifest["parity"]
 
 
 def test_every_rank_has_a_line_for_every_step(finished):

@@ -24,7 +24,7 @@ def begin(store, results):
         assert process.poll() is None, process.communicate()[1]
         folder = results / "rounds" / "0000-w2"
         beats = read_heartbeats(folder, 1, 2)
-        return all(beat and beat.entry == 1 and beat.step == 3 for beat in beats)
+        return all(beat and (beat.entry, beat.phase, beat.step) == (1, "steady", 3) for beat in beats)
 
     wait_until(stands_still, 90, "the second launch")
     assert len(worker_processes(results)) == 2

@@ -105,7 +105,9 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(interrupted, name):
     assert losses(cut, gone_on) == losses(whole)
     assert len({step for step, _ in losses(whole)}) == 12
     assert evaluations(gone_on) == evaluations(whole)
-    assert json.loads((gone_on / "manifest.json").read_text())["notes"]["resumed_after_step"] == 8
+    ended = [json.loads((one / "manifest.json").read_text()) for one in (whole, gone_on)]
+    assert ended[1]["notes"]["resumed_after_step"] == 8
+    assert all(device["memory"]["optimizer_bytes"] > 0 for one in ended for device in one["devices"])
     a, b = (weights(interrupted / kind / name / "export") for kind in ("whole", "cut"))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)

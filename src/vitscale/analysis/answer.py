@@ -200,9 +200,9 @@ def _levels(study: StudyData, valid: list[RunResult]) -> str:
 
 
 def _like_for_like(results: Sequence[RunResult]) -> str:
-    """Whether engines that are compared train the same, first of all."""
+    """Whether ways to distribute training that are compared train the same, first of all."""
     proven = [result for result in results if result.parity is not None]
-    if len({(result.engine, result.zero_stage) for result in proven}) < 2:
+    if len(proven) < 2:
         return ""
     alike = sum(result.parity is not None and result.parity.ok for result in proven)
     return f"Like for like: {alike} of {text.count(len(proven), 'run')} train as plain torch does. "

@@ -184,7 +184,7 @@ class RunResult(Frozen):
     algorithmic_efficiency: float | None = None
     """Images to accuracy of the baseline over those of this run; `efficiency` times it is that of the whole."""
     parity: Parity | None = None
-    """Parity of its engine with plain torch, where the study compares engines; an engine without it is not valid."""
+    """Parity with plain torch, where the study compares ways to distribute training; one that differs is not valid."""
     valid: bool
     """Whether the figures may be read as a measurement of scaling."""
     invalid_reasons: tuple[str, ...] = ()

@@ -45,6 +45,12 @@ SHARED = (
 
 _PRECISIONS = ("bf16", "fp16")
 _OPTIMIZERS = {"adamw": "adamw", "sgd": "sgd"}
+_NEAR_OPTIMIZERS = {
+    # To DeepSpeed `Adam` is AdamW too, unless `adam_w_mode` says otherwise.
+    "adam": "write `AdamW`: DeepSpeed's `Adam` decouples the weight decay as well",
+    "muon": "leave it out; optimizer.name=muon is timm's Muon, another update than DeepSpeed's",
+}
+"""Optimizer that the study does not take from DeepSpeed's JSON -> what it has in its place."""
 _OPTIMIZER_KEYS = ("type", "params")
 # What torch's optimizers, which run here, have anyway.
 _TORCH_DEFAULTS = {"betas": [0.9, 0.999], "eps": 1e-8}
@@ -278,8 +284,7 @@ def _require_nothing_left(section: dict[str, Any], where: str) -> None:
 def _optimizer_name(value: Any) -> str:
     name = _OPTIMIZERS.get(str(value).lower())
     if name is None:
-        # To DeepSpeed `Adam` is AdamW too, unless `adam_w_mode` says otherwise.
-        hint = "write `AdamW`: DeepSpeed's `Adam` decouples the weight decay as well" if value == "Adam" else None
+        hint = _NEAR_OPTIMIZERS.get(str(value).lower())
         raise UsageError(f"DeepSpeed optimizer type `{value}` is not one of {', '.join(_OPTIMIZERS)}", hint)
     return name
 

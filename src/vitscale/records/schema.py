@@ -301,7 +301,8 @@ class Manifest(Frozen):
     parameters: int | None = None
     """Parameters of the model."""
     parity: Parity | None = None
-    """Parity of the engine with plain torch; null where the study compares no engines, or another launch has it."""
+    """Parity of the engine with plain torch; null where the study compares no ways to distribute training, or another
+    launch has it."""
     split: Split | None = None
     """Uneven micro-batches; null where every rank takes `micro_batch`."""
     files: dict[str, str] = {}

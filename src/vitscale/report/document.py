@@ -20,7 +20,7 @@ _SOURCES = {
     "imported": "Imported, not measured by vitscale: the figures come from other people's logs.",
 }
 
-LIKE_FOR_LIKE = "Are the engines like for like?"
+LIKE_FOR_LIKE = "Are the runs like for like?"
 """Heading of the parity."""
 
 
@@ -63,7 +63,7 @@ class Document:
     alerts: tuple[Message, ...]
     """Errors and warnings: shown near the top."""
     parity: Table
-    """Whether engines are like for like: stated before any figure; without rows where nothing compares engines."""
+    """Whether runs are like for like: stated before any figure; without rows where none was held against torch."""
     parts: tuple[Part, ...]
     findings: tuple[Message, ...]
     method: tuple[tuple[str, str], ...]

@@ -130,7 +130,7 @@ _TO_TARGET = ("Time to the target [95 %]", "Epochs to it")
 
 
 def parity_table(result: StudyResult) -> Table:
-    """How far each engine's first steps were from plain torch's, where the study compares engines."""
+    """How far each engine's first steps were from plain torch's, where the study compares ways to distribute."""
     rows = []
     for run in result.analysis.runs:
         told = run.parity

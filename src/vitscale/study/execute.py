@@ -145,8 +145,8 @@ class _Execution:
         return sum(launch.ok for launch in self.launches[run.run_id])
 
     def _unproven(self, run: RunSpec) -> bool:
-        """Whether engines are compared, and this run's has not been held against plain torch yet."""
-        return len({one.engine for one in self.runs}) > 1 and not self._ok(run)
+        """Whether ways to distribute training are compared, and this run has not been held against plain torch yet."""
+        return len({_way(one) for one in self.runs}) > 1 and not self._ok(run)
 
     def _ended(self, run: RunSpec) -> bool:
         """Whether the run has an outcome that further launches would only repeat."""
@@ -260,3 +260,9 @@ class _Execution:
         if manifest.status == "ok":
             self.observer.message(f"its figures stand; {manifest.notes['memory']}")
         return manifest.status
+
+
+def _way(run: RunSpec) -> tuple[object, ...]:
+    """How a run distributes training: whose engine, and what its ranks share and send."""
+    beside = run.knobs is not None and run.knobs.overlap_reduce is True
+    return run.engine, run.zero_stage, run.sequence_parallel, run.tensor_parallel, beside

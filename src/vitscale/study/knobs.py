@@ -17,6 +17,11 @@ from vitscale.study.where import Where
 
 _FUSED = ("adamw", "sgd")
 _ONE_IMPLEMENTATION = ("muon",)
+_OTHERWISE_IN_DEEPSPEED = {
+    "lamb": "LAMB bounds its trust ratio to 0.01 … 10",
+    "muon": "Muon has Nesterov's momentum and does not scale its update to the size of AdamW's",
+}
+"""Optimizer -> how DeepSpeed's of the same name differs from the one that is run here."""
 _OF_REDUCTION = (
     "prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op", "communication_data_type",
 )  # fmt: skip
@@ -155,8 +160,8 @@ def _require_own_kernel(point: Point, optimizer: OptimizerName) -> None:
     asked, way_out = "`engine.optimizer_impl = deepspeed`", "engine.optimizer_impl=auto"
     if point.engine not in OF_DEEPSPEED:
         raise Infeasible(f"{asked} is of `engine = deepspeed`, not of `{point.engine}`", way_out)
-    if optimizer == "lamb":
-        raise Infeasible(f"{asked}: DeepSpeed's LAMB bounds its trust ratio to 0.01 … 10, another update", way_out)
+    if optimizer in _OTHERWISE_IN_DEEPSPEED:
+        raise Infeasible(f"{asked} is another update: DeepSpeed's {_OTHERWISE_IN_DEEPSPEED[optimizer]}", way_out)
     if optimizer not in ("adamw", "lion"):
         raise Infeasible(f"{asked}: DeepSpeed has no kernel for `{optimizer}`", way_out)
     if optimizer == "lion" and point.device == "cpu":

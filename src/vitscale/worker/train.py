@@ -69,9 +69,6 @@ class Training(Launch):
         finally:
             self.batches.close()
 
-    def _count_memory(self) -> None:
-        self.notes["memory"] = "counted where a run measures, not where it trains"
-
     def _wanted(self) -> tuple[str, ...]:
         told = "where a run measures, not where it trains"
         self.notes |= dict.fromkeys(("silence", "overlap"), f"taken {told}")

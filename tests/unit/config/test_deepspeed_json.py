@@ -197,8 +197,9 @@ def test_a_key_that_deepspeed_never_reads_is_refused_with_the_nearest_one(refuse
     assert nearest in error.hint
 
 
-def test_adam_is_told_how_deepspeed_means_it(refused):
-    assert "`AdamW`" in refused('{"optimizer": {"type": "Adam"}}').hint
+@pytest.mark.parametrize(("kind", "told"), [("Adam", "`AdamW`"), ("Muon", "another update than DeepSpeed's")])
+def test_an_optimizer_is_told_how_deepspeed_means_it(refused, kind, told):
+    assert told in refused(f'{{"optimizer": {{"type": "{kind}"}}}}').hint
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from vitscale.analysis.analyse import analyse
 from vitscale.config.training import Recipe
+from vitscale.records.schema import Memory
 from vitscale.report.document import document
 from vitscale.report.figures import draw
 from vitscale.report.rows.curves import test_data as score_data
@@ -119,15 +120,18 @@ def test_image_sizes_lie_across_with_a_curve_for_every_other_axis(make, tmp_path
 
 def test_runs_that_differ_in_their_seed_are_told_together(make, tmp_path):
     root = make.write_study(tmp_path)
-    for name in ("adamw", "sgd"):
+    classes = dict.fromkeys(Memory.model_fields, 2**20)
+    for name, memory in (("adamw", Memory(**{**classes, "optimizer_bytes": 2**23})), ("sgd", None)):
         for seed in (0, 1, 2):
             spec = make.make_spec(
                 optimizer=make.make_spec().optimizer.model_copy(update={"name": name}),
                 measure=make.make_spec().measure.model_copy(update={"seed": seed}),
             )
-            make.write_launch(root, spec, 0, 0.1 + seed / 100, accuracy=0.9 + seed / 100 + (name == "sgd") / 50)
+            accuracy = 0.9 + seed / 100 + (name == "sgd") / 50
+            make.write_launch(root, spec, 0, 0.1 + seed / 100, accuracy=accuracy, memory=memory)
     result = analyse(root)
     assert [row[:2] for row in seed_table(result).rows] == [("adamw, 1 process", "3"), ("sgd, 1 process", "3")]
+    assert [row[2] for row in seed_table(result).rows] == ["8.00 MiB", "n/a"]
     assert seed_table(result).rows[1][2:] == ("n/a", "110 ms (100 ms to 120 ms)", "93.0 % (92.0 % to 94.0 %)")
     assert "seeds" in [part.name for part in document(result, draw(result)).parts]
 

@@ -337,15 +337,25 @@ def test_no_launch_is_added_once_the_budget_is_spent(go, make, tmp_path, monkeyp
     assert len(fake.rounds) == 4
 
 
-def test_engines_that_are_compared_are_held_against_plain_torch_in_their_first_launch(go, make):
-    one = make.make_spec(1)
-    both = [one, one.model_copy(update={"engine": "ddp", "zero_stage": None})]
-    rounds = go(runs=both, launches=2)[0].rounds
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"engine": "ddp", "zero_stage": None},
+        {"zero_stage": 3},
+        {"sequence_parallel": 2},
+        {"tensor_parallel": 2},
+        {"knobs": EngineSection(overlap_reduce=True)},
+    ],
+)
+def test_ways_to_distribute_training_are_held_against_plain_torch_in_their_first_launch(go, make, other):
+    one = make.make_spec(2)
+    rounds = go(runs=[one, one.model_copy(update=other)], launches=2)[0].rounds
     assert [[entry.parity for entry in round_.entries] for round_ in rounds] == [[True, True], [False, False]]
 
 
-def test_one_engine_is_not_held_against_anything(go):
-    assert not any(entry.parity for round_ in go(launches=1)[0].rounds for entry in round_.entries)
+def test_one_way_is_not_held_against_anything(go, make, specs):
+    loops = [*specs, specs[0].model_copy(update={"knobs": EngineSection(optimizer_impl="foreach")})]
+    assert not any(entry.parity for round_ in go(runs=loops, launches=1)[0].rounds for entry in round_.entries)
 
 
 class FakeQueue(Fake):

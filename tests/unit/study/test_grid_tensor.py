@@ -2,6 +2,8 @@
 
 import pytest
 from test_grid import grid
+from test_paper_studies import HERE
+from test_paper_studies import grid as grid_of
 
 from vitscale.errors import UsageError
 
@@ -46,6 +48,14 @@ def test_tokens_and_weights_are_not_shared_at_once():
     assert [(run.sequence_parallel, run.tensor_parallel) for run in found.runs] == [(None, None), (None, 2), (2, None)]
     (skipped,) = found.skipped
     assert skipped.why.startswith("`sequence_parallel = 2` with `tensor_parallel = 2`: ranks share either the tokens")
+
+
+def test_each_engine_of_the_shipped_study_shares_images_tokens_or_weights():
+    runs = grid_of("engines_shared", HERE).runs
+    ways = ((None, None), (2, None), (None, 2))
+    wanted = {(engine, *way) for engine in ("deepspeed", "ddp", "fsdp") for way in ways}
+    assert {(run.engine, run.sequence_parallel, run.tensor_parallel) for run in runs} == wanted
+    assert len(runs) == 9
 
 
 def test_engines_that_have_no_groups_are_skipped(monkeypatch):

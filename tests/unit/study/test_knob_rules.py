@@ -126,6 +126,7 @@ def test_what_cannot_be_combined_is_refused_with_its_rule(axes, knob, where, rul
     [
         ("adamw", {"engine": "ddp"}, "is of `engine = deepspeed`, not of `ddp`"),
         ("lamb", {}, "bounds its trust ratio"),
+        ("muon", {}, "is another update: DeepSpeed's Muon has Nesterov's momentum"),
         ("sgd", {}, "DeepSpeed has no kernel for `sgd`"),
         ("lion", {}, "DeepSpeed's fused Lion is for CUDA"),
     ],

@@ -133,6 +133,18 @@ def test_kernels_that_the_steps_cannot_have_are_left_out(optimizer, followed, ke
     assert (on_cpu.knobs.sdpa, on_cpu.knobs.split) == ("flash", None)
 
 
+@pytest.mark.parametrize(
+    ("words", "side", "blocks"), [((), 16, 1), (("img_size=1024", "patch_size=16", "depth=12"), 224, 4)]
+)
+def test_the_steps_have_few_blocks_and_patches(words, side, blocks):
+    from vitscale.worker.parity import _small
+
+    spec = spec_of(*words)
+    model = _small(spec, spec.optimizer).model
+    assert (model.img_size, model.depth) == (side, blocks)
+    assert model.num_heads == spec.model.num_heads
+
+
 def test_runs_that_differ_in_what_parity_leaves_out_share_one_check(one_rank):
     from vitscale.worker.model import build_model
     from vitscale.worker.parity import Proofs
