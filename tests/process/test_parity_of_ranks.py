@@ -17,7 +17,12 @@ RIGHT = {
     "shared tokens": ("engine=fsdp", "sequence_parallel=2", "engine.activation_checkpointing=true"),
     "shared weights": ("engine=ddp", "tensor_parallel=2"),
     "shared weights, sharded": ("engine=fsdp", "tensor_parallel=2"),
-}
+    "sent beside backward": ("zero_stage=0", "engine.overlap_reduce=true"),
+    "16 bits in the run": (
+        "zero_stage=1", "precision=bf16", "deepspeed.communication_data_type=bf16",
+        "deepspeed.data_types.grad_accum_dtype=bf16",
+    ),
+}  # fmt: skip
 WRONG = {
     "a gradient 1 % off": ("engine=ddp", "sequence_parallel=2"),
     "heads of others": ("engine=ddp", "tensor_parallel=2"),

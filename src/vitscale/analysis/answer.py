@@ -205,7 +205,9 @@ def _like_for_like(results: Sequence[RunResult]) -> str:
     if len(proven) < 2:
         return ""
     alike = sum(result.parity is not None and result.parity.ok for result in proven)
-    return f"Like for like: {alike} of {text.count(len(proven), 'run')} train as plain torch does. "
+    unproven = sum(result.parity is None and result.step_s is not None for result in results)
+    others = f", and {unproven} were not held against it" if unproven else ""
+    return f"Like for like: {alike} of {text.count(len(proven), 'run')} train as plain torch does{others}. "
 
 
 def _side_by_side(study: StudyData, results: Mapping[str, RunResult], runs: Sequence[Run]) -> str:

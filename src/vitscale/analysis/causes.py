@@ -65,6 +65,8 @@ def comm_and_wait(case: Case) -> Iterator[Found]:
         return
     by_silence, by_profiler = (exposed.seconds_by(case.run, one) for one in (exposed.SILENCE, exposed.PROFILER))
     values = by_silence or by_profiler
+    if exposed.few_pairs(case.run.devices):  # of one launch they are too few to judge by
+        values = by_profiler or (by_silence if len(by_silence) > 1 else [])
     if not values:
         return
     told = [f"a step without collectives is {seconds(median(by_silence))} shorter"] if by_silence else []
@@ -243,16 +245,19 @@ def _update_s(case: Case) -> list[float]:
 
 def compute(case: Case) -> Iterator[Found]:
     """Forward and backward per image slower than the baseline's, and what clocks do not explain of it."""
-    values, ideal = _computing_s(case), [case.ratio * value for value in _computing_s(case.base)]
+    held_down = any(found for one in (case, case.base) if one for found in throttled(one))
+    values, ideal = (_computing_s(one, held_down) for one in (case, case.base))
     if not values or not ideal or not case.communication_told or case.base is None:
         return
+    ideal = [case.ratio * value for value in ideal]
     micro, base_micro = case.spec.micro_batch, case.base.spec.micro_batch
     told = f"computing takes {seconds(median(values))}, at the baseline's pace per image {seconds(median(ideal))}"
+    told += ", both without what held-down clocks cost" if held_down else ""
     batches = f"micro_batch is {micro}, the baseline's {base_micro}"
     kind: Kind = "oversubscribed" if case.run.facts.oversubscribed else "contention"
     kind = "micro_batch" if kind == "contention" and micro < base_micro else kind
     whole = Found(kind, values, f"{told}; {batches}", ideal, case.base)
-    twin = _computing_s(case.twin)
+    twin = _computing_s(case.twin, held_down)
     if kind != "micro_batch" or not twin or not case.stands(whole.seconds):
         yield whole
         return
@@ -261,10 +266,10 @@ def compute(case: Case) -> Iterator[Found]:
     yield Found("contention", values, f"computing takes {seconds(median(values))}; {alone}", twin, case.twin)
 
 
-def _computing_s(case: Case | None) -> list[float]:
-    """Forward and backward of the typical rank, without what clocks explain of it; empty of no run."""
+def _computing_s(case: Case | None, held_down: bool) -> list[float]:
+    """Forward and backward of the typical rank, less what clocks explain where these count; empty of no run."""
     values = [] if case is None else case.typical_s("forward", "backward")
-    slow = _throttled_s(case) if case is not None and any(throttled(case)) else []
+    slow = _throttled_s(case) if case is not None and held_down else []
     return [value - part for value, part in zip(values, slow, strict=True)] if slow else values
 
 

@@ -9,7 +9,7 @@ from vitscale.analysis.load import Run
 _TOLD = ("memory_peak_bytes", "resumed_after_step", "clock_offset_s")
 """Notes about figures that are there."""
 
-NEGATIVE = "some step has less than 0 of it, which no clock measures"
+NEGATIVE = "some step has less than 0 of it or of what is told with it, which no clock measures"
 """Why a part is null that the step lines have."""
 
 APART = ("comm_s", "comm_exposed_s", "comm_overlapped_s", "wait_s", "late_s")

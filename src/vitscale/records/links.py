@@ -19,7 +19,7 @@ class Timing(Frozen):
     """One collective over all ranks, again and again, in fp32."""
 
     operation: str
-    """`all_reduce`, `all_gather`, `reduce_scatter`, `broadcast`, or `all_to_all` where runs share the tokens of images."""
+    """`all_reduce`, `all_gather`, `reduce_scatter`, `broadcast`; `all_to_all` where runs share the tokens of images."""
     bytes: int
     """Its size: what is reduced or broadcast, the gathered result, or what a rank sends to all."""
     times_s: tuple[Positive, ...]

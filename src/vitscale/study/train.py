@@ -123,7 +123,7 @@ def train(
     round_ = left[0] if left else _round(folder, run, study, machine, start)
     for restart in itertools.count(1):
         with followed(folder / round_.entries[0].folder):
-            end = _settled(folder, round_, _serve(folder, round_, label, launcher, observer))
+            end = _settled(folder, round_, _serve(folder, round_, label, launcher, observer), observer)
         if end.status == "ok":
             return
         newer = _newer(folder, run, round_, end) if restart <= study.train.restarts else None
@@ -173,7 +173,7 @@ def _serve(folder: Path, round_: Round, label: str, launcher: Launcher, observer
         follow.finish()
 
 
-def _settled(folder: Path, round_: Round, end: RoundEnd) -> RoundEnd:
+def _settled(folder: Path, round_: Round, end: RoundEnd, observer: Observer) -> RoundEnd:
     """How the training ended: as its record says, which is written here where the ranks could not."""
     entry = round_.entries[0]
     if (folder / entry.folder / MANIFEST).exists():
@@ -184,7 +184,10 @@ def _settled(folder: Path, round_: Round, end: RoundEnd) -> RoundEnd:
         return end._replace(status=launch.manifest.status, reason=launch.manifest.reason, again=again)
     end = end if end.status != "ok" else RoundEnd("failed", "left no record")
     if (folder / entry.folder).exists():
-        end = end._replace(status=close_launch(folder, entry, round_.name, end).status)
+        manifest = close_launch(folder, entry, round_.name, end)
+        if manifest.status == "ok":
+            observer.message(f"what was learnt is kept; {manifest.notes['memory']}")
+        end = end._replace(status=manifest.status)
     return end
 
 

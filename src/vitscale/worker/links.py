@@ -21,7 +21,8 @@ from vitscale.records.writer import write_json
 from vitscale.worker.devices import return_memory
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest, start_maximum
 
-OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all")
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+EXCHANGE = "all_to_all"
 BUDGET_S = 2.0
 """When this much is spent, nothing further is begun."""
 REPEATS = 9
@@ -47,7 +48,7 @@ def measure(specs: list[RunSpec], ranks: Ranks) -> LinkBenchmark:
     began = time.perf_counter()
     one = torch.zeros(1, device=ranks.device)
     latencies_s = _timed(lambda: dist.all_reduce(one), LATENCY_CALLS, ranks)
-    asked = list(itertools.product(operations(specs), sizes(specs, ranks.world_size)))
+    asked = calls(specs, ranks.world_size)
     timings: list[Timing] = []
     for operation, size in asked:
         left_s = BUDGET_S - largest(time.perf_counter() - began, ranks.device)
@@ -98,7 +99,7 @@ def _among(groups: Sequence[range], step: int, specs: list[RunSpec], ranks: Rank
         ranks: this rank among the others.
     """
     own = next((group for group in groups if ranks.rank in group), None)
-    largest_bytes = max(sizes(specs, ranks.world_size), default=_FIRST_BYTES)
+    largest_bytes = max((size for _, size in calls(specs, ranks.world_size)), default=_FIRST_BYTES)
     found: list[PairTiming] = []
     for turn in turns(len(groups[0])):
         barrier()
@@ -159,22 +160,20 @@ def _both_ways(size: int, repeats: int, peer: int, ranks: Ranks) -> tuple[tuple[
     return tuple(there_s), tuple(back_s)
 
 
-def operations(specs: Iterable[RunSpec]) -> list[str]:
-    """What is timed: an all-to-all where a run shares the tokens of an image, the others always."""
-    shared = any(spec.sequence_parallel for spec in specs)
-    return [one for one in OPERATIONS if shared or one != "all_to_all"]
+def calls(specs: Iterable[RunSpec], world_size: int) -> list[tuple[str, int]]:
+    """What is timed: operations and bytes of a call, rounded up to what all ranks divide.
 
-
-def sizes(specs: Iterable[RunSpec], world_size: int) -> list[int]:
-    """Mean bytes of a call of each of the runs' collectives, by the closed form; rounded up to what all ranks divide."""
+    An all-to-all is timed at the sizes that runs send by it, the others at the sizes of all else. A size is the mean one
+    of a run's calls, by the closed form.
+    """
     grain = _ITEM_BYTES * world_size
-    return sorted({-(-size // grain) * grain for spec in specs for size in _payloads(spec)})
-
-
-def _payloads(spec: RunSpec) -> Iterator[int]:
-    for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives:
-        if one.calls:
-            yield one.bytes // one.calls
+    found: dict[bool, set[int]] = {True: set(), False: set()}
+    for spec in specs:
+        for one in estimate_run(spec, Machinery(None, Links(None, None), None)).collectives:
+            if one.calls:
+                found[one.operation == EXCHANGE].add(-(-(one.bytes // one.calls) // grain) * grain)
+    exchanged, others = (sorted(found[kind]) for kind in (True, False))
+    return [*((EXCHANGE, size) for size in exchanged), *itertools.product(OPERATIONS, others)]
 
 
 def _timing(operation: str, size: int, share_s: float, ranks: Ranks) -> Timing:
@@ -196,15 +195,15 @@ def _call(operation: str, size: int, ranks: Ranks) -> Callable[[], object]:
     """A collective of `size` bytes over all ranks."""
     whole = torch.zeros(size // _ITEM_BYTES, device=ranks.device)
     part = torch.zeros(size // _ITEM_BYTES // ranks.world_size, device=ranks.device)
-    received = torch.zeros_like(whole) if operation == "all_to_all" else whole
-    calls: dict[str, Callable[[], object]] = {
+    received = torch.zeros_like(whole) if operation == EXCHANGE else whole
+    by_name: dict[str, Callable[[], object]] = {
         "all_reduce": lambda: dist.all_reduce(whole),
         "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
         "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
         "broadcast": lambda: dist.broadcast(whole, 0),
-        "all_to_all": lambda: dist.all_to_all_single(received, whole),
+        EXCHANGE: lambda: dist.all_to_all_single(received, whole),
     }
-    return calls[operation]
+    return by_name[operation]
 
 
 def _timed(call: Callable[[], object], repeats: int, ranks: Ranks) -> list[float]:

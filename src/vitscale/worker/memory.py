@@ -28,7 +28,7 @@ def measure(engine: Engine, spec: RunSpec, device: torch.device) -> Memory:
     is after any step; its weights are of no use afterwards.
 
     Args:
-        engine: it has taken a step, so that its optimizer's state is there.
+        engine: its optimizer's state is there, as it has taken a step or gone on from a checkpoint.
         spec: the run's, for the sizes.
         device: the rank's.
     """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,10 @@ from vitscale.worker import knobs
 from vitscale.worker.distributed import Ranks, barrier, total
 from vitscale.worker.wrap import wrap
 
-STEPS, LARGEST_MICRO_BATCH, MOST_MICRO_STEPS = 8, 4, 2
+STEPS, LARGEST_MICRO_BATCH, MOST_MICRO_STEPS, MOST_IMAGES = 8, 4, 2, 32
+"""`MOST_IMAGES` of a step, which rank 0 takes alone; of so many ranks that each has less than one, one of each."""
 MOST_BLOCKS, MOST_PATCHES_A_SIDE = 4, 14
+_OF_16_BITS = ("data_types", "communication_data_type", "seq_parallel_communication_data_type")
 LOSS_BOUND, WEIGHT_BOUND = 2e-6, 1e-4
 """Relative: rounding alone makes 2e-7 between any two engines; missing weight decay 5e-5."""
 
@@ -69,16 +72,23 @@ def check(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]
             small = _small(spec, section)
             beat(0)
             followed = _engine_trace(small, ranks, build, beat)
-            beat(0)  # the others wait for rank 0: no step of theirs
-            if ranks.rank == 0:
-                found.append(compare(followed, _plain_trace(small, ranks, build, beat)))
-            barrier()
+            beat(0)
+            wanted = _plain_trace(small, ranks, build, partial(_together, beat=beat))
+            if wanted is not None:
+                found.append(compare(followed, wanted))
     return _worst(found) if found else None
 
 
+def _together(step: int, beat: Callable[[int], None]) -> None:
+    """All ranks are as far as rank 0, so that each of its steps has a time limit of its own."""
+    barrier()
+    beat(step)
+
+
 def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
-    micro_batch = min(spec.micro_batch, LARGEST_MICRO_BATCH)
-    grad_accum = min(spec.grad_accum, MOST_MICRO_STEPS)
+    grad_accum = min(spec.grad_accum, MOST_MICRO_STEPS, max(1, MOST_IMAGES // spec.data_parallel))
+    most = max(1, MOST_IMAGES // (spec.data_parallel * grad_accum))
+    micro_batch = min(spec.micro_batch, LARGEST_MICRO_BATCH, most)
     changes = {
         "model": _small_model(spec.model),
         "init": None,  # may be a file of more blocks
@@ -89,6 +99,7 @@ def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
         "optimizer": section,
         "train": None,
         "knobs": _knobs(spec, section),
+        "deepspeed": _deepspeed(spec),
     }
     return spec.model_copy(update=changes)
 
@@ -116,6 +127,11 @@ def _knobs(spec: RunSpec, section: OptimizerSection) -> EngineSection | None:
     return spec.knobs.model_copy(update=changes)
 
 
+def _deepspeed(spec: RunSpec) -> dict[str, Any]:
+    """The run's own keys, less those that say what 16 bits travel and add up as where the run has these."""
+    return {key: value for key, value in spec.deepspeed.items() if spec.precision == "fp32" or key not in _OF_16_BITS}
+
+
 def _engine_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
     """Mean losses over ranks of every step, and on rank 0 the weights after the last."""
     first = spec.data_rank(ranks.rank)
@@ -124,8 +140,12 @@ def _engine_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int
     return (total(losses) / ranks.world_size).tolist(), weights
 
 
-def _plain_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace:
-    """The same steps on this rank alone, which takes every rank's micro-batches one after another."""
+def _plain_trace(spec: RunSpec, ranks: Ranks, build: Build, beat: Callable[[int], None]) -> Trace | None:
+    """The same steps on rank 0 alone, which takes every rank's micro-batches one after another; None on the others."""
+    if ranks.rank != 0:
+        for step in range(STEPS):
+            beat(step + 1)
+        return None
     shares = range(spec.grad_accum * spec.data_parallel)
     whole: dict[str, Any] = {"sequence_parallel": None, "tensor_parallel": None, "knobs": None, "deepspeed": {}}
     alone = spec.model_copy(update={"engine": "single", "grad_accum": len(shares), **whole})

@@ -170,6 +170,18 @@ def test_a_part_below_zero_is_null_with_the_reason_and_flags_the_run(make, root)
     assert "comm_overlapped_s, data_s below 0 in steps of 1 launch" in finding.evidence
 
 
+@pytest.mark.parametrize(("negative", "other"), [("wait", "comm_exposed"), ("forward", "backward")])
+def test_what_is_told_with_a_part_below_zero_is_null_with_it(make, root, negative, other):
+    parts = {"forward_s": 0.4, "backward_s": 0.3, "comm_exposed_s": 0.1, "wait_s": 0.1}
+    path = make.write_launch(root, make.make_spec(2), 0, parts=parts) / "steps.rank001.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[-1][f"{negative}_s"] = -1e-6
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = only(analyse(root))
+    assert (getattr(run.shares, negative), getattr(run.shares, other)) == (None, None)
+    assert run.missing == dict.fromkeys((f"{negative}_s", f"{other}_s"), NEGATIVE)
+
+
 def test_a_part_that_one_launch_lacks_is_not_measured(make, root):
     spec = make.make_spec(1)
     make.write_launch(root, spec, 0, parts={"forward_s": 0.5, "comm_exposed_s": 0.2, "wait_s": 0.1})

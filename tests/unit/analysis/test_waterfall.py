@@ -240,6 +240,29 @@ def test_clocks_as_low_in_the_baseline_are_neither_lost_nor_gained(make, root, h
     assert (rows["clocks held down"], rows.get("computing", 0.0)) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
+def test_clocks_held_down_in_the_baseline_alone_are_gained_and_hide_no_sharing(make, root):
+    """The baseline takes 80 ms of computing at 1.2 of 1.5 GHz, the run as much at 1.5 GHz: 16 ms are of sharing."""
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=hot)
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.1, parts=SAME, samples=clocked(1.5e9))
+    result = analyse(root)
+    told = {one.run_id: [cause.kind for cause in one.causes] for one in result.analysis.verdicts}
+    assert "contention" in told[fall(root, 2)[0].run_id]
+    rows = lost(waterfall_data(result).rows)
+    shown = [rows[bar] for bar in ("shared machine", "clocks held down")]
+    assert shown == pytest.approx([0.16, -0.16], abs=1e-9)
+
+
+def test_a_reason_in_the_baseline_alone_takes_clocks_out_of_both(make, root):
+    """Both run at 1.2 GHz, of which only the baseline's samples say why: nothing is shared, and nothing named."""
+    make.write_launch(root, make.make_spec(1, "weak", zero_stage=1), 0, 0.08, parts=ALONE, samples=clocked(1.5e9))
+    hot = clocked(1.2e9, "hw_thermal_slowdown")
+    make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=hot)
+    make.write_launch(root, make.make_spec(2, "weak"), 0, 0.1, parts=SAME, samples=clocked(1.2e9))
+    told = {one.run_id: [cause.kind for cause in one.causes] for one in analyse(root).analysis.verdicts}
+    assert told[fall(root, 2)[0].run_id] == []
+
+
 def test_a_small_micro_batch_is_told_apart_from_clocks_that_the_baseline_has_too(make, root):
     """At 1.2 of 1.5 GHz computing takes 60 ms, half of the baseline's is 40: without what clocks cost 48 and 32."""
     hot = clocked(1.2e9, "hw_thermal_slowdown")

@@ -16,7 +16,7 @@ from vitscale.hardware.probe import probe
 from vitscale.study.grid import Images, build
 from vitscale.study.where import Where
 from vitscale.worker.distributed import Ranks
-from vitscale.worker.links import OPERATIONS, measure, operations, sizes
+from vitscale.worker.links import EXCHANGE, OPERATIONS, calls, measure
 
 DIGITS = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
 
@@ -29,7 +29,7 @@ def specs(*words):
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_a_size_is_the_models_own_and_all_ranks_divide_it(world_size):
     size_bytes = 4 * parameters(shape("vit_tiny_patch16_224", 32, 4, 10))
-    (found,) = sizes(specs(f"world_size={world_size}"), world_size)
+    (found,) = {size for _, size in calls(specs(f"world_size={world_size}"), world_size)}
     assert found % (4 * world_size) == 0
     assert 0 <= found - size_bytes < 4 * world_size
 
@@ -37,7 +37,7 @@ def test_a_size_is_the_models_own_and_all_ranks_divide_it(world_size):
 def test_sizes_of_several_runs_are_timed_once():
     several = specs("world_size=2", "zero_stage=0,1,2", "precision=fp32,bf16")
     assert len(several) == 6
-    assert len(sizes(several, 2)) == 2
+    assert len(calls(several, 2)) == 2 * len(OPERATIONS)
 
 
 SHARED = ("world_size=2", "sequence_parallel=2")
@@ -45,9 +45,11 @@ SHARED = ("world_size=2", "sequence_parallel=2")
 
 def test_exchanges_are_timed_at_their_mean_size_where_runs_share_images():
     plain, shared = specs("world_size=2"), specs(*SHARED)
-    assert operations(plain) == [one for one in OPERATIONS if one != "all_to_all"]
-    assert operations([*plain, *shared]) == [*OPERATIONS]
-    assert len(sizes(shared, 2)) == len(sizes(plain, 2)) + 1
+    assert {operation for operation, _ in calls(plain, 2)} == {*OPERATIONS}
+    (first, size), *others = calls([*plain, *shared], 2)
+    assert first == EXCHANGE  # before time is over
+    assert others == calls(plain, 2)
+    assert size not in {one for _, one in others}
 
 
 def test_every_operation_is_called_with_tensors_of_the_size(monkeypatch):
@@ -58,5 +60,5 @@ def test_every_operation_is_called_with_tensors_of_the_size(monkeypatch):
     finally:
         dist.destroy_process_group()
     told = {(one.operation, one.bytes) for one in found.timings}
-    assert told == {(operation, size) for operation in OPERATIONS for size in sizes(specs(*SHARED), 2)}
+    assert told == {*calls(specs(*SHARED), 2)}
     assert found.left_out == 0

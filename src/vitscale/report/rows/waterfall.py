@@ -84,15 +84,22 @@ def beyond_ideal(result: StudyResult, run: RunResult, bars: Waterfall) -> dict[s
     beyond the baseline's.
     """
     told: dict[str, float | None] = {name: getattr(bars, name) for name in BARS if name != "late_s"}
-    cost_s = next((one.seconds.median for one in _causes(result, run.run_id) if one.kind in LATE), None)
+    cost_s = _late_s(result, run.run_id)
     late = {} if cost_s is None else late_parts(result.ranks.get(run.run_id, ()), cost_s)
     if not late:
         return told
-    of_base = late_parts(result.ranks.get(result.analysis.baselines[run.series], ()))
+    base_id = result.analysis.baselines[run.series]
+    base_cost_s = _late_s(result, base_id)
+    of_base = {} if base_cost_s is None else late_parts(result.ranks.get(base_id, ()), base_cost_s)
     ratio = _ratio(result, run, bars)
     cut = {name: late.get(name, 0.0) - ratio * of_base.get(name, 0.0) for name in {**late, **of_base}}
     left = {name: _rest((told[name] or 0.0) - cut_s, bars) for name, cut_s in cut.items()}
     return {**told, **left, "late_s": _rest(sum(cut.values()), bars)}
+
+
+def _late_s(result: StudyResult, run_id: str) -> float | None:
+    """What the verdict gives late ranks of a run; None where it names none."""
+    return next((one.seconds.median for one in _causes(result, run_id) if one.kind in LATE), None)
 
 
 def _causes(result: StudyResult, run_id: str) -> tuple[Cause, ...]:
@@ -119,11 +126,11 @@ def _cut(result: StudyResult, run: RunResult, bars: Waterfall) -> dict[str, floa
     if whole_s is None:
         return told
     causes = _of_computing(result, run.run_id)
-    held_s = causes.pop("throttled", None)
+    of_base = _of_computing(result, result.analysis.baselines[run.series])
+    held_down = "throttled" in {**causes, **of_base}
+    held_s = causes.pop("throttled", 0.0) - _ratio(result, run, bars) * of_base.get("throttled", 0.0)
     left_s = whole_s - sum(causes.values())
-    if held_s is not None:
-        of_base = _of_computing(result, result.analysis.baselines[run.series])
-        held_s -= _ratio(result, run, bars) * of_base.get("throttled", 0.0)
+    if held_down:
         # The verdict need not name as much of the baseline: that would be a loss here, and a gain in computing.
         causes["throttled"] = min(held_s, max(0.0, left_s))
         left_s -= causes["throttled"]
@@ -139,7 +146,7 @@ def _seen(name: str, told: dict[str, float | None], bars: Waterfall) -> bool:
     """Whether there is anything to see; what no part accounts for is nothing mostly."""
     if name == "other_s":
         return percent(abs(told[name] or 0.0) / bars.step_s) != percent(0.0)
-    return bool(getattr(bars, name)) if hasattr(bars, name) else name in told
+    return bool(getattr(bars, name) or told[name]) if hasattr(bars, name) else name in told
 
 
 def _late_word(result: StudyResult, run_ids: Collection[str]) -> str:
