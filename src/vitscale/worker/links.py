@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -163,8 +163,8 @@ def _both_ways(size: int, repeats: int, peer: int, ranks: Ranks) -> tuple[tuple[
 def calls(specs: Iterable[RunSpec], world_size: int) -> list[tuple[str, int]]:
     """What is timed: operations and bytes of a call, rounded up to what all ranks divide.
 
-    An all-to-all is timed at the sizes that runs send by it, the others at the sizes of all else. A size is the mean one
-    of a run's calls, by the closed form.
+    An all-to-all is timed at the sizes that runs send by it, the others at the sizes of all else. A size is the mean
+    one of a run's calls, by the closed form.
     """
     grain = _ITEM_BYTES * world_size
     found: dict[bool, set[int]] = {True: set(), False: set()}

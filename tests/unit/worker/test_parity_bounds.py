@@ -145,6 +145,25 @@ def test_the_steps_have_few_blocks_and_patches(words, side, blocks):
     assert model.num_heads == spec.model.num_heads
 
 
+@pytest.mark.parametrize(("ranks", "micro_batch", "grad_accum"), [(2, 4, 2), (8, 2, 2), (64, 1, 1)])
+def test_rank_0_takes_few_images_in_place_of_many_ranks(ranks, micro_batch, grad_accum):
+    from vitscale.worker.parity import _small
+
+    spec = spec_of().model_copy(update={"world_size": ranks, "micro_batch": 64, "grad_accum": 4})
+    small = _small(spec, spec.optimizer)
+    assert (small.micro_batch, small.grad_accum) == (micro_batch, grad_accum)
+    assert small.global_batch == ranks * micro_batch * grad_accum
+
+
+@pytest.mark.parametrize(("precision", "left"), [("bf16", {}), ("fp32", {"communication_data_type": "bf16"})])
+def test_what_travels_in_16_bits_does_so_where_the_run_has_32(precision, left):
+    from vitscale.worker.parity import _small
+
+    changes = {"precision": precision, "deepspeed": {"communication_data_type": "bf16"}}
+    spec = spec_of().model_copy(update=changes)
+    assert _small(spec, spec.optimizer).deepspeed == left
+
+
 def test_runs_that_differ_in_what_parity_leaves_out_share_one_check(one_rank):
     from vitscale.worker.model import build_model
     from vitscale.worker.parity import Proofs
