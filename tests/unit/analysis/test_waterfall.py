@@ -1,5 +1,6 @@
 """From ideal to measured: every bar worked out here, and their sum exact."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -135,6 +136,25 @@ def test_the_table_has_the_late_rank_too_and_sums_to_the_measured_step(make, roo
     run, bars = fall(root, 2)
     told = [value for value in beyond_ideal(result, run, bars).values() if value is not None]
     assert bars.ideal_step_s + sum(told) == pytest.approx(bars.step_s, rel=1e-9)
+
+
+def test_a_rank_that_is_late_by_uneven_work_has_its_bar_too(make, root):
+    steady(make, root, make.make_spec(1), 0.1, ALONE)
+    steady(make, root, make.make_spec(2), 0.1, late(1, forward_s=0.3))
+    result = analyse(root)
+    kinds = {"straggler": "imbalance"}
+    uneven = [
+        verdict.model_copy(
+            update={
+                "causes": tuple(
+                    one.model_copy(update={"kind": kinds.get(one.kind, one.kind)}) for one in verdict.causes
+                )
+            }
+        )
+        for verdict in result.analysis.verdicts
+    ]
+    told = replace(result, analysis=result.analysis.model_copy(update={"verdicts": tuple(uneven)}))
+    assert lost(waterfall_data(told).rows)["late rank 1"] == pytest.approx(0.3)
 
 
 def test_without_a_late_rank_there_is_no_bar_no_column_and_no_note_of_it(make, root):
