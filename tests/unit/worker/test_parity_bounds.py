@@ -149,7 +149,7 @@ def test_the_steps_have_few_blocks_and_patches(words, side, blocks):
 def test_rank_0_takes_few_images_in_place_of_many_ranks(ranks, micro_batch, grad_accum):
     from vitscale.worker.parity import _small
 
-    spec = spec_of().model_copy(update={"world_size": ranks, "micro_batch": 64, "grad_accum": 4})
+    spec = spec_of().model_copy(update={"data_parallel": ranks, "micro_batch": 64, "grad_accum": 4})
     small = _small(spec, spec.optimizer)
     assert (small.micro_batch, small.grad_accum) == (micro_batch, grad_accum)
     assert small.global_batch == ranks * micro_batch * grad_accum
