@@ -46,6 +46,12 @@ def shared(store, tmp_path_factory):
     return losses, folders[-1]
 
 
+def test_the_idle_link_is_timed_with_the_exchanges_of_tokens_too(shared):
+    (path,) = shared[1].parents[2].glob("rounds/*/links.json")
+    links = json.loads(path.read_text())
+    assert "all_to_all" in {one["operation"] for one in links["timings"]} or links["left_out"]
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case != "bf16"])
 def test_losses_are_those_of_a_plain_loop(shared, store, case):
     wanted = reference(store, CASES[case][0])

@@ -1,4 +1,4 @@
-"""Why figures of a run are null, as its ranks told it."""
+"""Why figures of a run are null: as its ranks told it, or for what their records hold."""
 
 from __future__ import annotations
 

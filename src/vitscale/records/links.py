@@ -19,9 +19,9 @@ class Timing(Frozen):
     """One collective over all ranks, again and again, in fp32."""
 
     operation: str
-    """`all_reduce`, `all_gather`, `reduce_scatter` or `broadcast`."""
+    """`all_reduce`, `all_gather`, `reduce_scatter`, `broadcast`; `all_to_all` where runs share the tokens of images."""
     bytes: int
-    """Its size: what is reduced or broadcast, or the gathered result."""
+    """Its size: what is reduced or broadcast, the gathered result, or what a rank sends to all."""
     times_s: tuple[Positive, ...]
     """Of each call after the first, by the slowest rank, seconds."""
     algorithm_bytes_per_s: Positive

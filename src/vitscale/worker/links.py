@@ -21,7 +21,8 @@ from vitscale.records.writer import write_json
 from vitscale.worker.devices import return_memory
 from vitscale.worker.distributed import Ranks, barrier, gathered, largest, start_maximum
 
-OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "broadcast")
+OPERATIONS = ("all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast")
+"""In this order, as long as there is time: runs that share images send most by the first."""
 BUDGET_S = 2.0
 """When this much is spent, nothing further is begun."""
 REPEATS = 9
@@ -47,7 +48,7 @@ def measure(specs: list[RunSpec], ranks: Ranks) -> LinkBenchmark:
     began = time.perf_counter()
     one = torch.zeros(1, device=ranks.device)
     latencies_s = _timed(lambda: dist.all_reduce(one), LATENCY_CALLS, ranks)
-    asked = list(itertools.product(OPERATIONS, sizes(specs, ranks.world_size)))
+    asked = list(itertools.product(operations(specs), sizes(specs, ranks.world_size)))
     timings: list[Timing] = []
     for operation, size in asked:
         left_s = BUDGET_S - largest(time.perf_counter() - began, ranks.device)
@@ -159,8 +160,14 @@ def _both_ways(size: int, repeats: int, peer: int, ranks: Ranks) -> tuple[tuple[
     return tuple(there_s), tuple(back_s)
 
 
+def operations(specs: Iterable[RunSpec]) -> list[str]:
+    """What is timed: an all-to-all where a run shares the tokens of an image, the others always."""
+    shared = any(spec.sequence_parallel for spec in specs)
+    return [one for one in OPERATIONS if shared or one != "all_to_all"]
+
+
 def sizes(specs: Iterable[RunSpec], world_size: int) -> list[int]:
-    """Bytes of one call of each of the runs' collectives, by the closed form; rounded up to what all ranks divide."""
+    """Mean bytes of a call of each collective of the runs, by the closed form; rounded up to what all ranks divide."""
     grain = _ITEM_BYTES * world_size
     return sorted({-(-size // grain) * grain for spec in specs for size in _payloads(spec)})
 
@@ -190,11 +197,13 @@ def _call(operation: str, size: int, ranks: Ranks) -> Callable[[], object]:
     """A collective of `size` bytes over all ranks."""
     whole = torch.zeros(size // _ITEM_BYTES, device=ranks.device)
     part = torch.zeros(size // _ITEM_BYTES // ranks.world_size, device=ranks.device)
+    received = torch.zeros_like(whole) if operation == "all_to_all" else whole
     calls: dict[str, Callable[[], object]] = {
         "all_reduce": lambda: dist.all_reduce(whole),
         "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
         "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
         "broadcast": lambda: dist.broadcast(whole, 0),
+        "all_to_all": lambda: dist.all_to_all_single(received, whole),
     }
     return calls[operation]
 

@@ -4,6 +4,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
 from vitscale.config.load import load
 from vitscale.cost.models import shape
 from vitscale.cost.vit import parameters
@@ -11,7 +15,8 @@ from vitscale.data.catalog import DatasetFacts
 from vitscale.hardware.probe import probe
 from vitscale.study.grid import Images, build
 from vitscale.study.where import Where
-from vitscale.worker.links import sizes
+from vitscale.worker.distributed import Ranks
+from vitscale.worker.links import OPERATIONS, measure, operations, sizes
 
 DIGITS = Images(DatasetFacts("digits", 10, 1437, 360, 8, 8, 1, "made for this test"), "0123456789abcdef")
 
@@ -33,3 +38,25 @@ def test_sizes_of_several_runs_are_timed_once():
     several = specs("world_size=2", "zero_stage=0,1,2", "precision=fp32,bf16")
     assert len(several) == 6
     assert len(sizes(several, 2)) == 2
+
+
+SHARED = ("world_size=2", "sequence_parallel=2")
+
+
+def test_exchanges_are_timed_at_their_mean_size_where_runs_share_images():
+    plain, shared = specs("world_size=2"), specs(*SHARED)
+    assert operations(plain) == [one for one in OPERATIONS if one != "all_to_all"]
+    assert operations([*plain, *shared]) == [*OPERATIONS]
+    assert len(sizes(shared, 2)) == len(sizes(plain, 2)) + 1
+
+
+def test_every_operation_is_called_with_tensors_of_the_size(monkeypatch):
+    """Of two ranks, of which only this one is there."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        found = measure(specs(*SHARED), Ranks(0, 0, 2, 2, torch.device("cpu")))
+    finally:
+        dist.destroy_process_group()
+    told = {(one.operation, one.bytes) for one in found.timings}
+    assert told == {(operation, size) for operation in OPERATIONS for size in sizes(specs(*SHARED), 2)}
+    assert found.left_out == 0
