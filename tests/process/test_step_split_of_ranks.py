@@ -28,6 +28,7 @@ ENGINES = {
 # With accumulation, and not slowed.
 STEADY = {
     "ddp": ("engine=ddp",),
+    "zero0 in buckets": ("zero_stage=0", "engine.overlap_reduce=true"),
     "zero2": ("zero_stage=2",),
     "zero3": ("zero_stage=3",),
     "fsdp": ("engine=fsdp",),
@@ -96,6 +97,11 @@ def test_the_parts_make_up_the_step_on_every_rank(launched, name):
             assert line["comm_overlapped_s"] == pytest.approx(line["comm_s"] - line["comm_exposed_s"], abs=1e-9)
             assert min(line[part] for part in PARTS) >= 0
             assert line["comm_s"] > 0
+
+
+def test_stage_0_that_sends_in_buckets_hides_a_part_of_it(launched):
+    of_ranks = steps(launched["zero0 in buckets in micro-steps"][1]).values()
+    assert sum(line["comm_overlapped_s"] for lines in of_ranks for line in lines) > 0
 
 
 def check_bytes(spec, sent):
