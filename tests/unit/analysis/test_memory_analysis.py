@@ -3,6 +3,7 @@
 import pytest
 
 from vitscale.analysis.analyse import analyse
+from vitscale.config.knobs import EngineSection
 from vitscale.records.schema import Memory
 from vitscale.report.document import document
 from vitscale.report.figures import draw
@@ -21,8 +22,8 @@ def counted(**sizes):
 def study(make, tmp_path):
     """The analysis of a run whose launches held these bytes."""
 
-    def study(*memories, estimate=DERIVED):
-        spec = make.make_spec(2)
+    def study(*memories, estimate=DERIVED, knobs=None):
+        spec = make.make_spec(2, knobs=knobs)
         run = {"run_id": spec.run_id, "series": spec.series, "spec": spec.model_dump(mode="json")}
         root = make.write_study(tmp_path, plan={"runs": [{**run, "estimate": {"memory_bytes": estimate}}]})
         for launch, memory in enumerate(memories):
@@ -49,6 +50,13 @@ def test_a_class_far_from_its_closed_form_is_a_finding(study):
     assert one.severity == "note"
     assert "gradients take 12.0 MiB, by the closed form 10.0 MiB (20.0 % off)" in one.evidence
     assert "optimizer" not in one.evidence
+
+
+def test_a_block_that_backward_makes_again_is_in_the_closed_form_alone(study):
+    few = counted(activations=10 * MIB, gradients=12 * MIB)
+    (one,) = findings(study(few, knobs=EngineSection(activation_checkpointing=True)))
+    assert "gradients" in one.evidence
+    assert "activations" not in one.evidence
 
 
 def test_memory_where_the_closed_form_has_none_is_a_finding_if_it_matters(study):
