@@ -7,9 +7,8 @@ of a clean step. Sleeps are asked for through the ranks' environment, which no r
 searched for traces of them before it is scored.
 
 A cause is right if the dearest one named is the larger one that was put in, with its rank; its size is the seconds it
-is given over the seconds that were put in and those that a clean step has of the same cause already (images, two ranks
-that share a host, the all-reduce). What is never drawn is `NEVER`, and all runs are of two ranks on CPUs: links under
-DeepSpeed's stage 0, all else under DDP.
+is given over the seconds that were put in. What is never drawn is `NEVER`, and all runs are of two ranks on CPUs: links
+under DeepSpeed's stage 0, all else under DDP.
 """
 
 from __future__ import annotations
@@ -82,11 +81,11 @@ class Scored(NamedTuple):
 
     put: tuple[Put, ...]
     expected_s: float
-    """Of the larger cause, a clean step's own included."""
+    """Of the larger cause."""
     named: list[dict[str, Any]]
     right: bool
     size: float | None
-    """Seconds named over `expected_s`, where the cause is right."""
+    """Seconds named over seconds put in, where the cause is right."""
     second: bool | None
     """Whether the smaller one of two is named behind it."""
 
@@ -95,8 +94,7 @@ class Clean(NamedTuple):
     """A step that nothing slows."""
 
     step_s: float
-    own: dict[str, float]
-    """Kind -> seconds of it in this step, of the kinds that are not named by what they exceed it by."""
+    data_s: float
     gradient_bytes: int
     """fp32, of the whole model."""
 
@@ -151,22 +149,13 @@ def _share(draw: random.Random) -> float:
 
 def _clean(folder: Path) -> Clean:
     """Two ranks that nothing slows."""
-    _run([VITSCALE], folder / "clean", {**MODEL, "engine": "ddp"})
+    words = {**MODEL, "engine": "ddp", "world_size": 2, "measure.launches": 2}
+    _run([VITSCALE], folder / "clean", words)
+    records = [json.loads(line) for path in folder.glob("clean/runs/*/launch*/steps.*") for line in path.open()]
+    steady = [one for one in records if one["window"] == "steady"]
     manifest = json.loads(next(folder.glob("clean/runs/*/launch*/manifest.json")).read_text())
-    alone_s, together_s = (
-        sum(_median_s(folder / "clean", ranks, part) for part in ("forward_s", "backward_s")) for ranks in (1, 2)
-    )
-    own = {"input": _median_s(folder / "clean", 2, "data_s"), "contention": max(0.0, together_s - alone_s)}
-    say(f"  a clean step has of its own {', '.join(f'{kind} {seconds(value)}' for kind, value in own.items())}")
-    return Clean(_median_s(folder / "clean", 2, "step_s"), own, 4 * manifest["parameters"])
-
-
-def _median_s(out: Path, ranks: int, part: str) -> float:
-    """Over the steady steps of all ranks of the runs of one world size."""
-    manifests = {path.parent: json.loads(path.read_text()) for path in out.glob("runs/*/launch*/manifest.json")}
-    of_size = [folder for folder, manifest in manifests.items() if manifest["layout"]["world_size"] == ranks]
-    records = [json.loads(line) for folder in of_size for path in folder.glob("steps.*") for line in path.open()]
-    return median(one[part] for one in records if one["window"] == "steady")
+    step_s, data_s = (median(one[part] for one in steady) for part in ("step_s", "data_s"))
+    return Clean(step_s, data_s, 4 * manifest["parameters"])
 
 
 def _all_slept(folder: Path, cases: Sequence[tuple[Put, ...]], clean: Clean) -> Iterator[Scored]:
@@ -187,8 +176,10 @@ def _slept(folder: Path, cases: Sequence[tuple[Put, ...]], clean: Clean) -> list
     ]
     _run([VITSCALE], folder, words, {"VITSCALE_INJECT": ";".join(sleeps)})
     verdicts = _verdicts(folder)
+    # What is counted whole is counted with what it takes in a clean step.
+    own = {"input": clean.data_s}
     return [
-        _score(case, case[0].share * clean.step_s + clean.own.get(case[0].kind, 0.0) if case else 0.0, verdicts[run_id])
+        _score(case, case[0].share * clean.step_s + own.get(case[0].kind, 0.0) if case else 0.0, verdicts[run_id])
         for case, run_id in zip(cases, run_ids, strict=True)
     ]
 
@@ -205,9 +196,6 @@ def _slow_links(folder: Path, cases: Sequence[Put], clean: Clean) -> Iterator[Sc
     """A study for each link, of one rank per host. DeepSpeed's stage 0 hides nothing of its one all-reduce."""
     require_namespaces()
     words = {**MODEL, "engine": "deepspeed", "zero_stage": 0, "world_size": 2, "nodes": 2}
-    _run([VITSCALE], folder / "unshaped", words, lab=True)
-    own_s = _median_s(folder / "unshaped", 2, "comm_exposed_s")
-    say(f"  over a link that nothing slows, {seconds(own_s)}")
     for number, put in enumerate(cases):
         say(f"  slow link {number + 1} of {len(cases)}")
         asked_s = put.share * clean.step_s
@@ -215,7 +203,7 @@ def _slow_links(folder: Path, cases: Sequence[Put], clean: Clean) -> Iterator[Sc
         out = folder / f"link{number}"
         _run([sys.executable, "-m", "benchmarks.slow_link", f"{kbit_per_s}kbit"], out, words, lab=True)
         (found,) = _verdicts(out).values()
-        yield _score((put,), asked_s + own_s, found)
+        yield _score((put,), asked_s, found)
 
 
 def _run(
