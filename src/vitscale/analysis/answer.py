@@ -206,7 +206,7 @@ def _like_for_like(results: Sequence[RunResult]) -> str:
         return ""
     alike = sum(result.parity is not None and result.parity.ok for result in proven)
     unproven = sum(result.parity is None and result.step_s is not None for result in results)
-    others = f", and {unproven} were not held against it" if unproven else ""
+    others = f"; not held against it: {text.count(unproven, 'run')}" if unproven else ""
     return f"Like for like: {alike} of {text.count(len(proven), 'run')} train as plain torch does{others}. "
 
 

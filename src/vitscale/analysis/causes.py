@@ -64,9 +64,9 @@ def comm_and_wait(case: Case) -> Iterator[Found]:
     if case.communication_told:
         return
     by_silence, by_profiler = (exposed.seconds_by(case.run, one) for one in (exposed.SILENCE, exposed.PROFILER))
+    if exposed.few_pairs(case.run.devices) and len(by_silence) == 1:
+        by_silence = []  # too few to judge by
     values = by_silence or by_profiler
-    if exposed.few_pairs(case.run.devices):  # of one launch they are too few to judge by
-        values = by_profiler or (by_silence if len(by_silence) > 1 else [])
     if not values:
         return
     told = [f"a step without collectives is {seconds(median(by_silence))} shorter"] if by_silence else []
@@ -257,7 +257,7 @@ def compute(case: Case) -> Iterator[Found]:
     kind: Kind = "oversubscribed" if case.run.facts.oversubscribed else "contention"
     kind = "micro_batch" if kind == "contention" and micro < base_micro else kind
     whole = Found(kind, values, f"{told}; {batches}", ideal, case.base)
-    twin = _computing_s(case.twin, held_down)
+    twin = _computing_s(case.twin, held_down or (case.twin is not None and any(throttled(case.twin))))
     if kind != "micro_batch" or not twin or not case.stands(whole.seconds):
         yield whole
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vitscale.analysis.load import Run
+from vitscale.analysis.split import TOGETHER
 
 _TOLD = ("memory_peak_bytes", "resumed_after_step", "clock_offset_s")
 """Notes about figures that are there."""
@@ -22,7 +23,8 @@ def missing(run: Run) -> dict[str, str]:
         return {}
     manifests = [one.record.manifest for one in run.counted if one.record.manifest is not None]
     told = [(name, reason) for one in reversed(manifests) for name, reason in one.notes.items() if name not in _TOLD]
-    negative = {f"{name}_s": NEGATIVE for one in run.figures for name in one.negative}
+    below = [name for one in run.figures for name in one.negative]
+    negative = {f"{one}_s": NEGATIVE for name in below for one in TOGETHER.get(name, (name,))}
     return {**{name: reason for name, reason in told if isinstance(reason, str)}, **negative}
 
 

@@ -110,7 +110,8 @@ def clipping(case: Case) -> Iterator[Found]:
 def _sent_bytes(spec: RunSpec) -> float:
     collectives = estimate_run(spec, Machinery(None, Links(None, None), None)).collectives
     ranks = spec.world_size // (spec.tensor_parallel or 1)  # those that share an image reduce its gradients too
-    return sum(one.bytes * bus_factor(one.operation, ranks) for one in collectives)
+    groups = {"all_to_all": spec.sequence_parallel or 1}
+    return sum(one.bytes * bus_factor(one.operation, groups.get(one.operation, ranks)) for one in collectives)
 
 
 def _small_bucket(spec: RunSpec) -> str:

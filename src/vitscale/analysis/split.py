@@ -170,7 +170,7 @@ def _rank_sums(steady: pl.LazyFrame, uncounted: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([tables[0], *(table.drop("launch_index", "rank") for table in tables[1:])], how="horizontal")
 
 
-_TOGETHER = {name: both for both in (("forward", "backward"), ("comm_exposed", "wait")) for name in both}
+TOGETHER = {name: both for both in (("forward", "backward"), ("comm_exposed", "wait")) for name in both}
 """Parts of which one without the other would be taken for the whole of computing, or of communication and waiting."""
 
 
@@ -187,8 +187,8 @@ def _negative(steps: pl.DataFrame) -> dict[str, list[int]]:
 def _figures(window: dict[str, float], ranks: list[dict[str, float]], negative: tuple[str, ...]) -> StepFigures:
     steps = int(window["steps"])
     total_s = sum(rank["step_s"] for rank in ranks)
-    negative = tuple(dict.fromkeys(one for name in negative for one in _TOGETHER.get(name, (name,))))
-    known = [name for name in (*PARTS, *BESIDE) if name not in negative]
+    untold = {one for name in negative for one in TOGETHER.get(name, (name,))}
+    known = [name for name in (*PARTS, *BESIDE) if name not in untold]
     told = [name for name in known if all(rank[name] is not None for rank in ranks)]
     means = {name: sum(rank[name] for rank in ranks) / total_s for name in told}
     whole = [rank["rank"] for rank in ranks] == list(range(len(ranks)))

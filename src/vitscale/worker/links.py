@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -173,7 +172,9 @@ def calls(specs: Iterable[RunSpec], world_size: int) -> list[tuple[str, int]]:
             if one.calls:
                 found[one.operation == EXCHANGE].add(-(-(one.bytes // one.calls) // grain) * grain)
     exchanged, others = (sorted(found[kind]) for kind in (True, False))
-    return [*((EXCHANGE, size) for size in exchanged), *itertools.product(OPERATIONS, others)]
+    asked = [(operation, others) for operation in OPERATIONS]
+    asked.insert(1, (EXCHANGE, exchanged))
+    return [(operation, size) for operation, of_it in asked for size in of_it]
 
 
 def _timing(operation: str, size: int, share_s: float, ranks: Ranks) -> Timing:

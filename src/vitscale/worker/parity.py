@@ -27,7 +27,7 @@ from vitscale.worker.distributed import Ranks, barrier, total
 from vitscale.worker.wrap import wrap
 
 STEPS, LARGEST_MICRO_BATCH, MOST_MICRO_STEPS, MOST_IMAGES = 8, 4, 2, 32
-"""`MOST_IMAGES` of a step, which rank 0 takes alone; of so many ranks that each has less than one, one of each."""
+"""`MOST_IMAGES` of a step, which rank 0 takes alone; of so many ranks that this is less, one of each micro-step."""
 MOST_BLOCKS, MOST_PATCHES_A_SIDE = 4, 14
 _OF_16_BITS = ("data_types", "communication_data_type", "seq_parallel_communication_data_type")
 LOSS_BOUND, WEIGHT_BOUND = 2e-6, 1e-4
@@ -86,7 +86,7 @@ def _together(step: int, beat: Callable[[int], None]) -> None:
 
 
 def _small(spec: RunSpec, section: OptimizerSection) -> RunSpec:
-    grad_accum = min(spec.grad_accum, MOST_MICRO_STEPS, max(1, MOST_IMAGES // spec.data_parallel))
+    grad_accum = min(spec.grad_accum, MOST_MICRO_STEPS)
     most = max(1, MOST_IMAGES // (spec.data_parallel * grad_accum))
     micro_batch = min(spec.micro_batch, LARGEST_MICRO_BATCH, most)
     changes = {

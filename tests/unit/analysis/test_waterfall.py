@@ -279,8 +279,11 @@ def test_a_reason_in_the_baseline_alone_takes_clocks_out_of_both(make, root):
     hot = clocked(1.2e9, "hw_thermal_slowdown")
     make.write_launch(root, make.make_spec(1, "weak"), 0, 0.1, parts=ALONE, samples=hot)
     make.write_launch(root, make.make_spec(2, "weak"), 0, 0.1, parts=SAME, samples=clocked(1.2e9))
-    told = {one.run_id: [cause.kind for cause in one.causes] for one in analyse(root).analysis.verdicts}
+    result = analyse(root)
+    told = {one.run_id: [cause.kind for cause in one.causes] for one in result.analysis.verdicts}
     assert told[fall(root, 2)[0].run_id] == []
+    rows = lost(waterfall_data(result).rows)
+    assert (rows["clocks held down"], rows.get("computing", 0.0)) == pytest.approx((0.0, 0.0), abs=1e-9)
 
 
 def test_a_small_micro_batch_is_told_apart_from_clocks_that_the_baseline_has_too(make, root):

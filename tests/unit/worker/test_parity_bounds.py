@@ -145,7 +145,7 @@ def test_the_steps_have_few_blocks_and_patches(words, side, blocks):
     assert model.num_heads == spec.model.num_heads
 
 
-@pytest.mark.parametrize(("ranks", "micro_batch", "grad_accum"), [(2, 4, 2), (8, 2, 2), (64, 1, 1)])
+@pytest.mark.parametrize(("ranks", "micro_batch", "grad_accum"), [(2, 4, 2), (8, 2, 2), (64, 1, 2)])
 def test_rank_0_takes_few_images_in_place_of_many_ranks(ranks, micro_batch, grad_accum):
     from vitscale.worker.parity import _small
 

@@ -131,8 +131,8 @@ def _cut(result: StudyResult, run: RunResult, bars: Waterfall) -> dict[str, floa
     held_s = causes.pop("throttled", 0.0) - _ratio(result, run, bars) * of_base.get("throttled", 0.0)
     left_s = whole_s - sum(causes.values())
     if held_down:
-        # The verdict need not name as much of the baseline: that would be a loss here, and a gain in computing.
-        causes["throttled"] = min(held_s, max(0.0, left_s))
+        # The verdict need not name as much of both: that would be a loss in one bar, and a gain in the other.
+        causes["throttled"] = min(max(held_s, min(0.0, left_s)), max(0.0, left_s))
         left_s -= causes["throttled"]
     return {**told, **causes, "compute_s": _rest(left_s, bars)}
 
