@@ -38,8 +38,8 @@ COMMAND = "python -m benchmarks instrumentation"
 
 
 def measure(short: bool) -> list[Figure]:
-    """World sizes 1 and 2, 80 pairs of blocks of 12 steps each."""
-    return at_each_size("records", "measuring", TARGET_SHARE, COMMAND, _figures, *((4, 1) if short else (80, 12)))
+    """World sizes 1 and 2, 30 pairs of blocks of 12 steps each."""
+    return at_each_size("records", "measuring", TARGET_SHARE, COMMAND, _figures, *((4, 1) if short else (30, 12)))
 
 
 def at_each_size(
