@@ -5,7 +5,7 @@ from ranks import on_ranks, runs
 
 pytest.importorskip("torch")
 
-pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.process, pytest.mark.timeout(240)]
 
 MODEL = (
     "world_size=2", "model.name=vit_tiny_patch16_224", "depth=1", "embed_dim=48", "num_heads=4", "global_batch=8",
